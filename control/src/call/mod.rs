@@ -1,0 +1,90 @@
+//! The path of a call. `orchestrator` talks to WhatsApp, `edge` joins the legs; both are pure and meet only in the messages
+//! below, in one process or over HTTP.
+
+use serde::{Deserialize, Serialize};
+
+/// `POST /webrtc/new`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewSession {
+    /// WhatsApp's call id; sent on as `X-WA-Call-ID`.
+    pub call_id: String,
+    /// The offer.
+    pub sdp_offer: String,
+    /// SIP URI or route name, if the configuration allows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// Who calls: digits or a business-scoped user id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Who is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Whether sending toward the WebRTC side waits for `/webrtc/release`.
+    #[serde(default)]
+    pub hold_media: bool,
+    /// Where `EdgeEvent`s are posted, allow-listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<String>,
+}
+
+/// Success of `POST /webrtc/new`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionCreated {
+    /// Opaque.
+    pub edge_session_id: String,
+    /// The answer.
+    pub sdp_answer: String,
+}
+
+/// Failure of an edge request: HTTP status, stable word, one sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeError {
+    /// HTTP status.
+    #[serde(skip)]
+    pub status: u16,
+    /// A stable word.
+    pub code: String,
+    /// One sentence for the client.
+    pub message: String,
+    /// For 429 and 503: seconds.
+    #[serde(skip)]
+    pub retry_after_s: Option<u32>,
+}
+
+/// What the edge tells the orchestrator, in process or by callback (JSON, `{"edge_session_id":..., "call_id":..., "event":...}`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeEvent {
+    /// Which session.
+    pub edge_session_id: String,
+    /// Which call.
+    pub call_id: String,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EdgeEventKind,
+}
+
+/// What happened at the edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EdgeEventKind {
+    /// ICE and DTLS are up: the WebRTC side can carry media.
+    MediaReady,
+    /// The far side rings.
+    Ringing {
+        /// SIP code.
+        code: u16,
+        /// Whether it carried SDP.
+        early_media: bool,
+    },
+    /// The far side answered.
+    Answered,
+    /// The session is over; the last event.
+    Ended {
+        /// `whatsapp`, `sip` or `tandem`: whose side the end is counted against.
+        side: String,
+        /// A stable word, such as `bye`, `busy`, `dtls_timeout`.
+        cause: String,
+        /// One sentence.
+        detail: String,
+    },
+}

@@ -1,0 +1,2 @@
+//! Plays WhatsApp and a voice bot.
+fn main() {}

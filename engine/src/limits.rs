@@ -1,0 +1,66 @@
+//! Every capacity of the engine, what it costs and what happens when it is reached.
+
+/// Largest datagram read or written: an Ethernet payload. Longer ones are truncated by the kernel and dropped as malformed.
+pub const DATAGRAM_BYTES_MAX: usize = 1500;
+
+/// Bridges one worker carries. Past it `Open` is refused with `RefuseReason::Full`; control answers 503.
+pub const BRIDGES_PER_WORKER_MAX: usize = 4096;
+
+/// Commands waiting for one worker. Past it control refuses the call and counts it; nobody waits.
+pub const COMMANDS_MAX: usize = 4096;
+
+/// Events waiting for control, per worker. Sized so that every live bridge can always post its `Ended`: the other
+/// events of a bridge are dropped and counted when fewer than `BRIDGES_PER_WORKER_MAX` places are left.
+pub const EVENTS_MAX: usize = BRIDGES_PER_WORKER_MAX * 4;
+const _: () = assert!(EVENTS_MAX >= BRIDGES_PER_WORKER_MAX * 2);
+
+/// Datagrams handled in one turn of a worker before it looks at timers and commands again.
+pub const TURN_PACKETS_MAX: usize = 1024;
+
+/// Remote candidates of one leg that are used; further ones of an offer are ignored. WhatsApp offers two.
+pub const REMOTE_CANDIDATES_MAX: usize = 16;
+
+/// Candidate pairs of one leg, peer-reflexive ones included. Past it a new source gets no pair and its check is dropped.
+pub const CANDIDATE_PAIRS_MAX: usize = 32;
+
+/// Longest description parsed, offer or answer. Past it the offer is refused (HTTP 413, SIP 513).
+pub const SDP_BYTES_MAX: usize = 16 * 1024;
+
+/// Time ICE may take from the first check to nomination.
+pub const ICE_MS_MAX: u64 = 20_000;
+
+/// Time the DTLS handshake may take from nomination.
+pub const DTLS_MS_MAX: u64 = 20_000;
+
+/// Silence of a whole leg (no RTP, no RTCP, no authenticated check) after which it is dead. RTCP alone keeps it alive.
+pub const MEDIA_MS_MAX: u64 = 60_000;
+
+/// Consent expiry (RFC 7675 §5.1).
+pub const CONSENT_MS_MAX: u64 = 30_000;
+
+/// The packet time everything here is built on; other packet times are cut or joined at the edges.
+pub const PTIME_MS: usize = 20;
+
+/// Delay that the playout side aims at before a packet is played (the audio issue makes it adaptive).
+pub const PLAYOUT_TARGET_MS: usize = 60;
+
+/// Packets one jitter buffer holds. A later arrival pushes out the oldest, which is counted as `JitterFull`.
+pub const JITTER_PACKETS_MAX: usize = 64;
+const _: () = assert!(JITTER_PACKETS_MAX * PTIME_MS >= 2 * PLAYOUT_TARGET_MS);
+
+/// Bytes of one packet in a jitter buffer. Opus at 20 kbit/s needs about 60, G.711 at 20 ms 160, at 60 ms 480; a longer
+/// payload (legal up to 1,275 per Opus frame) is dropped and counted as `JitterFull`.
+pub const JITTER_PAYLOAD_BYTES_MAX: usize = 1_280;
+
+/// Audio kept for a held leg: what the far side says between its answer and the release (the greeting). 2 s of 8 kHz
+/// samples; past it the newest audio is dropped, so that the greeting's start survives.
+pub const HOLD_MS_MAX: usize = 2_000;
+
+/// DTMF digits waiting to be sent on one leg. Past it the newest is dropped and counted.
+pub const DIGITS_MAX: usize = 32;
+
+/// Time a released media port rests while a tenth of the range is free.
+pub const PORT_REST_MS: u64 = 60_000;
+
+/// Receive buffers of a worker's ring.
+pub const RING_BUFFERS_MAX: usize = 32_768;

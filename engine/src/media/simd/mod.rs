@@ -1,0 +1,1 @@
+//! The fast versions, chosen once at start; the scalar ones are their oracle.

@@ -1,0 +1,274 @@
+//! Descriptions: what a peer says it can do, and what we answer (RFC 8866, 3264, 8829, 8839, 8842).
+
+use std::net::{IpAddr, SocketAddr};
+
+/// Longest fingerprint kept: SHA-256 only, since Meta refuses any other beside it.
+pub type Fingerprint = [u8; 32];
+
+/// The codecs that can be negotiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// opus/48000/2 (RFC 7587).
+    Opus,
+    /// PCMU/8000.
+    Pcmu,
+    /// PCMA/8000.
+    Pcma,
+}
+
+impl Codec {
+    /// Ticks of the RTP clock per second: 48,000 for Opus whatever its bandwidth (RFC 7587 §4.1).
+    pub const fn clock_rate_hz(self) -> u32 {
+        match self {
+            Codec::Opus => 48_000,
+            Codec::Pcmu | Codec::Pcma => 8_000,
+        }
+    }
+}
+
+/// What the writer of a description wishes to receive (RFC 7587 §6.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct OpusParameters {
+    /// `maxaveragebitrate`, bit/s.
+    pub max_average_bitrate: Option<u32>,
+    /// `maxplaybackrate`, Hz.
+    pub max_playback_rate_hz: Option<u32>,
+    /// `sprop-maxcapturerate`, Hz.
+    pub max_capture_rate_hz: Option<u32>,
+    /// `minptime`, ms.
+    pub min_ptime_ms: Option<u32>,
+    /// `useinbandfec=1`.
+    pub use_inband_fec: bool,
+    /// `usedtx=1`.
+    pub use_dtx: bool,
+    /// `stereo=1`.
+    pub stereo: bool,
+}
+
+/// One codec of a description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CodecFormat {
+    /// Which codec.
+    pub codec: Codec,
+    /// Its number in this description.
+    pub payload_type: u8,
+    /// Its fmtp; default unless the codec is Opus.
+    pub opus: OpusParameters,
+}
+
+/// One `telephone-event` of a description (RFC 4733).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TelephoneEventFormat {
+    /// Its number in this description.
+    pub payload_type: u8,
+    /// 8000 or 48000. Beside Opus at 8000 only the duration counts in 8000ths; timestamps are the audio stream's.
+    pub clock_rate_hz: u32,
+}
+
+/// Transport of a media section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Profile {
+    /// RTP/AVP
+    RtpAvp,
+    /// RTP/AVPF
+    RtpAvpf,
+    /// RTP/SAVP (SDES)
+    RtpSavp,
+    /// RTP/SAVPF (SDES)
+    RtpSavpf,
+    /// UDP/TLS/RTP/SAVP
+    UdpTlsRtpSavp,
+    /// UDP/TLS/RTP/SAVPF
+    UdpTlsRtpSavpf,
+}
+
+/// Who sends (RFC 3264 §5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Both.
+    #[default]
+    SendRecv,
+    /// Only the writer of the description.
+    SendOnly,
+    /// Only its reader.
+    RecvOnly,
+    /// Nobody.
+    Inactive,
+}
+
+/// DTLS role in a description (RFC 8842 §5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Setup {
+    /// Either.
+    ActPass,
+    /// DTLS client.
+    Active,
+    /// DTLS server.
+    Passive,
+}
+
+/// One usable remote candidate: UDP, component 1, with an address (mDNS names and TCP are left out).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Where.
+    pub address: SocketAddr,
+    /// Its priority (RFC 8445 §5.1.2).
+    pub priority: u32,
+}
+
+/// The ICE half of a description.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IceDescription {
+    /// `a=ice-ufrag`
+    pub ufrag: String,
+    /// `a=ice-pwd`, verbatim: WhatsApp's ends in `==`, which is no ice-char and is the key all the same.
+    pub pwd: String,
+    /// `a=ice-lite`
+    pub lite: bool,
+    /// In the order of the description, at most `REMOTE_CANDIDATES_MAX`.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A media section that is answered with port 0, kept so that the answer has the offer's shape (RFC 3264 §6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedSection {
+    /// `audio`, `video`, ...
+    pub media: String,
+    /// Transport, verbatim.
+    pub proto: String,
+    /// Formats, verbatim.
+    pub formats: String,
+    /// `a=mid`
+    pub mid: Option<String>,
+}
+
+/// The one audio section that is used, and what of the session around it matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// `o=` session id and version, for recognising a repeated description.
+    pub origin: (String, String),
+    /// Transport of the section.
+    pub profile: Profile,
+    /// `c=` and `m=`: where RTP is wanted (a lie on most WebRTC descriptions). `None` when `c=` is a name.
+    pub address: Option<SocketAddr>,
+    /// `a=rtcp` (RFC 3605), if it names a usable port.
+    pub rtcp_address: Option<SocketAddr>,
+    /// `a=rtcp-mux`
+    pub rtcp_mux: bool,
+    /// `a=mid`
+    pub mid: Option<String>,
+    /// Whether the mid is in a `BUNDLE` group.
+    pub bundled: bool,
+    /// Direction, from the writer's point of view.
+    pub direction: Direction,
+    /// `a=ptime`
+    pub ptime_ms: Option<u32>,
+    /// `a=maxptime`
+    pub max_ptime_ms: Option<u32>,
+    /// ICE, when ufrag and pwd are there.
+    pub ice: Option<IceDescription>,
+    /// `a=fingerprint:sha-256`
+    pub fingerprint: Option<Fingerprint>,
+    /// `a=setup`
+    pub setup: Option<Setup>,
+    /// `a=crypto` values, verbatim (RFC 4568).
+    pub crypto: Vec<String>,
+    /// Codecs of ours that it lists, in its order.
+    pub codecs: Vec<CodecFormat>,
+    /// Every telephone-event it lists.
+    pub telephone_events: Vec<TelephoneEventFormat>,
+    /// `a=ssrc`, the first.
+    pub ssrc: Option<u32>,
+    /// Position of the used section among all `m=` lines.
+    pub section_index: usize,
+    /// All other sections, in order.
+    pub rejected: Vec<RejectedSection>,
+}
+
+/// Why a description cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SdpError {
+    /// Not SDP.
+    Malformed,
+    /// Longer than `SDP_BYTES_MAX`.
+    TooLong,
+    /// No audio section with a port.
+    NoAudio,
+    /// No codec of ours in the audio section.
+    NoCommonCodec,
+    /// An unknown transport in `m=audio`.
+    UnknownProfile,
+}
+
+/// Reads a description, tolerant of what real peers write: LF only, missing `s=` text, session-level attributes, odd `o=`
+/// lines, `=` in ice-pwd. Unknown attributes are ignored (RFC 8866 §5.13).
+pub fn parse(_text: &str) -> Result<Description, SdpError> {
+    todo!()
+}
+
+/// What we say about one WebRTC leg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebrtcLocal {
+    /// Addresses to advertise, each with the leg's one port, best first.
+    pub addresses: Vec<IpAddr>,
+    /// The leg's UDP port.
+    pub port: u16,
+    /// `a=ice-ufrag`
+    pub ufrag: String,
+    /// `a=ice-pwd`
+    pub pwd: String,
+    /// Whether `a=ice-lite` is written.
+    pub lite: bool,
+    /// SHA-256 of our certificate.
+    pub fingerprint: Fingerprint,
+    /// `a=setup`
+    pub setup: Setup,
+    /// The leg's only SSRC.
+    pub ssrc: u32,
+    /// The codec, with the number and parameters to write. Our own receive wishes, not the peer's.
+    pub codec: CodecFormat,
+    /// telephone-event, if used.
+    pub telephone_event: Option<TelephoneEventFormat>,
+    /// `o=` session id, the same in every description of the leg.
+    pub session_id: u64,
+}
+
+/// Writes the answer to a WebRTC offer: same sections in the same order, mid and BUNDLE repeated, one sha-256 fingerprint,
+/// `sendrecv`, `ptime:20`, one `a=ssrc`, candidates with `end-of-candidates` (RFC 8829 §5.3, Meta's rules).
+pub fn write_webrtc_answer(_offer: &Description, _local: &WebrtcLocal) -> String {
+    todo!()
+}
+
+/// Writes an offer for a WebRTC leg that is ours to describe first.
+pub fn write_webrtc_offer(_local: &WebrtcLocal, _mid: &str) -> String {
+    todo!()
+}
+
+/// What we say about one RTP leg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RtpLocal {
+    /// Address to advertise.
+    pub address: IpAddr,
+    /// RTP port; RTCP is on the next one.
+    pub port: u16,
+    /// Codecs in order of preference. An answer holds exactly one.
+    pub codecs: Vec<CodecFormat>,
+    /// telephone-event, if used.
+    pub telephone_event: Option<TelephoneEventFormat>,
+    /// Ours, from our point of view.
+    pub direction: Direction,
+    /// `o=` session id, the same in every description of the dialog.
+    pub session_id: u64,
+    /// `o=` version: +1 when the text changes (RFC 3264 §8).
+    pub session_version: u64,
+}
+
+/// Writes an RTP/AVP offer in the shape SIP trunks expect (`ptime:20`).
+pub fn write_rtp_offer(_local: &RtpLocal) -> String {
+    todo!()
+}
+
+/// Writes the answer to an RTP/AVP offer: same sections, the profile repeated (RFC 3264 §6).
+pub fn write_rtp_answer(_offer: &Description, _local: &RtpLocal) -> String {
+    todo!()
+}
