@@ -1,23 +1,69 @@
 //! DTLS-SRTP: handshake, fingerprint check, exported keys (RFC 5763, 5764). One small interface, backends behind it.
+//!
+//! ```text
+//!            new            certificate = fingerprint       keys of a profile we know
+//! (flights) -----> Handshake ------------------------> ... ------------------------> Connected
+//!                      |  DtlsTimeout, DtlsRefused, DtlsFingerprintMismatch              |  DtlsClosed, DtlsRefused
+//!                      +------------------------------> Ended <--------------------------+
+//! ```
+//!
+//! [`DtlsSession`] holds what is policy and the same for every library: the deadline, the fingerprint, the split of the
+//! exported bytes, the cause of an end. A [`Backend`] is one library's handshake: `dimpl.rs` today.
+//!
+//! After `Connected` the session stays: it answers a peer that did not get our last flight and it hears close_notify. No
+//! media packet passes through it.
+//!
+//! Why a trait and not the library itself: dimpl speaks ECDSA and AEAD suites only. A peer that it cannot serve needs
+//! another library behind the same session, chosen when the session is made.
+
+mod dimpl;
+mod record;
 
 use crate::error::Cause;
+use crate::limits::{DATAGRAM_BYTES_MAX, DTLS_MS_MAX};
 use crate::sdp::Fingerprint;
-use crate::srtp::SrtpKeys;
+use crate::srtp::{MASTER_BYTES_MAX, MasterKey, SrtpKeys, SrtpProfile};
 use crate::time::Instant;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Largest datagram of a handshake that we send: passes through any tunnel that carries WebRTC.
+pub const DTLS_DATAGRAM_BYTES_MAX: usize = 1200;
+
+/// Datagrams that wait until the session is polled, or until the version is known. Past it the oldest is lost, as it may
+/// be on the way.
+pub const DTLS_QUEUE_MAX: usize = 16;
 
 /// Our certificate: ECDSA P-256, self-signed, one per process.
+/// Cloning shares it.
 #[derive(Clone)]
-pub struct Identity {}
+pub struct Identity {
+    shared: Arc<dimpl::Credentials>,
+}
 
 impl Identity {
     /// Makes a fresh one. Costs about a millisecond.
     pub fn generate() -> Result<Identity, IdentityError> {
-        todo!()
+        Ok(Identity { shared: Arc::new(dimpl::Credentials::generate(None)?) })
+    }
+
+    /// One whose sessions draw their retransmission jitter and hello randoms from `seed`, so that a simulated run takes
+    /// the same steps again. Keys and signatures stay random. Not for real peers: its hellos repeat.
+    pub fn generate_for_simulation(seed: u64) -> Result<Identity, IdentityError> {
+        Ok(Identity { shared: Arc::new(dimpl::Credentials::generate(Some(seed))?) })
     }
 
     /// SHA-256 of the certificate.
     pub fn fingerprint(&self) -> Fingerprint {
-        todo!()
+        fingerprint_of(self.shared.certificate())
+    }
+}
+
+impl core::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Identity(redacted)")
     }
 }
 
@@ -71,33 +117,433 @@ pub enum DtlsOutput {
     Timeout(Instant),
 }
 
+/// What a backend reports.
+enum BackendEvent {
+    /// `out[..len]` is to be sent.
+    Transmit(usize),
+    /// The peer's certificate, DER. Comes before `Keys`.
+    Certificate(Fingerprint),
+    /// The handshake is done.
+    Connected(DtlsVersion),
+    /// Exported keying material (RFC 5764 §4.2): client key, server key, client salt, server salt.
+    Keys(SrtpProfile, KeyingMaterial),
+    /// The peer said close_notify.
+    Closed,
+    /// Drained; nothing to do before this instant.
+    Timeout(Instant),
+}
+
+/// Longest material: two keys and two salts of the longest profile.
+type KeyingMaterial = [u8; 2 * MASTER_BYTES_MAX];
+
+/// Why a backend can not go on.
+struct Failure {
+    cause: Cause,
+    detail: String,
+}
+
+/// When a backend can make use of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admission {
+    Now,
+    /// It came before another that decides how it is read.
+    Later,
+    Never,
+}
+
+/// One library's DTLS association. Noise is dropped inside; a [`Failure`] is final, but what is queued can still be
+/// drained, an alert for instance.
+///
+/// `handle_datagram` and `handle_timeout` are each followed by `poll` until `Timeout`; `now` never goes back.
+trait Backend: Send {
+    fn admits(&self, datagram: &[u8]) -> Admission;
+    fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) -> Result<(), Failure>;
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), Failure>;
+    fn poll(&mut self, now: Instant, out: &mut [u8]) -> BackendEvent;
+    fn close(&mut self);
+}
+
 /// One handshake and what follows it.
-pub struct DtlsSession {}
+pub struct DtlsSession {
+    backend: Box<dyn Backend>,
+    role: DtlsRole,
+    expected: Fingerprint,
+    state: State,
+    /// When a handshake that is not done has failed.
+    deadline: Instant,
+    /// Waiting for the backend to be drained, at most `DTLS_QUEUE_MAX`.
+    received: VecDeque<Vec<u8>>,
+    /// The latest instant heard of: a library's clock must not run backwards.
+    now: Instant,
+    detail: Option<String>,
+}
+
+/// Where the association stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Handshake {
+        /// The peer has shown the certificate of its description.
+        certificate_matches: bool,
+        /// The library has finished.
+        version: Option<DtlsVersion>,
+    },
+    Connected,
+    /// To be reported once the backend is drained.
+    Ending(Cause),
+    Ended,
+}
 
 impl DtlsSession {
     /// A session whose peer must show a certificate with `expected`.
     /// A client sends its first flight at the first `poll_output`; create it only after nomination.
-    pub fn new(_now: Instant, _identity: &Identity, _role: DtlsRole, _versions: DtlsVersions, _expected: Fingerprint) -> DtlsSession {
-        todo!()
+    pub fn new(
+        now: Instant,
+        identity: &Identity,
+        role: DtlsRole,
+        versions: DtlsVersions,
+        expected: Fingerprint,
+    ) -> DtlsSession {
+        DtlsSession {
+            backend: Box::new(dimpl::Association::new(now, &identity.shared, role, versions)),
+            role,
+            expected,
+            state: State::Handshake { certificate_matches: false, version: None },
+            deadline: now.plus_millis(DTLS_MS_MAX),
+            received: VecDeque::new(),
+            now,
+            detail: None,
+        }
     }
 
-    /// Takes one datagram from the nominated address.
-    pub fn handle_datagram(&mut self, _now: Instant, _datagram: &[u8]) {
-        todo!()
+    /// Takes one datagram from the nominated address. Whatever is no DTLS is dropped, and the oldest of what is more than
+    /// `DTLS_QUEUE_MAX`.
+    pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) {
+        self.now = self.now.max(now);
+        let listening = matches!(self.state, State::Handshake { .. } | State::Connected);
+        if listening && datagram.len() <= DATAGRAM_BYTES_MAX && record::is_plausible(datagram) {
+            if self.received.len() >= DTLS_QUEUE_MAX {
+                self.received.pop_front();
+            }
+            self.received.push_back(datagram.to_vec());
+        }
     }
 
     /// Call when the instant of the last `Timeout` has come.
-    pub fn handle_timeout(&mut self, _now: Instant) {
-        todo!()
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = self.now.max(now);
     }
 
-    /// Call until `Timeout` or `Ended`.
-    pub fn poll_output(&mut self, _now: Instant, _out: &mut [u8]) -> DtlsOutput {
-        todo!()
+    /// Call until `Timeout` or `Ended`. `out` must hold `DTLS_DATAGRAM_BYTES_MAX`.
+    pub fn poll_output(&mut self, now: Instant, out: &mut [u8]) -> DtlsOutput {
+        self.now = self.now.max(now);
+        self.advance();
+        loop {
+            if self.state == State::Ended {
+                return DtlsOutput::Timeout(Instant::NEVER);
+            }
+            let next = match self.backend.poll(self.now, out) {
+                BackendEvent::Transmit(len) => return DtlsOutput::Transmit(len),
+                BackendEvent::Timeout(next) => next,
+                event => {
+                    if let Some(output) = self.take(event) {
+                        return output;
+                    }
+                    continue;
+                }
+            };
+            if let State::Handshake { version: Some(_), .. } = self.state {
+                // Finished, drained, and no keys came: the peer took no use_srtp (RFC 5764 §4.1).
+                self.end(Cause::DtlsRefused, "no SRTP profile in common");
+            }
+            if let State::Ending(cause) = self.state {
+                self.state = State::Ended;
+                return DtlsOutput::Ended(cause);
+            }
+            let Some(datagram) = self.next_datagram() else {
+                return DtlsOutput::Timeout(self.next_deadline(next));
+            };
+            let result = self.backend.handle_datagram(self.now, &datagram);
+            self.fail_if(result);
+        }
     }
 
-    /// Queues close_notify; poll once more afterwards.
+    /// Queues close_notify; poll once more afterwards. Before `Connected` the handshake is given up silently.
     pub fn close(&mut self) {
-        todo!()
+        if matches!(self.state, State::Handshake { .. } | State::Connected) {
+            self.received.clear();
+            self.backend.close();
+        }
+    }
+
+    /// What the library or the peer's alert said about the end, for people.
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
+    /// Brings time to the backend. Its own timers are cheap to ask, so this happens at every poll.
+    fn advance(&mut self) {
+        match self.state {
+            State::Handshake { .. } if self.now >= self.deadline => self.end(Cause::DtlsTimeout, "handshake timeout"),
+            State::Handshake { .. } | State::Connected => {
+                let result = self.backend.handle_timeout(self.now);
+                self.fail_if(result);
+            }
+            State::Ending(_) | State::Ended => {}
+        }
+    }
+
+    /// The first datagram that the backend can use now; what it never will is dropped on the way.
+    fn next_datagram(&mut self) -> Option<Vec<u8>> {
+        let backend = &self.backend;
+        self.received.retain(|datagram| backend.admits(datagram) != Admission::Never);
+        let at = self.received.iter().position(|datagram| backend.admits(datagram) == Admission::Now)?;
+        self.received.remove(at)
+    }
+
+    fn next_deadline(&self, backend: Instant) -> Instant {
+        match self.state {
+            State::Handshake { .. } => backend.min(self.deadline),
+            _ => backend,
+        }
+    }
+
+    /// Judges what the backend reports.
+    fn take(&mut self, event: BackendEvent) -> Option<DtlsOutput> {
+        let State::Handshake { certificate_matches, version } = &mut self.state else {
+            if matches!(event, BackendEvent::Closed) && self.state == State::Connected {
+                self.end(Cause::DtlsClosed, "close_notify");
+            }
+            return None;
+        };
+        match event {
+            BackendEvent::Certificate(shown) if verify_slices_are_equal(&shown, &self.expected).is_ok() => {
+                *certificate_matches = true;
+            }
+            // RFC 5763 §5: such a peer gets no further; it is not told why.
+            BackendEvent::Certificate(_) => return Some(self.end_at_once(Cause::DtlsFingerprintMismatch)),
+            BackendEvent::Connected(negotiated) => *version = Some(negotiated),
+            // Keys are released to nobody but the owner of that certificate (RFC 8122 §6.2).
+            BackendEvent::Keys(..) if !*certificate_matches => {
+                return Some(self.end_at_once(Cause::DtlsFingerprintMismatch));
+            }
+            BackendEvent::Keys(profile, material) => {
+                let version = (*version)?;
+                self.state = State::Connected;
+                return Some(DtlsOutput::Connected { version, keys: split_keys(profile, self.role, &material) });
+            }
+            BackendEvent::Closed => self.end(Cause::DtlsClosed, "close_notify"),
+            BackendEvent::Transmit(_) | BackendEvent::Timeout(_) => {}
+        }
+        None
+    }
+
+    fn fail_if(&mut self, result: Result<(), Failure>) {
+        if let Err(failure) = result {
+            self.end(failure.cause, &failure.detail);
+        }
+    }
+
+    fn end(&mut self, cause: Cause, detail: &str) {
+        self.state = State::Ending(cause);
+        self.received.clear();
+        self.detail = Some(detail.to_owned());
+    }
+
+    fn end_at_once(&mut self, cause: Cause) -> DtlsOutput {
+        self.end(cause, "certificate has another fingerprint");
+        self.state = State::Ended;
+        DtlsOutput::Ended(cause)
+    }
+}
+
+fn fingerprint_of(certificate: &[u8]) -> Fingerprint {
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest(&SHA256, certificate).as_ref());
+    fingerprint
+}
+
+/// Client key, server key, client salt, server salt (RFC 5764 §4.2): the client protects with the client's.
+fn split_keys(profile: SrtpProfile, role: DtlsRole, material: &KeyingMaterial) -> SrtpKeys {
+    let (key_bytes, salt_bytes) = (profile.key_bytes(), profile.salt_bytes());
+    let master = |side: usize| {
+        let mut bytes = [0; MASTER_BYTES_MAX];
+        let (key_at, salt_at) = (side * key_bytes, 2 * key_bytes + side * salt_bytes);
+        bytes[..key_bytes].copy_from_slice(&material[key_at..key_at + key_bytes]);
+        bytes[key_bytes..key_bytes + salt_bytes].copy_from_slice(&material[salt_at..salt_at + salt_bytes]);
+        MasterKey { bytes }
+    };
+    let (client, server) = (master(0), master(1));
+    match role {
+        DtlsRole::Client => SrtpKeys { profile, local: client, remote: server },
+        DtlsRole::Server => SrtpKeys { profile, local: server, remote: client },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use std::collections::BTreeMap;
+
+    /// Every version against every other that it can speak with.
+    const PAIRINGS: [(DtlsVersions, DtlsVersions, DtlsVersion); 7] = [
+        (DtlsVersions::V12, DtlsVersions::V12, DtlsVersion::V12),
+        (DtlsVersions::V13, DtlsVersions::V13, DtlsVersion::V13),
+        (DtlsVersions::V12, DtlsVersions::Auto, DtlsVersion::V12),
+        (DtlsVersions::V13, DtlsVersions::Auto, DtlsVersion::V13),
+        (DtlsVersions::Auto, DtlsVersions::V12, DtlsVersion::V12),
+        (DtlsVersions::Auto, DtlsVersions::V13, DtlsVersion::V13),
+        (DtlsVersions::Auto, DtlsVersions::Auto, DtlsVersion::V13),
+    ];
+
+    #[test]
+    fn every_pair_of_versions_connects_with_crossed_keys() {
+        for (client, server, version) in PAIRINGS {
+            let mut net = Net::new(client, server, 1, Faults::default());
+            net.run();
+            let (keys_c, keys_s) = (net.keys(0), net.keys(1));
+            assert_eq!((keys_c.0, keys_s.0), (version, version));
+            assert_eq!(keys_c.1.profile, keys_s.1.profile);
+            assert!(keys_c.1.local == keys_s.1.remote && keys_c.1.remote == keys_s.1.local);
+            assert!(keys_c.1.local != keys_c.1.remote);
+            assert!(net.longest <= DTLS_DATAGRAM_BYTES_MAX, "{}", net.longest);
+        }
+    }
+
+    /// What the network does to a datagram.
+    #[derive(Clone, Copy, Default)]
+    struct Faults {
+        loss_pct: u32,
+        duplicate_pct: u32,
+        /// Extra delay at random; more than the spacing of datagrams, so it reorders.
+        jitter_ms: u32,
+    }
+
+    /// A client (0) and a server (1), one virtual clock and a seeded network between them.
+    struct Net {
+        now: Instant,
+        peers: [DtlsSession; 2],
+        deadlines: [Instant; 2],
+        outcomes: [Option<DtlsOutput>; 2],
+        /// By time of arrival, then order of sending.
+        wire: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
+        sent: u64,
+        longest: usize,
+        random: Random,
+        faults: Faults,
+    }
+
+    impl Net {
+        fn new(client: DtlsVersions, server: DtlsVersions, seed: u64, faults: Faults) -> Net {
+            let (a, b) = identities();
+            let expected = (b.fingerprint(), a.fingerprint());
+            Net::between(client, server, seed, faults, expected)
+        }
+
+        fn between(
+            client: DtlsVersions,
+            server: DtlsVersions,
+            seed: u64,
+            faults: Faults,
+            expected: (Fingerprint, Fingerprint),
+        ) -> Net {
+            let (a, b) = identities();
+            let now = Instant::from_millis(1_000);
+            Net {
+                now,
+                peers: [
+                    DtlsSession::new(now, a, DtlsRole::Client, client, expected.0),
+                    DtlsSession::new(now, b, DtlsRole::Server, server, expected.1),
+                ],
+                deadlines: [now; 2],
+                outcomes: [None, None],
+                wire: BTreeMap::new(),
+                sent: 0,
+                longest: 0,
+                random: Random::from_test_seed(seed),
+                faults,
+            }
+        }
+
+        /// Runs until both sides have an outcome and the wire is empty, or nothing is left to happen.
+        fn run(&mut self) {
+            for _ in 0..5_000 {
+                self.drain(0);
+                self.drain(1);
+                let arrival = self.wire.keys().next().map_or(Instant::NEVER, |&(at, _)| at);
+                let next = arrival.min(self.deadlines[0]).min(self.deadlines[1]);
+                let decided = self.outcomes.iter().all(Option::is_some);
+                if next >= Instant::from_millis(3_600_000) || (decided && self.wire.is_empty()) {
+                    return;
+                }
+                self.now = self.now.max(next);
+                while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
+                    let (to, datagram) = entry.remove();
+                    self.peers[to].handle_datagram(self.now, &datagram);
+                    self.drain(to);
+                }
+                for side in 0..2 {
+                    if self.deadlines[side] <= self.now {
+                        self.peers[side].handle_timeout(self.now);
+                    }
+                }
+            }
+            panic!("no end: {:?}", self.outcomes.iter().map(Option::is_some).collect::<Vec<_>>());
+        }
+
+        fn drain(&mut self, side: usize) {
+            let mut out = [0; DATAGRAM_BYTES_MAX];
+            loop {
+                match self.peers[side].poll_output(self.now, &mut out) {
+                    DtlsOutput::Transmit(len) => self.transmit(1 - side, &out[..len]),
+                    DtlsOutput::Timeout(at) => {
+                        assert!(at > self.now, "a deadline in the past");
+                        self.deadlines[side] = at;
+                        return;
+                    }
+                    outcome => self.outcomes[side] = Some(outcome),
+                }
+            }
+        }
+
+        fn transmit(&mut self, to: usize, datagram: &[u8]) {
+            self.longest = self.longest.max(datagram.len());
+            let copies = 1 + u32::from(self.random.below(100) < self.faults.duplicate_pct);
+            for _ in 0..copies {
+                let delay = 20 + u64::from(self.random.below(self.faults.jitter_ms + 1));
+                let lost = self.random.below(100) < self.faults.loss_pct;
+                self.sent += 1;
+                if !lost {
+                    self.wire.insert((self.now.plus_millis(delay), self.sent), (to, datagram.to_vec()));
+                }
+            }
+        }
+
+        fn keys(&self, side: usize) -> (DtlsVersion, &SrtpKeys) {
+            match &self.outcomes[side] {
+                Some(DtlsOutput::Connected { version, keys }) => (*version, keys),
+                other => panic!("{side}: {:?} {:?}", end_of(other), self.peers[side].detail()),
+            }
+        }
+
+        fn end(&self, side: usize) -> Option<Cause> {
+            end_of(&self.outcomes[side])
+        }
+    }
+
+    fn end_of(outcome: &Option<DtlsOutput>) -> Option<Cause> {
+        match outcome {
+            Some(DtlsOutput::Ended(cause)) => Some(*cause),
+            _ => None,
+        }
+    }
+
+    /// Made once: the settings' self-check is slow.
+    fn identities() -> &'static (Identity, Identity) {
+        static IDENTITIES: std::sync::OnceLock<(Identity, Identity)> = std::sync::OnceLock::new();
+        IDENTITIES.get_or_init(|| {
+            let identity = |seed| Identity::generate_for_simulation(seed).unwrap();
+            (identity(1), identity(2))
+        })
     }
 }
