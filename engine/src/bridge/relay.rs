@@ -92,8 +92,11 @@ impl Relay {
             _ => format.send_payload_type,
         };
         let timestamp = packet.timestamp.plus(shift.timestamp);
+        let before = exit.leg.sender().timestamp();
         exit.forward(&RtpPacket { payload_type, sequence, timestamp, ssrc: 0, ..*packet });
-        self.moved = Some(exit.now);
+        if self.moved.is_none() || exit.leg.sender().timestamp() != before {
+            self.moved = Some(exit.now);
+        }
         Ok(())
     }
 

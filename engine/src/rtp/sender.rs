@@ -91,8 +91,11 @@ impl RtpSender {
         header::write(packet.marker, packet.payload_type, packet.sequence, packet.timestamp, self.ssrc, out);
         if packet.sequence.wrapping_sub(self.sequence) < 0x8000 {
             self.sequence = packet.sequence.wrapping_add(1);
-            self.timestamp = packet.timestamp;
-            self.last = Some((now, packet.timestamp));
+            // The packets of a key repeat the time of its beginning; only what moves the clock anchors it.
+            if self.last.is_none() || packet.timestamp.distance_from(self.timestamp) > 0 {
+                self.timestamp = packet.timestamp;
+                self.last = Some((now, packet.timestamp));
+            }
         }
         self.packets = self.packets.wrapping_add(1);
         self.octets = self.octets.wrapping_add(packet.payload.len() as u32);
