@@ -41,8 +41,9 @@ const CERTIFICATE_BYTES_MAX: usize = REASSEMBLY_DATAGRAMS_MAX * DATAGRAM_BYTES_M
 /// Flights of ours that wait to be drained; the longest has six datagrams.
 const FLIGHT_DATAGRAMS_MAX: usize = 16;
 
-/// Different fragments of a ClientHello that reach an undecided server. The library's own limit ends the handshake.
-const HELLO_FRAGMENTS_MAX: usize = 12;
+/// Different fragments of a ClientHello that reach an undecided server; browsers send two. Further ones are dropped, where
+/// the library's own limit would end the handshake.
+const HELLO_FRAGMENTS_MAX: usize = 32;
 
 /// Certificate, key and settings, shared by all sessions: checking the settings costs more than a handshake.
 pub(super) struct Credentials {
@@ -129,11 +130,11 @@ impl Association {
     }
 
     /// One answer of the library, with everything that does not concern us left out.
-    fn poll_into(&mut self, buffer: &mut [u8]) -> Polled {
+    fn poll_into(&mut self, now: Instant, buffer: &mut [u8]) -> Polled {
         match self.dtls.poll_output(buffer) {
             Output::Packet(packet) => Polled::Packet(packet.len()),
             Output::BufferTooSmall { needed } => Polled::TooSmall(needed),
-            Output::Timeout(next) => Polled::Event(BackendEvent::Timeout(from_std(next))),
+            Output::Timeout(next) => Polled::Event(BackendEvent::Timeout(deadline(now, from_std(next)))),
             Output::PeerCert(certificate) => {
                 self.certificate_seen = true;
                 Polled::Event(BackendEvent::Certificate(fingerprint_of(certificate)))
@@ -188,11 +189,11 @@ impl Backend for Association {
         self.dtls.handle_timeout(to_std(now)).map_err(failure)
     }
 
-    fn poll(&mut self, _now: Instant, out: &mut [u8]) -> BackendEvent {
+    fn poll(&mut self, now: Instant, out: &mut [u8]) -> BackendEvent {
         // Set-up only: once the certificate has been seen, `out` is written directly.
         let mut scratch = if self.certificate_seen { Vec::new() } else { vec![0; CERTIFICATE_BYTES_MAX] };
         loop {
-            let polled = if scratch.is_empty() { self.poll_into(out) } else { self.poll_into(&mut scratch) };
+            let polled = if scratch.is_empty() { self.poll_into(now, out) } else { self.poll_into(now, &mut scratch) };
             match polled {
                 Polled::Packet(len) if scratch.is_empty() => return BackendEvent::Transmit(len),
                 Polled::Packet(len) => {
@@ -214,6 +215,12 @@ impl Backend for Association {
         // It fails only when there is nothing left to close.
         let _ = self.dtls.close();
     }
+}
+
+/// The library says "in ten years" when no timer runs.
+fn deadline(now: Instant, next: Instant) -> Instant {
+    const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
+    if next.since(now) > IDLE { Instant::NEVER } else { next }
 }
 
 fn keys(material: &[u8], profile: dimpl::SrtpProfile) -> Option<BackendEvent> {
