@@ -7,6 +7,7 @@ use super::outbox::Outbox;
 use super::{LegName, Port};
 use crate::leg::{Component, Leg};
 use crate::limits::{DATAGRAM_BYTES_MAX, PTIME_MS};
+use crate::media::encode::ENCODED_BYTES_MAX;
 use crate::rtp::header::{HEADER_BYTES, RtpPacket};
 use crate::rtp::telephone_event::EventPacket;
 use crate::sdp::Codec;
@@ -16,7 +17,7 @@ use crate::time::Instant;
 const TAG_BYTES_MAX: usize = 16;
 
 /// Room for a frame that we encode ourselves: what the encoder asks for, header and tag.
-const FRAME_BYTES_MAX: usize = HEADER_BYTES + 400 + TAG_BYTES_MAX;
+const FRAME_BYTES_MAX: usize = HEADER_BYTES + ENCODED_BYTES_MAX + TAG_BYTES_MAX;
 
 /// Longest payload that is relayed: what a datagram holds beside header and tag.
 pub(super) const RELAY_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - HEADER_BYTES - TAG_BYTES_MAX;

@@ -15,13 +15,12 @@
 //! `relay.rs`. Why an enum: three kinds, known when the flow is made, and each packet takes one branch.
 
 use super::exit::{Exit, frame_ticks};
-use super::keys::Keys;
 use super::relay::Relay;
 use super::transcode::{Arrival, Playout, Voice};
 use crate::error::DropReason;
 use crate::leg::MediaFormat;
 use crate::rtp::header::RtpPacket;
-use crate::rtp::telephone_event::Pressed;
+use crate::rtp::telephone_event::{EventReceiver, Pressed};
 use crate::sdp::{Codec, OpusParameters};
 use crate::time::Instant;
 
@@ -53,7 +52,7 @@ impl Plan {
 pub(super) struct Flow {
     plan: Plan,
     /// `None` where the source has no telephone-event.
-    keys: Option<Keys>,
+    keys: Option<EventReceiver>,
     path: Path,
 }
 
@@ -75,7 +74,7 @@ impl Flow {
             (Codec::Opus, _) => Path::Playout(Box::new(Playout::new(plan.source, voice()))),
             (Codec::Pcmu | Codec::Pcma, _) => Path::Arrival(Box::new(Arrival::new(plan.source, voice()))),
         };
-        Flow { plan, keys: plan.source_event_rate_hz.map(Keys::new), path }
+        Flow { plan, keys: plan.source_event_rate_hz.map(EventReceiver::new), path }
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -90,7 +89,7 @@ impl Flow {
         exit: &mut Exit<'_>,
     ) -> Result<Option<Pressed>, DropReason> {
         let pressed = match &mut self.keys {
-            Some(keys) if is_event => keys.handle(exit.now, packet),
+            Some(keys) if is_event => keys.handle(exit.now, packet.timestamp, packet.payload),
             _ => None,
         };
         let crossed = match &mut self.path {
@@ -105,7 +104,7 @@ impl Flow {
 
     /// Sends what is due. Answers a key whose end was lost.
     pub(super) fn run(&mut self, exit: &mut Exit<'_>) -> Option<Pressed> {
-        let pressed = self.keys.as_mut().and_then(|keys| keys.run(exit.now));
+        let pressed = self.keys.as_mut().and_then(|keys| keys.handle_timeout(exit.now));
         self.replay(pressed);
         match &mut self.path {
             Path::Relay(relay) => relay.run(exit),
@@ -122,7 +121,7 @@ impl Flow {
             Path::Playout(playout) => playout.deadline(can_send),
             Path::Arrival(arrival) => arrival.deadline(can_send),
         };
-        self.keys.as_ref().map_or(Instant::NEVER, Keys::deadline).min(path)
+        self.keys.as_ref().map_or(Instant::NEVER, EventReceiver::deadline).min(path)
     }
 
     /// Presses a key toward the exit, in place of audio; answers whether it will be heard.

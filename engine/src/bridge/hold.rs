@@ -8,7 +8,7 @@
 
 use crate::limits::HOLD_MS_MAX;
 use crate::media::decode::Decoder;
-use crate::media::encode::{Encoder, FRAME_SAMPLES};
+use crate::media::encode::{ENCODED_BYTES_MAX, Encoder, FRAME_SAMPLES};
 use crate::sdp::{Codec, OpusParameters};
 
 /// Bytes of the backlog: one per sample.
@@ -63,7 +63,9 @@ impl Backlog {
             return;
         }
         let start = (self.first + self.count) % HOLD_FRAMES_MAX * FRAME_SAMPLES;
-        self.encoder.encode(pcm, &mut self.bytes[start..start + FRAME_SAMPLES]);
+        let mut encoded = [0; ENCODED_BYTES_MAX];
+        let len = self.encoder.encode(pcm, &mut encoded);
+        self.bytes[start..start + FRAME_SAMPLES].copy_from_slice(&encoded[..len]);
         self.count += 1;
     }
 

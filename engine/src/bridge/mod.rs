@@ -15,7 +15,6 @@
 mod exit;
 mod flow;
 mod hold;
-mod keys;
 mod outbox;
 mod pace;
 mod relay;

@@ -67,6 +67,9 @@ impl Playout {
         };
         // A key's packets count in the same sequence: an empty payload says that nothing is missing there.
         let payload = if is_event { &[] } else { packet.payload };
+        if let Some(packet_ms) = self.hearing.decoder.duration_ms(payload) {
+            self.jitter.set_packet_ms(packet_ms);
+        }
         self.jitter.insert(exit.now, sequence, payload)
     }
 
@@ -97,8 +100,8 @@ impl Playout {
             match self.jitter.pop(exit.now) {
                 Next::Packet([]) | Next::Empty => self.hearing.silence(),
                 Next::Packet(payload) => self.hearing.decode(payload),
-                Next::Recover(next) => self.hearing.recover(next),
-                Next::Missing => self.hearing.conceal(),
+                Next::Recover(next @ [_, ..]) => self.hearing.recover(next),
+                Next::Recover(_) | Next::Missing => self.hearing.conceal(),
             }
         }
         let pcm = self.hearing.take_frame();
@@ -178,12 +181,11 @@ impl Arrival {
 
     /// Makes up what was lost before `packet`, as far as no silence was sent in its place. A pause of the sender is no loss.
     fn conceal(&mut self, packet: &RtpPacket<'_>, exit: &mut Exit<'_>) {
-        let missing = packet.timestamp.0.wrapping_sub(self.expected) as i32;
-        let mut missing = missing.saturating_sub(self.comforted * FRAME_SAMPLES as i32).min(CONCEAL_SAMPLES_MAX);
+        let lost = packet.timestamp.0.wrapping_sub(self.expected) as i32;
+        let mut missing = lost.saturating_sub(self.comforted * FRAME_SAMPLES as i32).min(CONCEAL_SAMPLES_MAX);
         while missing > 0 {
-            self.hearing.conceal_samples(missing as usize);
+            missing -= self.hearing.conceal_at_most(missing as usize) as i32;
             self.send_full_frames(exit);
-            missing -= FRAME_SAMPLES as i32;
         }
     }
 
@@ -310,11 +312,12 @@ impl Hearing {
         self.keep(samples);
     }
 
-    /// Conceals at most `samples`, at most one frame.
-    fn conceal_samples(&mut self, samples: usize) {
+    /// Conceals one packet, but at most `samples`; answers how many there are now more.
+    fn conceal_at_most(&mut self, samples: usize) -> usize {
         self.concealed += 1;
-        let made = self.decoder.conceal(&mut self.decoded[..]);
-        self.keep(made.min(samples));
+        let made = self.decoder.conceal(&mut self.decoded[..]).clamp(1, samples);
+        self.keep(made);
+        made
     }
 
     /// Fills the frame up with digital silence.

@@ -214,10 +214,8 @@ impl World {
         let now = Instant::from_millis(1_000);
         let shared = Shared { identity: Identity::generate().unwrap(), anchor: ANCHOR };
         let peers = [Peer::new(now, a, LegName::A, &mut random), Peer::new(now, b, LegName::B, &mut random)];
-        let config = BridgeConfig {
-            a: leg_config(a, &peers[0], hold, true),
-            b: leg_config(b, &peers[1], false, false),
-        };
+        let config =
+            BridgeConfig { a: leg_config(a, &peers[0], hold, true), b: leg_config(b, &peers[1], false, false) };
         let bridge = Bridge::open(now, config, &shared, random.fork());
         let mut world = World {
             now,
@@ -526,9 +524,7 @@ impl Peer {
             leg: match kind {
                 Kind::WhatsApp(_) => webrtc(IceRole::Lite, DtlsVersions::V12, random),
                 Kind::Browser(_) => webrtc(IceRole::Controlling, DtlsVersions::Auto, random),
-                Kind::Rtp(_) => {
-                    Leg::Rtp(Box::new(RtpLeg::new(now, RtpConfig { remote: None }, ANCHOR, random.fork())))
-                }
+                Kind::Rtp(_) => Leg::Rtp(Box::new(RtpLeg::new(now, RtpConfig { remote: None }, ANCHOR, random.fork()))),
             },
             address: peer_address(leg),
             speech: Speech::Nothing,
