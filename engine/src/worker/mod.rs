@@ -76,7 +76,11 @@ pub struct MailboxFull;
 
 impl Engine {
     /// Starts the workers. `wake` is called from a worker's thread after it has posted events; it must not block.
-    pub fn start(_config: &EngineConfig, _shared: Shared, _wake: impl Fn() + Send + Sync + Clone + 'static) -> Result<Engine, StartError> {
+    pub fn start(
+        _config: &EngineConfig,
+        _shared: Shared,
+        _wake: impl Fn() + Send + Sync + Clone + 'static,
+    ) -> Result<Engine, StartError> {
         todo!()
     }
 

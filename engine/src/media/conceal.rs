@@ -1,0 +1,289 @@
+//! Concealment for codecs that bring none: repeats the last pitch period and fades (ITU-T G.711 Appendix I, in spirit).
+//!
+//! ```text
+//! received ... | period | period | two periods ... three periods ... fading | cross-fade into what is received next
+//!              ^ loss                                                silence after 60 ms
+//! ```
+//!
+//! Why not the appendix to the letter: it delays all audio by 3.75 ms, so that it can smooth the end of what was received once a loss is
+//! known. Here nothing is delayed: the step at the seam is carried into the repetition and faded out there.
+
+/// Pitch periods searched: 200 to 66 Hz at 8 kHz, as the appendix does.
+const PERIOD_MIN: usize = 40;
+const PERIOD_MAX: usize = 120;
+
+/// Samples compared at each period: 20 ms.
+const WINDOW: usize = 160;
+
+/// What is kept of the past: the window one period back, and three periods with a quarter more for the seam.
+const PERIODS_MAX: usize = 3;
+const HISTORY: usize = PERIOD_MAX * PERIODS_MAX + PERIOD_MAX / 4;
+const _: () = assert!(HISTORY >= WINDOW + PERIOD_MAX);
+
+/// Steps of the appendix: each 10 ms another period is taken in, up to three, and a fifth of the level is lost.
+const STEP: usize = 80;
+const FADED: usize = 6 * STEP;
+
+/// Cross-fade back into received audio: 4 ms, and as much more for each 10 ms that were made up, at most 10 ms.
+const RETURN_MIN: usize = 32;
+const RETURN_MAX: usize = 80;
+
+/// The past of one stream, and how far into a loss it is.
+#[derive(Clone, Debug)]
+pub struct Concealer {
+    /// What was played, oldest first.
+    history: [i16; HISTORY],
+    /// The history when the loss began.
+    before: [i16; HISTORY],
+    /// The same, its end made to fit the beginning of the repeated part.
+    repeated: [i16; HISTORY],
+    period: usize,
+    /// Periods in the repeated part, which ends where `repeated` ends: 1 to 3.
+    periods: usize,
+    /// Where in the repeated part the next sample is.
+    position: usize,
+    /// Last sample before the loss less the one a period before it.
+    step: i32,
+    /// Samples made up since the last packet.
+    lost: usize,
+}
+
+impl Concealer {
+    /// A stream of which nothing was received: its past is silence.
+    pub fn new() -> Concealer {
+        let silence = [0; HISTORY];
+        Concealer {
+            history: silence,
+            before: silence,
+            repeated: silence,
+            period: PERIOD_MIN,
+            periods: 1,
+            position: 0,
+            step: 0,
+            lost: 0,
+        }
+    }
+
+    /// Takes note of received audio; after a loss its beginning is cross-faded with what was made up.
+    pub fn received(&mut self, pcm: &mut [i16]) {
+        if self.lost > 0 {
+            let fade = (RETURN_MIN + self.lost / STEP * RETURN_MIN).min(RETURN_MAX).min(pcm.len());
+            for (index, sample) in pcm[..fade].iter_mut().enumerate() {
+                *sample = blend(self.next_sample(), *sample, index, fade);
+            }
+            self.lost = 0;
+        }
+        self.remember(pcm);
+    }
+
+    /// Makes up the whole of `pcm`.
+    pub fn conceal(&mut self, pcm: &mut [i16]) {
+        if self.lost == 0 {
+            self.begin();
+        }
+        for sample in &mut *pcm {
+            *sample = self.next_sample();
+        }
+        self.remember(pcm);
+    }
+
+    fn begin(&mut self) {
+        self.before = self.history;
+        self.period = pitch(&self.before);
+        self.position = 0;
+        self.step = i32::from(self.before[HISTORY - 1]) - i32::from(self.before[HISTORY - 1 - self.period]);
+        self.repeat(1);
+    }
+
+    /// Repeats the last `periods` from here on. The end of the part is cross-faded, over a quarter of a period, into what stood
+    /// before its beginning, so that going round makes no step.
+    fn repeat(&mut self, periods: usize) {
+        let quarter = self.period / 4;
+        let lead_in = HISTORY - periods * self.period - quarter;
+        self.periods = periods;
+        self.repeated = self.before;
+        for index in 0..quarter {
+            let at = HISTORY - quarter + index;
+            self.repeated[at] = blend(self.before[at], self.before[lead_in + index], index, quarter);
+        }
+    }
+
+    fn next_sample(&mut self) -> i16 {
+        let lost = self.lost;
+        self.lost = (lost + 1).min(FADED);
+        if lost >= FADED {
+            return 0;
+        }
+        if lost > 0 && lost.is_multiple_of(STEP) && self.periods < PERIODS_MAX {
+            // The part grows at its beginning: the same place lies one period further on in it.
+            self.position += self.period;
+            self.repeat(self.periods + 1);
+        }
+        let length = self.periods * self.period;
+        let repeated = i32::from(self.repeated[HISTORY - length + self.position]);
+        self.position = (self.position + 1) % length;
+        let quarter = self.period / 4;
+        let carried = self.step * quarter.saturating_sub(lost) as i32 / quarter as i32;
+        let level = (FADED - lost.max(STEP)) as i32;
+        let sample = (repeated + carried) * level / (FADED - STEP) as i32;
+        sample.clamp(i16::MIN.into(), i16::MAX.into()) as i16
+    }
+
+    fn remember(&mut self, pcm: &[i16]) {
+        let newest = &pcm[pcm.len().saturating_sub(HISTORY)..];
+        self.history.copy_within(newest.len().., 0);
+        self.history[HISTORY - newest.len()..].copy_from_slice(newest);
+    }
+}
+
+impl Default for Concealer {
+    fn default() -> Self {
+        Concealer::new()
+    }
+}
+
+/// Sample `index` of a linear cross-fade of `length` samples.
+fn blend(leaving: i16, arriving: i16, index: usize, length: usize) -> i16 {
+    let (weight, whole) = (index as i32 + 1, length as i32 + 1);
+    ((i32::from(leaving) * (whole - weight) + i32::from(arriving) * weight) / whole) as i16
+}
+
+/// The period at which the end of `history` repeats best: every other lag over every other sample first, then its neighbours.
+fn pitch(history: &[i16; HISTORY]) -> usize {
+    let coarse = best((PERIOD_MIN..=PERIOD_MAX).step_by(2), |period| likeness(history, period, 2));
+    let near = coarse.saturating_sub(1).max(PERIOD_MIN)..=(coarse + 1).min(PERIOD_MAX);
+    best(near, |period| likeness(history, period, 1))
+}
+
+fn best(periods: impl Iterator<Item = usize>, score: impl Fn(usize) -> f32) -> usize {
+    let mut best = (PERIOD_MIN, f32::MIN);
+    for period in periods {
+        let score = score(period);
+        if score > best.1 {
+            best = (period, score);
+        }
+    }
+    best.0
+}
+
+/// Cross-correlation of the last window with the one a period before it, normalised by the energy of the latter.
+fn likeness(history: &[i16; HISTORY], period: usize, stride: usize) -> f32 {
+    let now = &history[HISTORY - WINDOW..];
+    let then = &history[HISTORY - WINDOW - period..HISTORY - period];
+    let (mut product, mut energy) = (0i64, 1i64);
+    for (&now, &then) in now.iter().zip(then).step_by(stride) {
+        product += i64::from(now) * i64::from(then);
+        energy += i64::from(then) * i64::from(then);
+    }
+    product as f32 / (energy as f32).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use proptest::prelude::*;
+    use std::f64::consts::TAU;
+
+    const FRAME: usize = 160;
+
+    /// Something like a vowel: a pitch of `hz` with falling harmonics.
+    fn vowel(hz: f64, samples: usize) -> Vec<i16> {
+        let sample = |n: usize| -> f64 {
+            (1..8).map(|k| 6_000.0 / f64::from(k) * (TAU * hz * f64::from(k) * n as f64 / 8_000.0).sin()).sum()
+        };
+        (0..samples).map(|n| sample(n) as i16).collect()
+    }
+
+    /// Plays `pcm` in frames of 20 ms of which those in `lost` do not arrive.
+    fn played(pcm: &[i16], lost: impl Fn(usize) -> bool) -> Vec<i16> {
+        let mut concealer = Concealer::new();
+        let mut out = pcm.to_vec();
+        for (index, frame) in out.chunks_exact_mut(FRAME).enumerate() {
+            if lost(index) { concealer.conceal(frame) } else { concealer.received(frame) }
+        }
+        out
+    }
+
+    fn level(pcm: &[i16]) -> f64 {
+        (pcm.iter().map(|&sample| f64::from(sample).powi(2)).sum::<f64>() / pcm.len() as f64).sqrt()
+    }
+
+    fn signal_to_error_db(pcm: &[i16], out: &[i16]) -> f64 {
+        let error: Vec<i16> = pcm.iter().zip(out).map(|(&a, &b)| a.saturating_sub(b)).collect();
+        20.0 * (level(pcm) / level(&error)).log10()
+    }
+
+    fn steepest(pcm: &[i16]) -> i32 {
+        pcm.windows(2).map(|pair| (i32::from(pair[1]) - i32::from(pair[0])).abs()).max().unwrap()
+    }
+
+    #[test]
+    fn received_audio_is_not_changed() {
+        let pcm = vowel(130.0, 1_600);
+        assert_eq!(played(&pcm, |_| false), pcm);
+    }
+
+    #[test]
+    fn one_lost_frame_of_a_vowel_is_made_up_like_it() {
+        for hz in [70.0, 100.0, 130.0, 160.0, 195.0] {
+            let pcm = vowel(hz, 1_600);
+            let out = played(&pcm, |index| index == 5);
+            let (gap, silent) = (5 * FRAME..6 * FRAME, vec![0; FRAME]);
+            // The period is a whole number of samples, so a pitch between two of them drifts; silence would be at 0 dB.
+            let quality = signal_to_error_db(&pcm[gap.clone()], &out[gap.clone()]);
+            assert!(quality > 7.0, "{hz} Hz: {quality:.1} dB");
+            assert!(signal_to_error_db(&pcm[gap], &silent) < 0.1);
+            assert_eq!(out[7 * FRAME..], pcm[7 * FRAME..], "and after it nothing is changed");
+        }
+    }
+
+    #[test]
+    fn no_seam_is_steeper_than_the_voice_itself() {
+        for hz in [83.0, 117.0, 171.0] {
+            let pcm = vowel(hz, 3_200);
+            for length in 1..4 {
+                let out = played(&pcm, |index| (5..5 + length).contains(&index));
+                assert!(steepest(&out) <= steepest(&pcm) * 5 / 4, "{hz} Hz, {length}: {}", steepest(&out));
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_loss_fades_to_silence_within_60_ms_and_the_voice_returns() {
+        let pcm = vowel(120.0, 4_800);
+        let out = played(&pcm, |index| (5..12).contains(&index));
+        let levels: Vec<f64> = out.chunks_exact(FRAME).map(level).collect();
+        assert!(levels[5] > 0.8 * levels[4] && levels[6] < levels[5] && levels[7] < levels[6], "{levels:?}");
+        assert!(out[8 * FRAME..12 * FRAME].iter().all(|&sample| sample == 0));
+        assert!(levels[12] > 0.6 * levels[4]);
+        assert_eq!(out[13 * FRAME..], pcm[13 * FRAME..]);
+    }
+
+    #[test]
+    fn a_loss_before_any_audio_is_silence() {
+        assert!(played(&vec![99; FRAME * 4], |_| true).iter().all(|&sample| sample == 0));
+    }
+
+    #[test]
+    fn pitch_is_found() {
+        for period in [40, 53, 80, 99, 120] {
+            let pcm = vowel(8_000.0 / period as f64, HISTORY);
+            let found = pitch(pcm[..].try_into().unwrap());
+            assert!((found as i32 - period).abs() <= 1 || (found as i32 - 2 * period).abs() <= 1, "{period}: {found}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_audio_and_any_losses_are_survived(seed: u64, lengths in proptest::collection::vec((0usize..500, any::<bool>()), 1..40)) {
+            let mut random = Random::from_test_seed(seed);
+            let mut concealer = Concealer::new();
+            for (length, lost) in lengths {
+                let mut pcm: Vec<i16> =
+                    (0..length).map(|_| if random.below(2) == 0 { i16::MIN } else { i16::MAX }).collect();
+                if lost { concealer.conceal(&mut pcm) } else { concealer.received(&mut pcm) }
+            }
+        }
+    }
+}
