@@ -11,7 +11,7 @@ use engine::error::{Cause, End, Side};
 use engine::ice::IceRole;
 use engine::leg::rtp::RtpConfig;
 use engine::leg::webrtc::WebrtcConfig;
-use engine::leg::{Component, LocalLeg};
+use engine::leg::LocalLeg;
 use engine::limits::{BRIDGES_PER_WORKER_MAX, DATAGRAM_BYTES_MAX};
 use engine::metrics::Metrics;
 use engine::random::Random;
@@ -30,7 +30,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(20);
 const DRIVERS: [Driver; 2] = [Driver::IoUring, Driver::Mmsg];
 
-/// Tests that count descriptors or allocations, or load the machine, take turns.
+/// The tests take turns: some count the descriptors of the process, some load the machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -72,11 +72,14 @@ fn no_packet_allocates_once_the_loop_is_warm() {
         let mut rig = Rig::start(driver, 20_400..=20_499);
         let legs: Vec<_> = (0..8).map(|number| rig.open(number)).collect();
         let peer = peer(Ipv4Addr::LOCALHOST.into());
-        let mut burst = |times: usize| {
+        let burst = |times: usize| {
             for _ in 0..times {
-                legs.iter().for_each(|legs| drop(peer.send_to(&[7; 200], (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap()));
-                let mut came = [0; 2000];
-                legs.iter().for_each(|_| drop(peer.recv(&mut came).unwrap()));
+                for legs in &legs {
+                    peer.send_to(&[7; 200], (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+                }
+                for _ in &legs {
+                    assert_eq!(peer.recv(&mut [0; 2000]).unwrap(), 200);
+                }
             }
             rig.shared.allocations.load(Ordering::SeqCst)
         };
@@ -97,7 +100,7 @@ fn a_flooded_socket_does_not_silence_another() {
         let flood = std::thread::spawn({
             let stop = Arc::clone(&stop);
             move || {
-                // Connected to nothing that reads: answers pile up and are dropped by the kernel.
+                // It never reads: the answers pile up and are dropped by the kernel.
                 let socket = peer(Ipv4Addr::LOCALHOST.into());
                 while !stop.load(Ordering::Relaxed) {
                     let _ = socket.send_to(&[1; 1000], (Ipv4Addr::LOCALHOST, flooded.webrtc));
@@ -105,6 +108,7 @@ fn a_flooded_socket_does_not_silence_another() {
             }
         });
         let peer = peer(Ipv4Addr::LOCALHOST.into());
+        rig.metrics_when(|metrics| metrics.datagrams_received > 5_000);
         for round in 0..500u32 {
             peer.send_to(&round.to_be_bytes(), (Ipv4Addr::LOCALHOST, quiet.webrtc)).unwrap();
             let mut came = [0; 16];
@@ -113,8 +117,7 @@ fn a_flooded_socket_does_not_silence_another() {
         }
         stop.store(true, Ordering::Relaxed);
         flood.join().unwrap();
-        let metrics = rig.metrics_when(|metrics| metrics.datagrams_received > 5_000);
-        println!("{driver:?}: {metrics:?}");
+        assert!(driver != Driver::IoUring || rig.engine.metrics(0).sockets_paused > 0, "{:?}", rig.engine.metrics(0));
         rig.engine.stop();
     }
 }
@@ -134,9 +137,10 @@ fn a_burst_beyond_a_sockets_share_is_dropped_and_counted_and_the_socket_lives() 
     }
     rig.shared.hold.store(false, Ordering::SeqCst);
     let metrics = rig.metrics_when(|metrics| metrics.datagrams_received == 61);
-    assert_eq!((metrics.datagrams_excess, metrics.sockets_paused), (60 - 32, 1));
+    // What the kernel had not yet handed over when the socket was put to rest came after it.
+    assert!((1..=60 - 32).contains(&metrics.datagrams_excess) && metrics.sockets_paused > 0, "{metrics:?}");
     let mut came = [0; 2000];
-    for _ in 0..32 {
+    for _ in metrics.datagrams_excess..60 {
         assert_eq!(peer.recv(&mut came).unwrap(), 100);
     }
     peer.send_to(b"alive", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
@@ -149,11 +153,11 @@ fn a_burst_beyond_a_sockets_share_is_dropped_and_counted_and_the_socket_lives() 
 fn opening_and_closing_leaks_no_descriptor_and_ports_rest() {
     let _alone = alone();
     for driver in DRIVERS {
-        // 21 pairs: a bridge takes one and a half.
+        // 21 pairs. A bridge takes one and a half, and the other half rests with its neighbour.
         let mut rig = Rig::start(driver, 20_700..=20_741);
         let before = open_files();
         let mut seen = Vec::new();
-        for number in 0..14 {
+        for number in 0..10 {
             let legs = rig.open(number);
             rig.command(number, BridgeCommand::Close);
             assert_eq!(rig.ended(number), Cause::Closed);
@@ -175,6 +179,7 @@ fn opening_and_closing_leaks_no_descriptor_and_ports_rest() {
 
 #[test]
 fn a_port_in_use_is_skipped_and_an_empty_range_refuses() {
+    let _alone = alone();
     for (driver, first) in DRIVERS.into_iter().zip([20_800u16, 20_810]) {
         #[expect(clippy::disallowed_methods, reason = "a stranger on the system")]
         let _stranger = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, first + 3)).unwrap();
@@ -190,6 +195,7 @@ fn a_port_in_use_is_skipped_and_an_empty_range_refuses() {
 
 #[test]
 fn an_icmp_answer_is_noise() {
+    let _alone = alone();
     for (driver, first) in DRIVERS.into_iter().zip([20_900u16, 20_920]) {
         let mut rig = Rig::start(driver, first..=first + 19);
         let legs = rig.open(1);
@@ -209,6 +215,7 @@ fn an_icmp_answer_is_noise() {
 
 #[test]
 fn a_panic_ends_its_bridge_and_no_other() {
+    let _alone = alone();
     for (driver, first) in DRIVERS.into_iter().zip([21_000u16, 21_020]) {
         let mut rig = Rig::start(driver, first..=first + 19);
         rig.open(1);
@@ -228,6 +235,7 @@ fn a_panic_ends_its_bridge_and_no_other() {
 
 #[test]
 fn a_deadline_comes_though_no_packet_does() {
+    let _alone = alone();
     for (driver, first) in DRIVERS.into_iter().zip([21_100u16, 21_120]) {
         let mut rig = Rig::start(driver, first..=first + 19);
         rig.open(1);
@@ -242,6 +250,7 @@ fn a_deadline_comes_though_no_packet_does() {
 
 #[test]
 fn stop_says_goodbye_and_every_bridge_ends_once() {
+    let _alone = alone();
     for (driver, first) in DRIVERS.into_iter().zip([21_200u16, 21_300]) {
         let mut rig = Rig::start(driver, first..=first + 99);
         let peer = peer(Ipv4Addr::LOCALHOST.into());
@@ -308,6 +317,7 @@ fn no_worker_takes_more_bridges_than_it_has_slots_for() {
 
 #[test]
 fn several_workers_share_the_load_and_the_ports() {
+    let _alone = alone();
     let mut rig = Rig::start_with(Driver::Auto, 21_500..=21_599, 3);
     let mut ports = Vec::new();
     for number in 0..9 {

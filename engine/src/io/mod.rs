@@ -227,3 +227,178 @@ fn is_noise(errno: i32) -> bool {
             | libc::EPROTO
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::DATAGRAM_BYTES_MAX;
+    use address::Family;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::os::fd::AsFd;
+
+    const DRIVERS: [Driver; 2] = [Driver::IoUring, Driver::Mmsg];
+    /// Turns after which a test gives up; each waits 10 ms at most.
+    const TURNS_MAX: usize = 1_000;
+
+    struct Rig {
+        net: Net,
+        metrics: Metrics,
+        /// Owner's slot and datagram, in the order they came.
+        came: Vec<(u32, SocketAddr, Vec<u8>)>,
+    }
+
+    impl Rig {
+        fn new(driver: Driver, sockets_max: usize) -> Rig {
+            let started = Net::start(driver, sockets_max, &Arc::new(WakeFd::new().unwrap())).unwrap();
+            Rig { net: started.net, metrics: Metrics::default(), came: Vec::new() }
+        }
+
+        fn open(&mut self, family: Family, slot: u32) -> (SocketKey, u16) {
+            let socket = MediaSocket::bind(family, None, 0).unwrap();
+            let port = socket.port().unwrap();
+            (self.net.open(socket, Owner { slot, generation: 0, port: 0 }).unwrap(), port)
+        }
+
+        fn send(&mut self, from: SocketKey, to: SocketAddr, bytes: &[u8]) {
+            self.net.send_buffer(&mut self.metrics)[..bytes.len()].copy_from_slice(bytes);
+            self.net.send(from, to, bytes.len(), &mut self.metrics);
+        }
+
+        fn turn(&mut self) {
+            self.net.wait(clock::now().plus_millis(10), &mut self.metrics).unwrap();
+            self.net.collect(clock::now(), &mut self.metrics);
+            while let Some(packet) = self.net.next_packet(&mut self.metrics) {
+                self.came.push((packet.owner.slot, packet.from, packet.datagram.to_vec()));
+            }
+        }
+
+        fn turn_until(&mut self, come: impl Fn(&Rig) -> bool) {
+            for _ in 0..TURNS_MAX {
+                if come(self) {
+                    return;
+                }
+                self.turn();
+            }
+            panic!("waited in vain: {:?}, {} came", self.metrics, self.came.len());
+        }
+    }
+
+    fn localhost(port: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    #[test]
+    fn a_connection_refused_is_counted_and_the_socket_goes_on() {
+        for driver in DRIVERS {
+            let mut rig = Rig::new(driver, 8);
+            let (socket, port) = rig.open(Family::Dual, 1);
+            let gone = MediaSocket::bind(Family::V4, None, 0).unwrap();
+            let gone_port = gone.port().unwrap();
+            rig.net.connect(socket, localhost(gone_port)).unwrap();
+            drop(gone);
+            for _ in 0..3 {
+                rig.send(socket, localhost(gone_port), b"anyone?");
+                rig.turn();
+            }
+            rig.turn_until(|rig| rig.metrics.socket_errors > 0);
+            let back = MediaSocket::bind(Family::V4, Some(Ipv4Addr::LOCALHOST.into()), gone_port).unwrap();
+            let mut table = socket::MessageTable::new(1).unwrap();
+            table.bytes(0, 4).copy_from_slice(b"here");
+            assert!(table.prepare(0, Family::V4, localhost(port), 4));
+            table.send(back.as_fd(), 0, 1).unwrap();
+            rig.turn_until(|rig| !rig.came.is_empty());
+            assert_eq!(rig.came, [(1, localhost(gone_port), b"here".to_vec())], "{driver:?}");
+        }
+    }
+
+    #[test]
+    fn datagrams_of_a_closed_socket_never_reach_the_next_owner_of_its_number() {
+        for driver in DRIVERS {
+            let mut rig = Rig::new(driver, 2);
+            let (sender, _) = rig.open(Family::Dual, 0);
+            for slot in 1..100 {
+                let (socket, port) = rig.open(Family::Dual, slot);
+                for _ in 0..3 {
+                    rig.send(sender, localhost(port), &slot.to_be_bytes());
+                }
+                match slot % 3 {
+                    // Closed before anything was seen, after some of it came, after all.
+                    0 => {}
+                    1 => rig.turn(),
+                    _ => rig.turn_until(|rig| rig.came.len() == 3),
+                }
+                rig.net.close(socket, &mut rig.metrics);
+                let came = rig.came.len();
+                let mut closed = None;
+                for _ in 0..TURNS_MAX {
+                    closed = closed.or(rig.net.next_closed());
+                    if closed.is_some() {
+                        break;
+                    }
+                    rig.turn();
+                }
+                assert_eq!(closed.map(|owner| owner.slot), Some(slot));
+                assert_eq!(rig.came.len(), came, "{driver:?}: a closed socket is silent");
+                rig.send(socket, localhost(port), b"old key");
+                assert!(rig.came.drain(..).all(|(owner, _, bytes)| owner == slot && bytes == slot.to_be_bytes()));
+            }
+            assert_eq!((rig.metrics.datagrams_unsent, rig.net.sockets_open()), (99, 1));
+        }
+    }
+
+    #[test]
+    fn more_datagrams_than_send_slots_leave_in_one_turn_in_order() {
+        for driver in DRIVERS {
+            let mut rig = Rig::new(driver, 64);
+            let (sender, _) = rig.open(Family::V4, 0);
+            let ports: Vec<u16> = (1..=60).map(|slot| rig.open(Family::Dual, slot).1).collect();
+            rig.turn();
+            for index in 0..50u32 {
+                for &port in &ports {
+                    rig.send(sender, localhost(port), &index.to_be_bytes());
+                }
+            }
+            // What a socket may hold at once is less than it got: what came is in order all the same.
+            rig.turn_until(|rig| rig.metrics.datagrams_received == 3_000);
+            assert_eq!((rig.metrics.datagrams_sent, rig.metrics.datagrams_unsent), (3_000, 0));
+            assert_eq!(rig.came.len() as u64 + rig.metrics.datagrams_excess, 3_000);
+            for slot in 1..=60 {
+                let own: Vec<&Vec<u8>> = rig.came.iter().filter(|came| came.0 == slot).map(|came| &came.2).collect();
+                assert!(own.len() >= 32 && own.is_sorted(), "{driver:?} {}", own.len());
+            }
+            assert_eq!(rig.net.buffers_lent(), 0);
+        }
+    }
+
+    #[test]
+    fn a_datagram_too_long_or_to_an_unreachable_family_is_counted() {
+        for driver in DRIVERS {
+            let mut rig = Rig::new(driver, 8);
+            let (v4, port) = rig.open(Family::V4, 1);
+            rig.send(v4, SocketAddr::from((Ipv6Addr::LOCALHOST, 9)), b"no way");
+            assert_eq!(rig.metrics.datagrams_unsent, 1);
+            #[expect(clippy::disallowed_methods, reason = "only a stranger sends more than we can")]
+            let stranger = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            rig.turn();
+            stranger.send_to(&[1; DATAGRAM_BYTES_MAX + 1], localhost(port)).unwrap();
+            stranger.send_to(&[2; DATAGRAM_BYTES_MAX], localhost(port)).unwrap();
+            stranger.send_to(&[], localhost(port)).unwrap();
+            rig.turn_until(|rig| rig.came.len() == 2);
+            assert_eq!(rig.metrics.datagrams_malformed, 1);
+            assert_eq!((rig.came[0].2.len(), rig.came[1].2.len()), (DATAGRAM_BYTES_MAX, 0), "{driver:?}");
+        }
+    }
+
+    #[test]
+    fn one_socket_more_than_there_is_room_for_is_refused() {
+        for driver in DRIVERS {
+            let mut rig = Rig::new(driver, 1);
+            let (first, _) = rig.open(Family::V4, 1);
+            let second = MediaSocket::bind(Family::V4, None, 0).unwrap();
+            assert!(rig.net.open(second, Owner::default()).is_err());
+            rig.net.close(first, &mut rig.metrics);
+            rig.turn_until(|rig| rig.net.sockets_open() == 0);
+            rig.open(Family::V4, 2);
+        }
+    }
+}
