@@ -9,16 +9,16 @@ use engine::config::{Driver, EngineConfig};
 use engine::dtls::DtlsVersions;
 use engine::error::{Cause, End, Side};
 use engine::ice::IceRole;
+use engine::leg::LocalLeg;
 use engine::leg::rtp::RtpConfig;
 use engine::leg::webrtc::WebrtcConfig;
-use engine::leg::LocalLeg;
-use engine::limits::{BRIDGES_PER_WORKER_MAX, DATAGRAM_BYTES_MAX};
+use engine::limits::{BRIDGES_PER_WORKER_MAX, COMMANDS_MAX, DATAGRAM_BYTES_MAX, EVENTS_MAX};
 use engine::metrics::Metrics;
 use engine::random::Random;
 use engine::rtp::telephone_event::Digit;
 use engine::time::Instant;
 use engine::worker::core::Core;
-use engine::worker::{Command, Engine, Event, RefuseReason};
+use engine::worker::{Command, Engine, Event, MailboxFull, RefuseReason};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -53,7 +53,11 @@ fn a_thousand_datagrams_over_fifty_bridges_come_back_intact() {
                     peer.send_to(&sent, (localhost, port)).unwrap();
                     let mut came = [0; 2000];
                     let (len, from) = peer.recv_from(&mut came).unwrap();
-                    assert_eq!(from, SocketAddr::from((localhost, port)), "the answer leaves by the port that was asked");
+                    assert_eq!(
+                        from,
+                        SocketAddr::from((localhost, port)),
+                        "the answer leaves by the port that was asked"
+                    );
                     assert!(came[..len] == sent[..], "{driver:?} {localhost} bridge {index} round {round}");
                 }
             }
@@ -316,6 +320,46 @@ fn no_worker_takes_more_bridges_than_it_has_slots_for() {
 }
 
 #[test]
+fn a_control_that_does_not_read_is_held_back_and_still_gets_every_end() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        let mut rig = Rig::start(driver, 22_000..=23_999);
+        for number in 0..100 {
+            rig.open(number);
+        }
+        // Each asks for an event, and none is read: the worker stops taking commands, and its queue fills up.
+        let digit = Digit::from_char('1').unwrap();
+        let press = |number: u64| {
+            let command = BridgeCommand::SendDigit { leg: LegName::A, digit, duration_ms: 0 };
+            rig.engine.command(0, Command::Bridge { bridge: BridgeId(number % 100), command })
+        };
+        let (mut sent, mut refused) = (0, 0);
+        while refused < 100 {
+            match press(sent) {
+                Ok(()) => (sent, refused) = (sent + 1, 0),
+                Err(MailboxFull) => {
+                    refused += 1;
+                    pause();
+                }
+            }
+        }
+        assert!(sent >= COMMANDS_MAX as u64);
+        let (mut events, mut ended, mut stopping) = (0, 0, false);
+        while ended < 100 {
+            let event = rig.next_event();
+            events += 1;
+            ended += u32::from(matches!(event, Event::Bridge { event: BridgeEvent::Ended { .. }, .. }));
+            stopping = stopping || rig.engine.command(0, Command::Stop).is_ok();
+        }
+        assert!(
+            events >= EVENTS_MAX - BRIDGES_PER_WORKER_MAX,
+            "{driver:?}: {events} events are not all there was room for"
+        );
+        rig.engine.stop();
+    }
+}
+
+#[test]
 fn several_workers_share_the_load_and_the_ports() {
     let _alone = alone();
     let mut rig = Rig::start_with(Driver::Auto, 21_500..=21_599, 3);
@@ -531,12 +575,11 @@ impl Rig {
     }
 
     fn wait_for(&mut self, what: &str, mut come: impl FnMut(&Rig) -> bool) {
-        let pause = (Mutex::new(()), Condvar::new());
         for _ in 0..PATIENCE.as_millis() / 5 {
             if come(self) {
                 return;
             }
-            drop(pause.1.wait_timeout(pause.0.lock().unwrap(), Duration::from_millis(5)).unwrap());
+            pause();
         }
         panic!("waited in vain for {what}: {:?}", self.engine.metrics(0));
     }
@@ -558,6 +601,11 @@ fn peer(localhost: IpAddr) -> UdpSocket {
     let socket = UdpSocket::bind((localhost, 0)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
+}
+
+#[expect(clippy::disallowed_methods, reason = "the other side of this wait is a thread that says nothing")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 fn open_files() -> usize {

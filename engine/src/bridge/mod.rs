@@ -181,7 +181,14 @@ impl Bridge {
     }
 
     /// Takes one datagram; decrypts in place. Noise is counted in `metrics` and never ends the call.
-    pub fn handle_datagram(&mut self, _now: Instant, _port: Port, _from: SocketAddr, _datagram: &mut [u8], _metrics: &mut Metrics) {
+    pub fn handle_datagram(
+        &mut self,
+        _now: Instant,
+        _port: Port,
+        _from: SocketAddr,
+        _datagram: &mut [u8],
+        _metrics: &mut Metrics,
+    ) {
         todo!()
     }
 

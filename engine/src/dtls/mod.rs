@@ -77,7 +77,13 @@ pub struct DtlsSession {}
 impl DtlsSession {
     /// A session whose peer must show a certificate with `expected`.
     /// A client sends its first flight at the first `poll_output`; create it only after nomination.
-    pub fn new(_now: Instant, _identity: &Identity, _role: DtlsRole, _versions: DtlsVersions, _expected: Fingerprint) -> DtlsSession {
+    pub fn new(
+        _now: Instant,
+        _identity: &Identity,
+        _role: DtlsRole,
+        _versions: DtlsVersions,
+        _expected: Fingerprint,
+    ) -> DtlsSession {
         todo!()
     }
 

@@ -97,9 +97,7 @@ impl Net {
         let mmsg = || Mmsg::new(sockets_max, wake).map(|mmsg| Net::Mmsg(Box::new(mmsg)));
         match driver {
             Driver::Mmsg => Ok(Started { net: mmsg()?, fallback: None }),
-            Driver::IoUring => {
-                Ok(Started { net: Net::Ring(Box::new(Ring::new(sockets_max, wake)?)), fallback: None })
-            }
+            Driver::IoUring => Ok(Started { net: Net::Ring(Box::new(Ring::new(sockets_max, wake)?)), fallback: None }),
             Driver::Auto => match Ring::new(sockets_max, wake) {
                 Ok(ring) => Ok(Started { net: Net::Ring(Box::new(ring)), fallback: None }),
                 Err(error) => Ok(Started { net: mmsg()?, fallback: Some(error) }),
@@ -236,7 +234,15 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
     use std::os::fd::AsFd;
 
-    const DRIVERS: [Driver; 2] = [Driver::IoUring, Driver::Mmsg];
+    /// Every way datagrams can move.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Way {
+        Registered,
+        Descriptors,
+        Mmsg,
+    }
+
+    const WAYS: [Way; 3] = [Way::Registered, Way::Descriptors, Way::Mmsg];
     /// Turns after which a test gives up; each waits 10 ms at most.
     const TURNS_MAX: usize = 1_000;
 
@@ -248,9 +254,14 @@ mod tests {
     }
 
     impl Rig {
-        fn new(driver: Driver, sockets_max: usize) -> Rig {
-            let started = Net::start(driver, sockets_max, &Arc::new(WakeFd::new().unwrap())).unwrap();
-            Rig { net: started.net, metrics: Metrics::default(), came: Vec::new() }
+        fn new(way: Way, sockets_max: usize) -> Rig {
+            let wake = Arc::new(WakeFd::new().unwrap());
+            let net = match way {
+                Way::Registered => Net::Ring(Box::new(Ring::new(sockets_max, &wake).unwrap())),
+                Way::Descriptors => Net::Ring(Box::new(Ring::with_files(sockets_max, &wake, false).unwrap())),
+                Way::Mmsg => Net::Mmsg(Box::new(Mmsg::new(sockets_max, &wake).unwrap())),
+            };
+            Rig { net, metrics: Metrics::default(), came: Vec::new() }
         }
 
         fn open(&mut self, family: Family, slot: u32) -> (SocketKey, u16) {
@@ -289,8 +300,8 @@ mod tests {
 
     #[test]
     fn a_connection_refused_is_counted_and_the_socket_goes_on() {
-        for driver in DRIVERS {
-            let mut rig = Rig::new(driver, 8);
+        for way in WAYS {
+            let mut rig = Rig::new(way, 8);
             let (socket, port) = rig.open(Family::Dual, 1);
             let gone = MediaSocket::bind(Family::V4, None, 0).unwrap();
             let gone_port = gone.port().unwrap();
@@ -307,14 +318,14 @@ mod tests {
             assert!(table.prepare(0, Family::V4, localhost(port), 4));
             table.send(back.as_fd(), 0, 1).unwrap();
             rig.turn_until(|rig| !rig.came.is_empty());
-            assert_eq!(rig.came, [(1, localhost(gone_port), b"here".to_vec())], "{driver:?}");
+            assert_eq!(rig.came, [(1, localhost(gone_port), b"here".to_vec())], "{way:?}");
         }
     }
 
     #[test]
     fn datagrams_of_a_closed_socket_never_reach_the_next_owner_of_its_number() {
-        for driver in DRIVERS {
-            let mut rig = Rig::new(driver, 2);
+        for way in WAYS {
+            let mut rig = Rig::new(way, 2);
             let (sender, _) = rig.open(Family::Dual, 0);
             for slot in 1..100 {
                 let (socket, port) = rig.open(Family::Dual, slot);
@@ -338,7 +349,7 @@ mod tests {
                     rig.turn();
                 }
                 assert_eq!(closed.map(|owner| owner.slot), Some(slot));
-                assert_eq!(rig.came.len(), came, "{driver:?}: a closed socket is silent");
+                assert_eq!(rig.came.len(), came, "{way:?}: a closed socket is silent");
                 rig.send(socket, localhost(port), b"old key");
                 assert!(rig.came.drain(..).all(|(owner, _, bytes)| owner == slot && bytes == slot.to_be_bytes()));
             }
@@ -348,8 +359,8 @@ mod tests {
 
     #[test]
     fn more_datagrams_than_send_slots_leave_in_one_turn_in_order() {
-        for driver in DRIVERS {
-            let mut rig = Rig::new(driver, 64);
+        for way in WAYS {
+            let mut rig = Rig::new(way, 64);
             let (sender, _) = rig.open(Family::V4, 0);
             let ports: Vec<u16> = (1..=60).map(|slot| rig.open(Family::Dual, slot).1).collect();
             rig.turn();
@@ -364,7 +375,7 @@ mod tests {
             assert_eq!(rig.came.len() as u64 + rig.metrics.datagrams_excess, 3_000);
             for slot in 1..=60 {
                 let own: Vec<&Vec<u8>> = rig.came.iter().filter(|came| came.0 == slot).map(|came| &came.2).collect();
-                assert!(own.len() >= 32 && own.is_sorted(), "{driver:?} {}", own.len());
+                assert!(own.len() >= 32 && own.is_sorted(), "{way:?} {}", own.len());
             }
             assert_eq!(rig.net.buffers_lent(), 0);
         }
@@ -372,8 +383,8 @@ mod tests {
 
     #[test]
     fn a_datagram_too_long_or_to_an_unreachable_family_is_counted() {
-        for driver in DRIVERS {
-            let mut rig = Rig::new(driver, 8);
+        for way in WAYS {
+            let mut rig = Rig::new(way, 8);
             let (v4, port) = rig.open(Family::V4, 1);
             rig.send(v4, SocketAddr::from((Ipv6Addr::LOCALHOST, 9)), b"no way");
             assert_eq!(rig.metrics.datagrams_unsent, 1);
@@ -385,14 +396,28 @@ mod tests {
             stranger.send_to(&[], localhost(port)).unwrap();
             rig.turn_until(|rig| rig.came.len() == 2);
             assert_eq!(rig.metrics.datagrams_malformed, 1);
-            assert_eq!((rig.came[0].2.len(), rig.came[1].2.len()), (DATAGRAM_BYTES_MAX, 0), "{driver:?}");
+            assert_eq!((rig.came[0].2.len(), rig.came[1].2.len()), (DATAGRAM_BYTES_MAX, 0), "{way:?}");
         }
     }
 
     #[test]
+    fn where_io_uring_is_forbidden_auto_falls_back_and_says_why() {
+        std::thread::spawn(|| {
+            system::tests::forbid_io_uring();
+            let wake = Arc::new(WakeFd::new().unwrap());
+            let started = Net::start(Driver::Auto, 4, &wake).unwrap();
+            assert_eq!(started.net.driver(), Driver::Mmsg);
+            assert_eq!(started.fallback.and_then(|error| error.raw_os_error()), Some(libc::EPERM));
+            assert!(Net::start(Driver::IoUring, 4, &wake).is_err(), "io_uring or nothing");
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
     fn one_socket_more_than_there_is_room_for_is_refused() {
-        for driver in DRIVERS {
-            let mut rig = Rig::new(driver, 1);
+        for way in WAYS {
+            let mut rig = Rig::new(way, 1);
             let (first, _) = rig.open(Family::V4, 1);
             let second = MediaSocket::bind(Family::V4, None, 0).unwrap();
             assert!(rig.net.open(second, Owner::default()).is_err());

@@ -55,7 +55,13 @@ impl RtpLeg {
     }
 
     /// Takes one datagram.
-    pub fn handle_datagram<'p>(&mut self, _now: Instant, _component: Component, _from: SocketAddr, _datagram: &'p mut [u8]) -> Received<'p> {
+    pub fn handle_datagram<'p>(
+        &mut self,
+        _now: Instant,
+        _component: Component,
+        _from: SocketAddr,
+        _datagram: &'p mut [u8],
+    ) -> Received<'p> {
         todo!()
     }
 

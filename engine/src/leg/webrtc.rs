@@ -39,7 +39,13 @@ pub struct WebrtcLeg {}
 
 impl WebrtcLeg {
     /// Draws ufrag (8 characters), pwd (24), SSRC and all else from `random`.
-    pub fn new(_now: Instant, _config: WebrtcConfig, _identity: &Identity, _anchor: WallAnchor, _random: Random) -> WebrtcLeg {
+    pub fn new(
+        _now: Instant,
+        _config: WebrtcConfig,
+        _identity: &Identity,
+        _anchor: WallAnchor,
+        _random: Random,
+    ) -> WebrtcLeg {
         todo!()
     }
 

@@ -1,9 +1,9 @@
 //! RTCP: reception statistics, compound packets read and written (RFC 3550 §6, A.3, A.8).
 
+use super::sender::RtpSender;
 use crate::error::DropReason;
 use crate::random::Random;
 use crate::time::{Instant, RtpTimestamp, WallAnchor};
-use super::sender::RtpSender;
 
 /// One report block about a stream of ours, or written about the peer's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,12 +85,26 @@ impl Rtcp {
     }
 
     /// Writes SR or RR with SDES CNAME into `out`, sets the next deadline, returns the length. Allocates nothing.
-    pub fn write_report(&mut self, _now: Instant, _sender: Option<&RtpSender>, _reception: &mut Reception, _local_ssrc: u32, _out: &mut [u8]) -> usize {
+    pub fn write_report(
+        &mut self,
+        _now: Instant,
+        _sender: Option<&RtpSender>,
+        _reception: &mut Reception,
+        _local_ssrc: u32,
+        _out: &mut [u8],
+    ) -> usize {
         todo!()
     }
 
     /// Writes RR or SR, SDES and BYE; returns the length.
-    pub fn write_bye(&mut self, _now: Instant, _sender: Option<&RtpSender>, _reception: &mut Reception, _local_ssrc: u32, _out: &mut [u8]) -> usize {
+    pub fn write_bye(
+        &mut self,
+        _now: Instant,
+        _sender: Option<&RtpSender>,
+        _reception: &mut Reception,
+        _local_ssrc: u32,
+        _out: &mut [u8],
+    ) -> usize {
         todo!()
     }
 

@@ -44,7 +44,15 @@ impl RtpSender {
 
     /// Writes the header of an audio packet whose payload of `payload_len` bytes stands at `out[12..]` and covers `ticks`.
     /// Returns the packet's length.
-    pub fn audio(&mut self, now: Instant, payload_type: u8, marker: bool, payload_len: usize, ticks: u32, out: &mut [u8]) -> usize {
+    pub fn audio(
+        &mut self,
+        now: Instant,
+        payload_type: u8,
+        marker: bool,
+        payload_len: usize,
+        ticks: u32,
+        out: &mut [u8],
+    ) -> usize {
         let at = self.timestamp;
         self.timestamp = at.plus(ticks);
         self.write(now, payload_type, marker, payload_len, at, out)
@@ -52,11 +60,27 @@ impl RtpSender {
 
     /// Writes the header of a packet with a timestamp of its own: telephone-event packets share the audio's sequence numbers and
     /// keep the event's first timestamp (RFC 4733 §2.3). The audio clock is not moved.
-    pub fn event(&mut self, now: Instant, payload_type: u8, marker: bool, payload_len: usize, at: RtpTimestamp, out: &mut [u8]) -> usize {
+    pub fn event(
+        &mut self,
+        now: Instant,
+        payload_type: u8,
+        marker: bool,
+        payload_len: usize,
+        at: RtpTimestamp,
+        out: &mut [u8],
+    ) -> usize {
         self.write(now, payload_type, marker, payload_len, at, out)
     }
 
-    fn write(&mut self, now: Instant, payload_type: u8, marker: bool, payload_len: usize, at: RtpTimestamp, out: &mut [u8]) -> usize {
+    fn write(
+        &mut self,
+        now: Instant,
+        payload_type: u8,
+        marker: bool,
+        payload_len: usize,
+        at: RtpTimestamp,
+        out: &mut [u8],
+    ) -> usize {
         header::write(marker, payload_type, self.sequence, at, self.ssrc, out);
         self.sequence = self.sequence.wrapping_add(1);
         self.packets = self.packets.wrapping_add(1);
