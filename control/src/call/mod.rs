@@ -99,6 +99,23 @@ pub struct EdgeError {
     pub retry_after_s: Option<u32>,
 }
 
+impl EdgeError {
+    /// A refusal with an HTTP status.
+    pub fn new(status: u16, code: &str, message: impl Into<String>) -> EdgeError {
+        EdgeError { status, code: code.to_owned(), message: message.into(), retry_after_s: None }
+    }
+
+    /// Status 0: the request or its reply was lost, which says nothing about the request. It may be asked again.
+    pub fn lost(code: &str, message: impl Into<String>) -> EdgeError {
+        EdgeError::new(0, code, message)
+    }
+
+    /// A refusal that passes by itself.
+    pub fn busy(status: u16, code: &str, message: impl Into<String>) -> EdgeError {
+        EdgeError { retry_after_s: Some(limits::RETRY_AFTER_S), ..EdgeError::new(status, code, message) }
+    }
+}
+
 /// What the edge tells the orchestrator, in process or by callback (JSON, `{"edge_session_id":..., "call_id":..., "event":...}`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeEvent {
