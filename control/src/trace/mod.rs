@@ -1,1 +1,3 @@
-//! To be written.
+//! What happened in a call, and when.
+
+pub mod timeline;
