@@ -7,6 +7,7 @@
 pub mod baresip;
 pub mod browser;
 pub mod speech;
+pub mod wire;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -110,9 +111,15 @@ impl Program {
         panic!("{} did not say {text:?} in {seconds} s:\n{}", self.name, self.output());
     }
 
-    /// Its process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Asks it to end, as Ctrl-C does, and waits.
+    pub async fn stop(&mut self) {
+        let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        self.ended(10).await;
     }
 
     /// Waits for its end and answers whether it succeeded.
@@ -175,4 +182,13 @@ pub async fn kamailio(folder: &Path) -> Program {
     program.wait_for("Listening on", 20).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     program
+}
+
+/// What a gateway's `/metrics` say is still there: empty when nothing of any call is left.
+pub async fn left_behind(edge: &str) -> Vec<String> {
+    let reply = reqwest::get(format!("{edge}/metrics")).await.unwrap_or_else(|error| panic!("metrics of {edge}: {error}"));
+    let text = reply.text().await.expect("a body");
+    let gauges: Vec<&str> = text.lines().filter(|line| GAUGES.iter().any(|gauge| line.starts_with(gauge))).collect();
+    assert_eq!(gauges.len(), GAUGES.len(), "a gauge is missing from the metrics:\n{text}");
+    gauges.into_iter().filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect()
 }
