@@ -1,4 +1,20 @@
 //! Descriptions: what a peer says it can do, and what we answer (RFC 8866, 3264, 8829, 8839, 8842).
+//!
+//! A [`Description`] is one audio section with what of the session around it matters; `parse` reads one, `write` makes the
+//! four texts that a leg can need, [`negotiate`] picks the codec. All other sections are kept only far enough to be refused
+//! in their places.
+//!
+//! **Why** `sdp-types` beneath a pre-pass of ours, and not a typed SDP tree: real peers break the grammar in lines nobody
+//! needs (`o=`, `t=`, `b=`), and a call must not die of those; and Meta's rules for an answer (one fingerprint, one SSRC,
+//! no ice-lite) are easiest to keep where the text is written line by line.
+
+mod parse;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use parse::parse;
+pub use write::{write_rtp_answer, write_rtp_offer, write_webrtc_answer, write_webrtc_offer};
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -200,12 +216,6 @@ pub enum SdpError {
     UnknownProfile,
 }
 
-/// Reads a description, tolerant of what real peers write: LF only, missing `s=` text, session-level attributes, odd `o=`
-/// lines, `=` in ice-pwd. Unknown attributes are ignored (RFC 8866 §5.13).
-pub fn parse(_text: &str) -> Result<Description, SdpError> {
-    todo!()
-}
-
 /// What we say about one WebRTC leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebrtcLocal {
@@ -233,17 +243,6 @@ pub struct WebrtcLocal {
     pub session_id: u64,
 }
 
-/// Writes the answer to a WebRTC offer: same sections in the same order, mid and BUNDLE repeated, one sha-256 fingerprint,
-/// `sendrecv`, `ptime:20`, one `a=ssrc`, candidates with `end-of-candidates` (RFC 8829 §5.3, Meta's rules).
-pub fn write_webrtc_answer(_offer: &Description, _local: &WebrtcLocal) -> String {
-    todo!()
-}
-
-/// Writes an offer for a WebRTC leg that is ours to describe first.
-pub fn write_webrtc_offer(_local: &WebrtcLocal, _mid: &str) -> String {
-    todo!()
-}
-
 /// What we say about one RTP leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RtpLocal {
@@ -263,12 +262,14 @@ pub struct RtpLocal {
     pub session_version: u64,
 }
 
-/// Writes an RTP/AVP offer in the shape SIP trunks expect (`ptime:20`).
-pub fn write_rtp_offer(_local: &RtpLocal) -> String {
-    todo!()
-}
-
-/// Writes the answer to an RTP/AVP offer: same sections, the profile repeated (RFC 3264 §6).
-pub fn write_rtp_answer(_offer: &Description, _local: &RtpLocal) -> String {
-    todo!()
+/// Picks what `offer` and we have in common: the first of `ours`, in our order of preference, that `offer` lists, with the
+/// number and parameters it has there; and the telephone-event that goes with it.
+///
+/// Events run at the clock of the audio (RFC 4733 §2.1). Beside Opus some offer only 8000 (WhatsApp, many softphones), and
+/// then it is 8000; where both are offered it is 48000. Beside G.711 only 8000 will do.
+pub fn negotiate(offer: &Description, ours: &[Codec]) -> Option<(CodecFormat, Option<TelephoneEventFormat>)> {
+    let format = ours.iter().find_map(|codec| offer.codecs.iter().find(|format| format.codec == *codec))?;
+    let event_at = |rate_hz| offer.telephone_events.iter().find(|event| event.clock_rate_hz == rate_hz).copied();
+    let event = event_at(format.codec.clock_rate_hz()).or_else(|| event_at(8_000));
+    Some((*format, event))
 }
