@@ -1,21 +1,48 @@
 //! Samples to payload.
 
+use super::g711::Law;
+use super::opus::OpusEncoder;
 use crate::sdp::{Codec, OpusParameters};
 
 /// An encoder for 20 ms frames of 8 kHz mono.
-pub enum Encoder {}
+#[derive(Debug)]
+pub struct Encoder(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Opus(OpusEncoder),
+    G711(Law),
+}
 
 /// Samples of one frame.
 pub const FRAME_SAMPLES: usize = 160;
 
+/// Bytes that `Encoder::encode` may ask of its output.
+pub const ENCODED_BYTES_MAX: usize = 400;
+const _: () = assert!(FRAME_SAMPLES <= ENCODED_BYTES_MAX);
+
 impl Encoder {
     /// `opus`: the receiver's wishes; `maxaveragebitrate` is a ceiling (20,000 when it does not say).
-    pub fn new(_codec: Codec, _opus: &OpusParameters) -> Encoder {
-        todo!()
+    pub fn new(codec: Codec, opus: &OpusParameters) -> Encoder {
+        Encoder(match Law::of(codec) {
+            Some(law) => Kind::G711(law),
+            None => Kind::Opus(OpusEncoder::new(opus)),
+        })
     }
 
     /// Encodes one frame of `FRAME_SAMPLES` into `out` and answers the payload's length. `out` needs 400 bytes.
-    pub fn encode(&mut self, _pcm: &[i16], _out: &mut [u8]) -> usize {
-        todo!()
+    ///
+    /// # Panics
+    /// When `pcm` is not one frame, or `out` too short.
+    pub fn encode(&mut self, pcm: &[i16], out: &mut [u8]) -> usize {
+        assert_eq!(pcm.len(), FRAME_SAMPLES);
+        let out = &mut out[..ENCODED_BYTES_MAX];
+        match &mut self.0 {
+            Kind::Opus(encoder) => encoder.encode(pcm, out),
+            Kind::G711(law) => {
+                law.encode(pcm, out);
+                FRAME_SAMPLES
+            }
+        }
     }
 }

@@ -1,9 +1,42 @@
 //! RTCP: reception statistics, compound packets read and written (RFC 3550 §6, A.3, A.8).
+//!
+//! ```text
+//! sent:   SR (after RTP was sent) or RR, one block about the peer's stream | SDES CNAME | BYE at the end
+//! read:   any packet types in any order (RFC 5506), what is unknown is skipped; the whole datagram or nothing of it counts
+//! ```
+//!
+//! Why no bandwidth share and no timer reconsideration (RFC 3550 §6.3): a leg has two members for its whole life, so the interval is
+//! always the minimum of 5 s, spread at random so that thousands of calls that began together do not report together.
 
+use super::sender::RtpSender;
 use crate::error::DropReason;
 use crate::random::Random;
-use crate::time::{Instant, RtpTimestamp, WallAnchor};
-use super::sender::RtpSender;
+use crate::time::{Duration, Instant, RtpTimestamp, WallAnchor};
+
+/// Longest CNAME written; a longer one is cut. Ours are random tokens of 16 to 24 characters (RFC 7022 §4.2).
+pub const CNAME_BYTES_MAX: usize = 64;
+
+/// Longest packet that `write_report` and `write_bye` write.
+pub const REPORT_BYTES_MAX: usize = 28 + REPORT_BLOCK_BYTES + (4 + 4 + 2 + CNAME_BYTES_MAX + 4) + 8;
+
+/// Mean time between reports (RFC 3550 §6.2).
+const INTERVAL_MS: u64 = 5_000;
+
+/// Sequence jump forward that is still loss, and back that is still reordering (RFC 3550 A.1).
+const DROPOUT_MAX: u16 = 3_000;
+const MISORDER_MAX: u16 = 100;
+
+/// A step of the transit time that is a new clock and not jitter: a peer that restarts its timestamps under the same SSRC.
+const TRANSIT_STEP_S_MAX: u32 = 5;
+
+/// A round trip longer than this is a report about something else.
+const ROUND_TRIP_MS_MAX: u64 = 30_000;
+
+const SENDER_REPORT: u8 = 200;
+const RECEIVER_REPORT: u8 = 201;
+const SOURCE_DESCRIPTION: u8 = 202;
+const GOODBYE: u8 = 203;
+const REPORT_BLOCK_BYTES: usize = 24;
 
 /// One report block about a stream of ours, or written about the peer's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,40 +57,223 @@ pub struct ReportBlock {
     pub delay_since_last_sr: u32,
 }
 
+impl ReportBlock {
+    fn read(bytes: &[u8; REPORT_BLOCK_BYTES]) -> ReportBlock {
+        ReportBlock {
+            ssrc: word(bytes, 0),
+            fraction_lost: bytes[4],
+            // The shifts carry the sign of 24 bits.
+            cumulative_lost: (word(bytes, 4) << 8) as i32 >> 8,
+            highest_sequence: word(bytes, 8),
+            jitter: word(bytes, 12),
+            last_sr: word(bytes, 16),
+            delay_since_last_sr: word(bytes, 20),
+        }
+    }
+
+    fn write(&self, out: &mut [u8; REPORT_BLOCK_BYTES]) {
+        let lost = self.cumulative_lost.clamp(-(1 << 23), (1 << 23) - 1) as u32 & 0x00ff_ffff;
+        let words = [
+            self.ssrc,
+            u32::from(self.fraction_lost) << 24 | lost,
+            self.highest_sequence,
+            self.jitter,
+            self.last_sr,
+            self.delay_since_last_sr,
+        ];
+        for (place, word) in out.chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_be_bytes());
+        }
+    }
+}
+
 /// What one leg knows of the peer's stream.
 #[derive(Clone, Debug)]
-pub struct Reception {}
+pub struct Reception {
+    clock_rate_hz: u32,
+    source: Option<Source>,
+    packets: u64,
+    /// Lost of streams that ended.
+    lost_earlier: u64,
+}
+
+/// The state of one SSRC (RFC 3550 A.1); the names are the RFC's.
+#[derive(Clone, Debug)]
+struct Source {
+    ssrc: u32,
+    base_sequence: u16,
+    max_sequence: u16,
+    /// Shifted by 16.
+    cycles: u32,
+    /// What would follow a packet far out of order: the second of two such in a row is a restart.
+    bad_sequence: Option<u16>,
+    received: u32,
+    expected_prior: u32,
+    received_prior: u32,
+    last_timestamp: RtpTimestamp,
+    transit: u32,
+    /// In 16ths of a tick, as A.8 keeps it.
+    jitter_16ths: u32,
+}
 
 impl Reception {
     /// For a stream of `clock_rate_hz`.
-    pub fn new(_clock_rate_hz: u32) -> Reception {
-        todo!()
+    pub fn new(clock_rate_hz: u32) -> Reception {
+        Reception { clock_rate_hz, source: None, packets: 0, lost_earlier: 0 }
     }
 
     /// Counts one received, authenticated RTP packet. A new SSRC begins anew (RFC 3550 §8.2).
-    pub fn received(&mut self, _now: Instant, _ssrc: u32, _sequence: u16, _timestamp: RtpTimestamp) {
-        todo!()
+    pub fn received(&mut self, now: Instant, ssrc: u32, sequence: u16, timestamp: RtpTimestamp) {
+        self.packets += 1;
+        let arrival = (u128::from(now.as_nanos()) * u128::from(self.clock_rate_hz) / 1_000_000_000) as u32;
+        let transit = arrival.wrapping_sub(timestamp.0);
+        let step_max = TRANSIT_STEP_S_MAX * self.clock_rate_hz;
+        match &mut self.source {
+            Some(source) if source.ssrc == ssrc => {
+                if source.count(sequence) {
+                    source.measure(timestamp, transit, step_max);
+                    return;
+                }
+                if source.bad_sequence != Some(sequence) {
+                    source.bad_sequence = Some(sequence.wrapping_add(1));
+                    return;
+                }
+            }
+            _ => {}
+        }
+        self.lost_earlier += self.source.as_ref().map_or(0, Source::lost_so_far);
+        self.source = Some(Source::new(ssrc, sequence, timestamp, transit));
     }
 
     /// Packets received, of all SSRCs.
     pub fn packets(&self) -> u64 {
-        todo!()
+        self.packets
     }
 
     /// Packets lost so far (never negative).
     pub fn lost(&self) -> u64 {
-        todo!()
+        self.lost_earlier + self.source.as_ref().map_or(0, Source::lost_so_far)
     }
 
     /// Interarrival jitter, ms.
     pub fn jitter_ms(&self) -> u32 {
-        todo!()
+        let ticks = self.source.as_ref().map_or(0, |source| u64::from(source.jitter_16ths) >> 4);
+        (ticks * 1_000 / u64::from(self.clock_rate_hz.max(1))) as u32
+    }
+
+    /// The block about the peer's stream; the loss since the last block starts anew (RFC 3550 A.3).
+    fn take_block(&mut self, now: Instant, last_sr: Option<LastSr>) -> Option<ReportBlock> {
+        let source = self.source.as_mut()?;
+        let expected = source.expected();
+        let expected_interval = i64::from(expected.wrapping_sub(source.expected_prior) as i32);
+        let received_interval = i64::from(source.received.wrapping_sub(source.received_prior));
+        source.expected_prior = expected;
+        source.received_prior = source.received;
+        let lost_interval = expected_interval - received_interval;
+        let fraction_lost = if expected_interval <= 0 || lost_interval <= 0 {
+            0
+        } else {
+            (lost_interval * 256 / expected_interval).min(255) as u8
+        };
+        let last_sr = last_sr.filter(|last| last.ssrc == source.ssrc);
+        Some(ReportBlock {
+            ssrc: source.ssrc,
+            fraction_lost,
+            cumulative_lost: source.lost().clamp(-(1 << 23), (1 << 23) - 1) as i32,
+            highest_sequence: source.highest(),
+            jitter: source.jitter_16ths >> 4,
+            last_sr: last_sr.map_or(0, |last| last.ntp_middle),
+            delay_since_last_sr: last_sr.map_or(0, |last| in_65536ths(now.since(last.at))),
+        })
+    }
+}
+
+impl Source {
+    fn new(ssrc: u32, sequence: u16, timestamp: RtpTimestamp, transit: u32) -> Source {
+        Source {
+            ssrc,
+            base_sequence: sequence,
+            max_sequence: sequence,
+            cycles: 0,
+            bad_sequence: None,
+            received: 1,
+            expected_prior: 0,
+            received_prior: 0,
+            last_timestamp: timestamp,
+            transit,
+            jitter_16ths: 0,
+        }
+    }
+
+    /// Counts a packet that belongs to the run; answers false for one that lies too far off it (RFC 3550 A.1, `update_seq`).
+    fn count(&mut self, sequence: u16) -> bool {
+        let ahead = sequence.wrapping_sub(self.max_sequence);
+        if ahead < DROPOUT_MAX {
+            if sequence < self.max_sequence {
+                self.cycles = self.cycles.wrapping_add(1 << 16);
+            }
+            self.max_sequence = sequence;
+        } else if ahead <= u16::MAX - MISORDER_MAX {
+            return false;
+        }
+        self.bad_sequence = None;
+        self.received = self.received.wrapping_add(1);
+        true
+    }
+
+    /// Interarrival jitter (RFC 3550 A.8). Packets of one timestamp were not sent at their timestamps' distance: the packets of a key,
+    /// and repetitions, say nothing.
+    fn measure(&mut self, timestamp: RtpTimestamp, transit: u32, step_max: u32) {
+        if timestamp == self.last_timestamp {
+            return;
+        }
+        self.last_timestamp = timestamp;
+        let step = (transit.wrapping_sub(self.transit) as i32).unsigned_abs();
+        self.transit = transit;
+        if step < step_max {
+            self.jitter_16ths = self.jitter_16ths + step - ((self.jitter_16ths + 8) >> 4);
+        }
+    }
+
+    fn highest(&self) -> u32 {
+        self.cycles.wrapping_add(u32::from(self.max_sequence))
+    }
+
+    fn expected(&self) -> u32 {
+        self.highest().wrapping_sub(u32::from(self.base_sequence)).wrapping_add(1)
+    }
+
+    /// Negative after repetitions.
+    fn lost(&self) -> i64 {
+        i64::from(self.expected().wrapping_sub(self.received) as i32)
+    }
+
+    fn lost_so_far(&self) -> u64 {
+        self.lost().max(0) as u64
     }
 }
 
 /// One leg's RTCP: when to report, what the peer reported.
 #[derive(Clone, Debug)]
-pub struct Rtcp {}
+pub struct Rtcp {
+    cname: String,
+    anchor: WallAnchor,
+    random: Random,
+    deadline: Instant,
+    last_sr: Option<LastSr>,
+    /// Packets that we had sent at the last two reports: a sender is who sent since the last but one (RFC 3550 §6.4).
+    packets_reported: [u32; 2],
+    round_trip_ms: Option<u32>,
+    remote_fraction_lost: Option<u8>,
+}
+
+/// A sender report of the peer.
+#[derive(Clone, Copy, Debug)]
+struct LastSr {
+    ssrc: u32,
+    ntp_middle: u32,
+    at: Instant,
+}
 
 /// What an incoming compound packet said, summed up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,37 +286,549 @@ pub struct RtcpReceived {
 
 impl Rtcp {
     /// Reports about every 5 s, spread by a random factor of 0.5 to 1.5 (RFC 3550 §6.2).
-    pub fn new(_now: Instant, _cname: String, _anchor: WallAnchor, _random: Random) -> Rtcp {
-        todo!()
+    pub fn new(now: Instant, mut cname: String, anchor: WallAnchor, random: Random) -> Rtcp {
+        let cut = (0..=CNAME_BYTES_MAX.min(cname.len())).rev().find(|&at| cname.is_char_boundary(at)).unwrap_or(0);
+        cname.truncate(cut);
+        let mut rtcp = Rtcp {
+            cname,
+            anchor,
+            random,
+            deadline: now,
+            last_sr: None,
+            packets_reported: [0; 2],
+            round_trip_ms: None,
+            remote_fraction_lost: None,
+        };
+        rtcp.schedule(now);
+        rtcp
     }
 
     /// Reads one compound packet (already decrypted) about our stream `local_ssrc`.
-    pub fn handle(&mut self, _now: Instant, _local_ssrc: u32, _packet: &[u8]) -> Result<RtcpReceived, DropReason> {
-        todo!()
+    pub fn handle(&mut self, now: Instant, local_ssrc: u32, packet: &[u8]) -> Result<RtcpReceived, DropReason> {
+        let mut said = Said::default();
+        let mut rest = packet;
+        while !rest.is_empty() {
+            rest = said.read(now, local_ssrc, rest).ok_or(DropReason::RtcpMalformed)?;
+        }
+        if packet.is_empty() {
+            return Err(DropReason::RtcpMalformed);
+        }
+        self.last_sr = said.sender_report.or(self.last_sr);
+        if let Some(block) = said.received.about_us {
+            self.remote_fraction_lost = Some(block.fraction_lost);
+            self.round_trip_ms = self.round_trip(now, &block).or(self.round_trip_ms);
+        }
+        Ok(said.received)
     }
 
     /// When the next report is due.
     pub fn deadline(&self) -> Instant {
-        todo!()
+        self.deadline
     }
 
     /// Writes SR or RR with SDES CNAME into `out`, sets the next deadline, returns the length. Allocates nothing.
-    pub fn write_report(&mut self, _now: Instant, _sender: Option<&RtpSender>, _reception: &mut Reception, _local_ssrc: u32, _out: &mut [u8]) -> usize {
-        todo!()
+    ///
+    /// # Panics
+    /// When `out` is shorter than `REPORT_BYTES_MAX`.
+    pub fn write_report(
+        &mut self,
+        now: Instant,
+        sender: Option<&RtpSender>,
+        reception: &mut Reception,
+        local_ssrc: u32,
+        out: &mut [u8],
+    ) -> usize {
+        self.schedule(now);
+        let report_bytes = self.write_sr_or_rr(now, sender, reception, local_ssrc, out);
+        report_bytes + self.write_cname(local_ssrc, &mut out[report_bytes..])
     }
 
     /// Writes RR or SR, SDES and BYE; returns the length.
-    pub fn write_bye(&mut self, _now: Instant, _sender: Option<&RtpSender>, _reception: &mut Reception, _local_ssrc: u32, _out: &mut [u8]) -> usize {
-        todo!()
+    ///
+    /// # Panics
+    /// When `out` is shorter than `REPORT_BYTES_MAX`.
+    pub fn write_bye(
+        &mut self,
+        now: Instant,
+        sender: Option<&RtpSender>,
+        reception: &mut Reception,
+        local_ssrc: u32,
+        out: &mut [u8],
+    ) -> usize {
+        let len = self.write_report(now, sender, reception, local_ssrc, out);
+        write_header(GOODBYE, 1, 8, &mut out[len..]);
+        put(&mut out[len..], 4, local_ssrc);
+        len + 8
     }
 
     /// Round trip from the last report block about us, ms.
     pub fn round_trip_ms(&self) -> Option<u32> {
-        todo!()
+        self.round_trip_ms
     }
 
     /// Loss that the peer reports of our stream, per cent, the last report.
     pub fn remote_loss_percent(&self) -> Option<u8> {
-        todo!()
+        self.remote_fraction_lost.map(|fraction| ((u32::from(fraction) * 100 + 128) / 256) as u8)
+    }
+
+    fn schedule(&mut self, now: Instant) {
+        let spread_ms = u64::from(self.random.below(INTERVAL_MS as u32 + 1));
+        self.deadline = now.plus_millis(INTERVAL_MS / 2 + spread_ms);
+    }
+
+    /// Arrival less the report's sending less its stay at the peer (RFC 3550 §6.4.1, figure 2).
+    fn round_trip(&self, now: Instant, block: &ReportBlock) -> Option<u32> {
+        if block.last_sr == 0 {
+            return None;
+        }
+        let arrival = (self.anchor.ntp(now) >> 16) as u32;
+        let trip = arrival.wrapping_sub(block.last_sr).wrapping_sub(block.delay_since_last_sr);
+        // Two clocks were rounded: a trip of nothing can come out as slightly less.
+        let trip_ms = u64::from((trip as i32).max(0).unsigned_abs()) * 1_000 / 65_536;
+        let plausible = (trip as i32) > -(65_536 / 10) && trip_ms <= ROUND_TRIP_MS_MAX;
+        plausible.then_some(trip_ms as u32)
+    }
+
+    fn write_sr_or_rr(
+        &mut self,
+        now: Instant,
+        sender: Option<&RtpSender>,
+        reception: &mut Reception,
+        local_ssrc: u32,
+        out: &mut [u8],
+    ) -> usize {
+        let report = sender.and_then(|sender| sender.report(now));
+        let packets = report.map_or(0, |(packets, _, _)| packets);
+        let sent = report.filter(|_| packets != self.packets_reported[0]);
+        self.packets_reported = [self.packets_reported[1], packets];
+        let block = reception.take_block(now, self.last_sr);
+        let head_bytes = if sent.is_some() { 28 } else { 8 };
+        let len = head_bytes + block.map_or(0, |_| REPORT_BLOCK_BYTES);
+        let kind = if sent.is_some() { SENDER_REPORT } else { RECEIVER_REPORT };
+        write_header(kind, u8::from(block.is_some()), len, out);
+        put(out, 4, local_ssrc);
+        if let Some((packets, octets, timestamp)) = sent {
+            let ntp = self.anchor.ntp(now);
+            put(out, 8, (ntp >> 32) as u32);
+            put(out, 12, ntp as u32);
+            put(out, 16, timestamp.0);
+            put(out, 20, packets);
+            put(out, 24, octets);
+        }
+        if let Some(block) = block {
+            block.write(out[head_bytes..].first_chunk_mut().expect("out holds REPORT_BYTES_MAX"));
+        }
+        len
+    }
+
+    /// One chunk with one item, ended by one to four zero bytes (RFC 3550 §6.5).
+    fn write_cname(&self, local_ssrc: u32, out: &mut [u8]) -> usize {
+        let cname = self.cname.as_bytes();
+        let end = 10 + cname.len();
+        let len = (end + 1).next_multiple_of(4);
+        write_header(SOURCE_DESCRIPTION, 1, len, out);
+        put(out, 4, local_ssrc);
+        out[8] = 1;
+        out[9] = cname.len() as u8;
+        out[10..end].copy_from_slice(cname);
+        out[end..len].fill(0);
+        len
+    }
+}
+
+/// What was read of a datagram so far; nothing of it counts until all of it was read.
+#[derive(Default)]
+struct Said {
+    received: RtcpReceived,
+    sender_report: Option<LastSr>,
+}
+
+impl Said {
+    /// Reads the packet that `bytes` begin with and answers what follows it; `None` when malformed.
+    fn read<'p>(&mut self, now: Instant, local_ssrc: u32, bytes: &'p [u8]) -> Option<&'p [u8]> {
+        let &[first, kind, high, low, ..] = bytes else {
+            return None;
+        };
+        // RFC 5761 §4 keeps 192 to 223 for RTCP.
+        if first >> 6 != 2 || !(192..224).contains(&kind) {
+            return None;
+        }
+        let len = (usize::from(u16::from_be_bytes([high, low])) + 1) * 4;
+        let (packet, rest) = bytes.split_at_checked(len)?;
+        let mut body = &packet[4..];
+        if first & 0x20 != 0 {
+            let padding = usize::from(*body.last()?);
+            // Only the last packet of a datagram may be padded (RFC 3550 §6.4.1).
+            if padding == 0 || padding > body.len() || !rest.is_empty() {
+                return None;
+            }
+            body = &body[..body.len() - padding];
+        }
+        let count = usize::from(first & 0x1f);
+        match kind {
+            SENDER_REPORT => {
+                let (head, blocks) = body.split_first_chunk::<24>()?;
+                let ntp_middle = word(head, 4) << 16 | word(head, 8) >> 16;
+                self.sender_report = Some(LastSr { ssrc: word(head, 0), ntp_middle, at: now });
+                self.read_blocks(local_ssrc, count, blocks)?;
+            }
+            RECEIVER_REPORT => self.read_blocks(local_ssrc, count, body.get(4..)?)?,
+            GOODBYE => {
+                let sources = body.get(..count * 4)?;
+                // Our own name in it would be an echo.
+                self.received.bye |= sources.chunks_exact(4).any(|source| word(source, 0) != local_ssrc);
+            }
+            // SDES, APP, RTPFB, PSFB, XR and whatever comes: their lengths were checked, their content is not needed.
+            _ => {}
+        }
+        Some(rest)
+    }
+
+    /// Extensions of a profile may follow the blocks (RFC 3550 §6.4.3).
+    fn read_blocks(&mut self, local_ssrc: u32, count: usize, bytes: &[u8]) -> Option<()> {
+        let blocks = bytes.get(..count * REPORT_BLOCK_BYTES)?;
+        let about_us = blocks
+            .as_chunks::<REPORT_BLOCK_BYTES>()
+            .0
+            .iter()
+            .map(ReportBlock::read)
+            .find(|block| block.ssrc == local_ssrc);
+        self.received.about_us = about_us.or(self.received.about_us);
+        Some(())
+    }
+}
+
+fn write_header(kind: u8, count: u8, len: usize, out: &mut [u8]) {
+    debug_assert!(len.is_multiple_of(4) && count < 32);
+    out[0] = 2 << 6 | count;
+    out[1] = kind;
+    out[2..4].copy_from_slice(&((len / 4 - 1) as u16).to_be_bytes());
+}
+
+fn put(out: &mut [u8], at: usize, word: u32) {
+    out[at..at + 4].copy_from_slice(&word.to_be_bytes());
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// 65,536ths of a second.
+fn in_65536ths(duration: Duration) -> u32 {
+    u32::try_from(duration.as_nanos() * 65_536 / 1_000_000_000).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const US: u32 = 0x1111_1111;
+    const PEER: u32 = 0x2222_2222;
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_millis(ms)
+    }
+
+    fn rtcp() -> Rtcp {
+        let anchor = WallAnchor { ntp_at_zero: 0xe000_0000_0000_0000 };
+        Rtcp::new(Instant::ZERO, "a-cname".to_owned(), anchor, Random::from_test_seed(1))
+    }
+
+    fn packet(first: u8, kind: u8, words: &[u32]) -> Vec<u8> {
+        let mut packet = vec![first, kind, 0, words.len() as u8];
+        packet.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+        packet
+    }
+
+    /// A stream of one packet every 20 ms; `false` is a lost one.
+    fn receive(reception: &mut Reception, first: u16, arrived: impl IntoIterator<Item = bool>) {
+        for (index, arrived) in arrived.into_iter().enumerate() {
+            if arrived {
+                let timestamp = RtpTimestamp(index as u32 * 160);
+                reception.received(at(index as u64 * 20), PEER, first.wrapping_add(index as u16), timestamp);
+            }
+        }
+    }
+
+    #[test]
+    fn a_report_block_says_what_was_lost_since_the_last_one() {
+        let mut reception = Reception::new(8_000);
+        receive(&mut reception, 65_500, (0..100).map(|index| index % 4 != 1));
+        assert_eq!((reception.packets(), reception.lost(), reception.jitter_ms()), (75, 25, 0));
+        let block = reception.take_block(at(2_000), None).unwrap();
+        assert_eq!((block.ssrc, block.fraction_lost, block.cumulative_lost), (PEER, 64, 25));
+        assert_eq!(block.highest_sequence, 65_500 + 99);
+        let block = reception.take_block(at(2_001), None).unwrap();
+        assert_eq!((block.fraction_lost, block.cumulative_lost), (0, 25));
+    }
+
+    #[test]
+    fn repeated_packets_make_the_reported_loss_negative_and_the_counted_one_zero() {
+        let mut reception = Reception::new(8_000);
+        for _ in 0..3 {
+            reception.received(at(0), PEER, 9, RtpTimestamp(0));
+        }
+        let block = reception.take_block(at(1), None).unwrap();
+        assert_eq!((block.fraction_lost, block.cumulative_lost, reception.lost()), (0, -2, 0));
+    }
+
+    #[test]
+    fn late_packets_are_not_lost() {
+        let mut reception = Reception::new(8_000);
+        for sequence in [65_535, 1, 0, 3, 2] {
+            reception.received(at(0), PEER, sequence, RtpTimestamp(u32::from(sequence) * 160));
+        }
+        assert_eq!(reception.lost(), 0);
+        assert_eq!(reception.take_block(at(1), None).unwrap().highest_sequence, 65_536 + 3);
+    }
+
+    #[test]
+    fn one_stray_sequence_number_moves_nothing_and_two_in_a_row_restart() {
+        let mut reception = Reception::new(8_000);
+        receive(&mut reception, 100, [true, true, false, true]);
+        reception.received(at(80), PEER, 30_000, RtpTimestamp(640));
+        reception.received(at(100), PEER, 104, RtpTimestamp(800));
+        assert_eq!((reception.lost(), reception.packets()), (1, 5));
+        reception.received(at(120), PEER, 40_000, RtpTimestamp(7));
+        reception.received(at(140), PEER, 40_001, RtpTimestamp(167));
+        assert_eq!(reception.take_block(at(150), None).unwrap().highest_sequence, 40_001);
+        assert_eq!((reception.lost(), reception.packets()), (1, 7));
+    }
+
+    #[test]
+    fn a_new_ssrc_begins_anew_and_keeps_the_sums() {
+        let mut reception = Reception::new(8_000);
+        receive(&mut reception, 100, [true, false, false, true]);
+        reception.received(at(80), 7, 3, RtpTimestamp(0));
+        let block = reception.take_block(at(90), None).unwrap();
+        assert_eq!((block.ssrc, block.cumulative_lost, block.highest_sequence), (7, 0, 3));
+        assert_eq!((reception.packets(), reception.lost()), (3, 2));
+    }
+
+    #[test]
+    fn jitter_follows_the_formula_of_a_8() {
+        let mut reception = Reception::new(8_000);
+        let mut jitter = 0.0;
+        for index in 0..1_000u64 {
+            // Every other packet is 10 ms (80 ticks) late, so that every step is 80 ticks.
+            reception.received(at(index * 20 + index % 2 * 10), PEER, index as u16, RtpTimestamp(index as u32 * 160));
+            jitter += if index == 0 { 0.0 } else { (80.0 - jitter) / 16.0 };
+        }
+        assert!((jitter - 80.0f64).abs() < 0.1);
+        assert!((9..=10).contains(&reception.jitter_ms()), "{}", reception.jitter_ms());
+    }
+
+    #[test]
+    fn keys_and_clock_jumps_are_no_jitter() {
+        let mut reception = Reception::new(8_000);
+        receive(&mut reception, 0, [true; 10]);
+        for index in 10..30u64 {
+            reception.received(at(index * 20), PEER, index as u16, RtpTimestamp(1_600)); // a key
+        }
+        for index in 30..40u64 {
+            reception.received(at(index * 20), PEER, index as u16, RtpTimestamp(index as u32 * 160));
+        }
+        for index in 40..50u64 {
+            reception.received(at(index * 20), PEER, index as u16, RtpTimestamp(4_000_000_000 + index as u32 * 160));
+        }
+        assert_eq!(reception.jitter_ms(), 0);
+    }
+
+    #[test]
+    fn a_report_of_a_sender_is_read_back_by_its_peer_with_the_round_trip() {
+        let mut sender = RtpSender::new(US, 8_000, &mut Random::from_test_seed(3));
+        let (mut ours, mut theirs) = (rtcp(), rtcp());
+        let (mut our_reception, mut their_reception) = (Reception::new(8_000), Reception::new(8_000));
+        let mut rtp = [0; 200];
+        for index in 0..50u64 {
+            sender.audio(at(index * 20), 0, false, 160, 160, &mut rtp);
+            if index % 10 != 9 {
+                let packet = super::super::header::parse(&rtp).unwrap();
+                their_reception.received(at(index * 20 + 30), US, packet.sequence, packet.timestamp);
+            }
+        }
+        let mut out = [0xaa; REPORT_BYTES_MAX];
+        let len = ours.write_report(at(1_000), Some(&sender), &mut our_reception, US, &mut out);
+        assert_eq!(&out[..4], [0x80, 200, 0, 6], "nothing was received: no block");
+        assert_eq!(word(&out, 20), 50);
+        assert_eq!(word(&out, 24), 8_000);
+        assert_eq!(theirs.handle(at(1_030), PEER, &out[..len]), Ok(RtcpReceived::default()));
+        let len = theirs.write_report(at(3_030), None, &mut their_reception, PEER, &mut out);
+        assert_eq!(&out[..2], [0x81, 201], "it sends nothing: RR");
+        let received = ours.handle(at(3_070), US, &out[..len]).unwrap();
+        let block = received.about_us.unwrap();
+        assert_eq!((block.ssrc, block.fraction_lost, block.cumulative_lost), (US, (4 * 256 / 49) as u8, 4));
+        assert_eq!(block.delay_since_last_sr, 2 * 65_536);
+        assert!((69..=70).contains(&ours.round_trip_ms().unwrap()), "{:?}", ours.round_trip_ms());
+        assert_eq!(ours.remote_loss_percent(), Some(8));
+    }
+
+    #[test]
+    fn who_stopped_sending_becomes_a_receiver_after_two_reports() {
+        let mut sender = RtpSender::new(US, 8_000, &mut Random::from_test_seed(3));
+        let mut rtcp = rtcp();
+        let mut reception = Reception::new(8_000);
+        let mut out = [0; REPORT_BYTES_MAX];
+        let mut kinds = Vec::new();
+        for index in 0..5 {
+            if index == 1 {
+                sender.audio(at(index), 0, true, 160, 160, &mut [0; 200]);
+            }
+            rtcp.write_report(at(index), Some(&sender), &mut reception, US, &mut out);
+            kinds.push(out[1]);
+        }
+        assert_eq!(kinds, [201, 200, 200, 201, 201]);
+    }
+
+    #[test]
+    fn a_bye_is_a_compound_packet_that_the_peer_understands() {
+        let mut rtcp = rtcp();
+        let mut reception = Reception::new(8_000);
+        receive(&mut reception, 0, [true, true]);
+        let mut out = [0; REPORT_BYTES_MAX];
+        let len = rtcp.write_bye(at(9), None, &mut reception, US, &mut out);
+        let kinds: Vec<u8> = packets(&out[..len]).map(|packet| packet[1]).collect();
+        assert_eq!(kinds, [201, 202, 203]);
+        assert!(rtcp.handle(at(10), PEER, &out[..len]).unwrap().bye);
+        assert!(!rtcp.handle(at(10), US, &out[..len]).unwrap().bye, "an echo of ours");
+    }
+
+    #[test]
+    fn every_length_of_cname_ends_in_a_zero_byte_and_fits() {
+        let anchor = WallAnchor { ntp_at_zero: 0 };
+        for length in 0..300 {
+            let cname = "n".repeat(length);
+            let mut rtcp = Rtcp::new(at(0), cname, anchor, Random::from_test_seed(1));
+            let mut sender = RtpSender::new(US, 8_000, &mut Random::from_test_seed(3));
+            sender.audio(at(0), 0, true, 160, 160, &mut [0; 200]);
+            let mut reception = Reception::new(8_000);
+            receive(&mut reception, 0, [true]);
+            let mut out = [0xaa; REPORT_BYTES_MAX];
+            let len = rtcp.write_bye(at(1), Some(&sender), &mut reception, US, &mut out);
+            let sdes = packets(&out[..len]).nth(1).unwrap();
+            assert_eq!(usize::from(sdes[9]), length.min(CNAME_BYTES_MAX));
+            assert!(sdes[10 + usize::from(sdes[9])..].iter().all(|&byte| byte == 0));
+            assert_eq!(sdes.last(), Some(&0));
+            assert!(rtcp.handle(at(1), PEER, &out[..len]).is_ok());
+        }
+        let rtcp = Rtcp::new(at(0), "é".repeat(40), anchor, Random::from_test_seed(1));
+        assert_eq!(rtcp.cname.len(), CNAME_BYTES_MAX);
+    }
+
+    #[test]
+    fn reports_come_every_2500_to_7500_ms() {
+        let mut rtcp = rtcp();
+        let mut reception = Reception::new(8_000);
+        let (mut now, mut shortest, mut longest) = (Instant::ZERO, u128::MAX, 0);
+        for _ in 0..2_000 {
+            let wait = rtcp.deadline().since(now).as_millis();
+            (shortest, longest) = (shortest.min(wait), longest.max(wait));
+            now = rtcp.deadline();
+            rtcp.write_report(now, None, &mut reception, US, &mut [0; REPORT_BYTES_MAX]);
+        }
+        assert!((2_500..2_600).contains(&shortest) && (7_400..=7_500).contains(&longest), "{shortest} {longest}");
+    }
+
+    #[test]
+    fn reduced_size_feedback_and_unknown_packets_are_stepped_over() {
+        let mut rtcp = rtcp();
+        let block = [US, 26 << 24 | 0x00ff_ffff, 9, 8, 0, 0];
+        let mut compound = packet(0x81, 205, &[PEER, US, 0x0001_0000]); // RTPFB, first: RFC 5506
+        compound.extend(packet(0x81, 201, &[&[PEER][..], &block].concat()));
+        compound.extend(packet(0x80, 207, &[PEER, 0x0400_0002, 0, 0])); // XR
+        compound.extend(packet(0x9f, 223, &[]));
+        compound.extend(packet(0xa0, 204, &[PEER, 0, 0x0000_0004])); // APP, padded
+        let block = rtcp.handle(at(0), US, &compound).unwrap().about_us.unwrap();
+        assert_eq!((block.fraction_lost, block.cumulative_lost, block.highest_sequence, block.jitter), (26, -1, 9, 8));
+        assert_eq!(rtcp.remote_loss_percent(), Some(10));
+        assert_eq!(rtcp.round_trip_ms(), None, "it had no sender report of ours yet");
+    }
+
+    #[test]
+    fn blocks_about_others_are_not_about_us() {
+        let mut rtcp = rtcp();
+        let compound = packet(0x81, 201, &[PEER, 5, 255 << 24, 0, 0, 0, 0]);
+        assert_eq!(rtcp.handle(at(0), US, &compound), Ok(RtcpReceived::default()));
+        assert_eq!(rtcp.remote_loss_percent(), None);
+    }
+
+    #[test]
+    fn a_round_trip_beyond_reason_is_left_out() {
+        let mut rtcp = rtcp();
+        let compound = packet(0x81, 201, &[PEER, US, 0, 0, 0, 0x8000_0000, 1]);
+        rtcp.handle(at(1_000), US, &compound).unwrap();
+        assert_eq!(rtcp.round_trip_ms(), None);
+    }
+
+    #[test]
+    fn a_malformed_part_discards_the_whole_datagram() {
+        let mut rtcp = rtcp();
+        let good = packet(0x81, 201, &[PEER, US, 255 << 24, 0, 0, 0, 0]);
+        for (what, bad) in [
+            ("a header cut short", vec![0x80, 201, 0]),
+            ("version 1", packet(0x40, 201, &[PEER])),
+            ("an RTP packet", packet(0x80, 0, &[PEER])),
+            ("length beyond the end", packet(0x80, 201, &[PEER])[..6].to_vec()),
+            ("RR without its sender", packet(0x80, 201, &[])),
+            ("SR without its sender info", packet(0x80, 200, &[PEER, 0, 0, 0, 0])),
+            ("more blocks than bytes", packet(0x82, 201, &[PEER, US, 0, 0, 0, 0, 0])),
+            ("BYE with more sources than bytes", packet(0x82, 203, &[PEER])),
+            ("padding of zero", packet(0xa0, 201, &[PEER, 0])),
+            ("padding longer than the packet", packet(0xa0, 201, &[PEER, 9])),
+            ("padding that covers a block", packet(0xa1, 201, &[PEER, US, 0, 0, 0, 0, 4])),
+        ] {
+            let datagram = [&good[..], &bad].concat();
+            assert_eq!(rtcp.handle(at(0), US, &datagram), Err(DropReason::RtcpMalformed), "{what}");
+        }
+        let padded_first = [packet(0xa0, 201, &[PEER, 4]), good].concat();
+        assert_eq!(rtcp.handle(at(0), US, &padded_first), Err(DropReason::RtcpMalformed));
+        assert_eq!(rtcp.handle(at(0), US, &[]), Err(DropReason::RtcpMalformed));
+        assert_eq!(rtcp.remote_loss_percent(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_report_block_is_read_as_written(
+            ssrc: u32, fraction_lost: u8, lost in -(1i32 << 23)..(1 << 23), highest_sequence: u32, jitter: u32,
+            last_sr: u32, delay_since_last_sr: u32,
+        ) {
+            let cumulative_lost = lost;
+            let block = ReportBlock {
+                ssrc, fraction_lost, cumulative_lost, highest_sequence, jitter, last_sr, delay_since_last_sr,
+            };
+            let mut bytes = [0; REPORT_BLOCK_BYTES];
+            block.write(&mut bytes);
+            prop_assert_eq!(ReportBlock::read(&bytes), block);
+        }
+
+        #[test]
+        fn no_bytes_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..120), kind in 200u8..208, first in 0x80u8..0xc0, words in 0u8..30,
+        ) {
+            let mut datagram = vec![first, kind, 0, words];
+            datagram.extend(bytes);
+            let _ = rtcp().handle(at(5), US, &datagram);
+        }
+
+        #[test]
+        fn no_stream_panics(packets in proptest::collection::vec((0u64..100_000, 0u32..3, any::<u16>(), any::<u32>()), 0..200)) {
+            let mut reception = Reception::new(48_000);
+            for (time, ssrc, sequence, timestamp) in packets {
+                reception.received(at(time), ssrc, sequence, RtpTimestamp(timestamp));
+                reception.take_block(at(time), None);
+            }
+            reception.lost();
+            reception.jitter_ms();
+        }
+    }
+
+    fn packets(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+        std::iter::from_fn(move || {
+            let len = (usize::from(*datagram.get(3)?) + 1) * 4;
+            let (packet, rest) = datagram.split_at(len);
+            datagram = rest;
+            Some(packet)
+        })
     }
 }
