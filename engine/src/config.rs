@@ -1,5 +1,7 @@
 //! What the engine needs to know at start; checked once, then immutable.
 
+use crate::io::ports;
+use crate::limits::WORKERS_MAX;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -16,6 +18,28 @@ pub struct EngineConfig {
     pub bind: Option<IpAddr>,
     /// Which kernel interface moves datagrams.
     pub driver: Driver,
+}
+
+impl EngineConfig {
+    /// Checks it for a process that may run on `cores` cores; answers the number of workers.
+    pub fn check(&self, cores: usize) -> Result<usize, ConfigError> {
+        let workers = match self.workers {
+            0 => cores.saturating_sub(1).clamp(1, WORKERS_MAX),
+            workers => workers,
+        };
+        if workers > WORKERS_MAX {
+            return Err(ConfigError::WorkersTooMany);
+        }
+        if 2 * ports::pairs_of(&self.media_ports).len() < workers * ports::PORTS_MIN {
+            return Err(ConfigError::MediaPortsTooFew);
+        }
+        Ok(workers)
+    }
+
+    /// The core that worker `index` is pinned to.
+    pub fn core_of(index: usize, cores: &[usize]) -> Option<usize> {
+        (!cores.is_empty()).then(|| cores[cores.len() - 1 - index % cores.len()])
+    }
 }
 
 /// Which kernel interface moves datagrams.
@@ -36,4 +60,43 @@ pub enum ConfigError {
     MediaPortsTooFew,
     /// More workers than `WORKERS_MAX`.
     WorkersTooMany,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(workers: usize, media_ports: RangeInclusive<u16>) -> EngineConfig {
+        EngineConfig { workers, pin: false, media_ports, bind: None, driver: Driver::Auto }
+    }
+
+    #[test]
+    fn control_keeps_one_core_where_there_is_more_than_one() {
+        let workers = |cores| config(0, 10_000..=20_000).check(cores);
+        assert_eq!((workers(0), workers(1), workers(2), workers(64)), (Ok(1), Ok(1), Ok(1), Ok(63)));
+        assert_eq!(config(2, 10_000..=20_000).check(1), Ok(2));
+    }
+
+    #[test]
+    fn four_ports_in_whole_pairs_are_the_least_a_worker_can_have() {
+        assert_eq!(config(1, 10_000..=10_003).check(1), Ok(1));
+        assert_eq!(config(1, 10_001..=10_004).check(1), Err(ConfigError::MediaPortsTooFew));
+        assert_eq!(config(2, 10_000..=10_006).check(1), Err(ConfigError::MediaPortsTooFew));
+        #[expect(clippy::reversed_empty_ranges, reason = "that is the point")]
+        let backwards = config(1, 20_000..=10_000);
+        assert_eq!(backwards.check(1), Err(ConfigError::MediaPortsTooFew));
+    }
+
+    #[test]
+    fn more_workers_than_any_machine_has_are_refused() {
+        assert_eq!(config(WORKERS_MAX + 1, 1024..=65_535).check(1), Err(ConfigError::WorkersTooMany));
+    }
+
+    #[test]
+    fn workers_are_pinned_from_the_last_core_of_the_mask_on() {
+        let cores = [1, 3, 5];
+        let pinned: Vec<_> = (0..4).map(|index| EngineConfig::core_of(index, &cores)).collect();
+        assert_eq!(pinned, [Some(5), Some(3), Some(1), Some(5)]);
+        assert_eq!(EngineConfig::core_of(0, &[]), None);
+    }
 }

@@ -64,3 +64,23 @@ pub const PORT_REST_MS: u64 = 60_000;
 
 /// Receive buffers of a worker's ring.
 pub const RING_BUFFERS_MAX: usize = 32_768;
+
+/// Workers of one process: more than any machine has cores for.
+pub const WORKERS_MAX: usize = 256;
+
+/// Sockets of one worker: an rtp leg has two.
+pub const SOCKETS_PER_WORKER_MAX: usize = BRIDGES_PER_WORKER_MAX * 4;
+const _: () = assert!(RING_BUFFERS_MAX >= SOCKETS_PER_WORKER_MAX * 2);
+
+/// Commands handled in one turn. Opening a bridge costs some 100 us (keys, sockets); more of them would make the others'
+/// audio late. The rest waits for the next turn.
+pub const TURN_COMMANDS_MAX: usize = 16;
+
+/// Ports tried for one leg, when some of the range are in use by others. Past it the bridge is refused with `NoPort`.
+pub const PORT_TRIES_MAX: usize = 32;
+
+/// Outputs of one bridge in one drain. A bridge that has more says the same thing again and again: a bug, and its end.
+pub const DRAIN_OUTPUTS_MAX: usize = 4096;
+
+/// Time bridges have to say goodbye when a worker stops. They need none; past it they are ended without.
+pub const STOP_MS_MAX: u64 = 1_000;

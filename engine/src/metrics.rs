@@ -39,6 +39,12 @@ pub struct Metrics {
     pub turns: u64,
     /// Packets decoded from concealment or FEC.
     pub packets_concealed: u64,
+    /// Datagrams longer than `DATAGRAM_BYTES_MAX`, or without a usable source: dropped before any bridge.
+    pub datagrams_malformed: u64,
+    /// Datagrams of flooded sockets that were dropped before any bridge.
+    pub datagrams_excess: u64,
+    /// Times a flooded socket was put to rest.
+    pub sockets_paused: u64,
     /// Times a multishot receive had to be armed again.
     pub rearmed: u64,
 }

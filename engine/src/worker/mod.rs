@@ -1,9 +1,43 @@
 //! One pinned thread per core. A bridge lives on one worker from first to last packet.
+//!
+//! ```text
+//! control ──Command──> mailbox ──> turn ──> bridge ──> turn ──> mailbox ──Event──> control
+//!                                  ▲  │                 │
+//!                      io: packets ┘  └ timers          └ io: packets
+//! ```
+//!
+//! [`Engine`] is control's end. On the other side each worker runs `turn`: it owns its sockets, ports, timers and bridges
+//! alone, so that no packet meets a lock or an atomic. `open` finds a bridge its ports and sockets, `pool` its slot.
+//!
+//! Why a thread per core and not tasks that move: a call's packets find its keys, codecs and buffers in one core's cache,
+//! and the time a turn takes can be read off one thread.
 
-use crate::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, Shared};
-use crate::config::EngineConfig;
+pub mod core;
+mod mailbox;
+mod open;
+pub mod pool;
+pub mod timers;
+mod turn;
+
+use crate::bridge::{Bridge, BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, Shared};
+use crate::config::{Driver, EngineConfig};
+use crate::io::ports::PortPool;
+use crate::io::{Net, clock, socket, system};
 use crate::leg::LocalLeg;
+use crate::limits::{BRIDGES_PER_WORKER_MAX, SOCKETS_PER_WORKER_MAX};
 use crate::metrics::Metrics;
+use crate::random::Random;
+use crate::worker::core::Core;
+use mailbox::Mailbox;
+use pool::Pool;
+use std::collections::HashMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use timers::Timers;
+use turn::Worker;
 
 /// From control to a worker. Plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +101,21 @@ pub enum RefuseReason {
     NoSocket,
 }
 
-/// A running engine: its workers' ends of the mailboxes.
-pub struct Engine {}
+/// A running engine: its workers' ends of the mailboxes. Dropping it stops the workers and waits for them.
+#[derive(Debug)]
+pub struct Engine {
+    workers: Vec<Handle>,
+    driver: Driver,
+}
+
+/// Control's end of one worker.
+#[derive(Debug)]
+struct Handle {
+    mailbox: Arc<Mailbox>,
+    thread: Option<JoinHandle<()>>,
+    /// The last counters that were read; between two reports they are the newest.
+    metrics: Mutex<Metrics>,
+}
 
 /// The queue to a worker is full: refuse the call and count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,43 +123,193 @@ pub struct MailboxFull;
 
 impl Engine {
     /// Starts the workers. `wake` is called from a worker's thread after it has posted events; it must not block.
-    pub fn start(_config: &EngineConfig, _shared: Shared, _wake: impl Fn() + Send + Sync + Clone + 'static) -> Result<Engine, StartError> {
-        todo!()
+    pub fn start(
+        config: &EngineConfig,
+        shared: Shared,
+        wake: impl Fn() + Send + Sync + Clone + 'static,
+    ) -> Result<Engine, StartError> {
+        Engine::start_with::<Bridge>(config, shared, wake)
+    }
+
+    /// [`Engine::start`] with a core other than [`Bridge`].
+    #[doc(hidden)]
+    pub fn start_with<C: Core>(
+        config: &EngineConfig,
+        shared: C::Shared,
+        wake: impl Fn() + Send + Sync + Clone + 'static,
+    ) -> Result<Engine, StartError> {
+        let cores = system::cores();
+        let workers = config.check(cores.len()).map_err(StartError::Config)?;
+        let open_files = system::raise_open_files();
+        // The clock's zero lies before every worker's first turn.
+        clock::now();
+        let mut engine = Engine { workers: Vec::with_capacity(workers), driver: config.driver };
+        let (ready, started) = channel();
+        for index in 0..workers {
+            let mailbox = Arc::new(Mailbox::new().map_err(StartError::Io)?);
+            let setup = Setup {
+                index,
+                workers,
+                core: EngineConfig::core_of(index, &cores).filter(|_| config.pin),
+                config: config.clone(),
+                open_files,
+                mailbox: Arc::clone(&mailbox),
+            };
+            let (shared, wake, ready) = (shared.clone(), Box::new(wake.clone()), ready.clone());
+            let builder = std::thread::Builder::new().name(format!("media-{index}"));
+            let thread = builder.spawn(move || run::<C>(setup, shared, wake, &ready)).map_err(StartError::Io)?;
+            engine.workers.push(Handle { mailbox, thread: Some(thread), metrics: Mutex::default() });
+        }
+        drop(ready);
+        let mut fallback = None;
+        for _ in 0..workers {
+            // A worker that dies before it answers takes the process with it.
+            let ready = started.recv().map_err(|_| StartError::Io(io::ErrorKind::BrokenPipe.into()))?;
+            let ready = ready.map_err(StartError::Io)?;
+            engine.driver = ready.driver;
+            fallback = ready.fallback.or(fallback);
+        }
+        if let Some(error) = fallback {
+            tracing::warn!(%error, "media runs on recvmmsg, at a higher cost per packet: {}", remedy(&error));
+        }
+        Ok(engine)
     }
 
     /// How many workers run.
     pub fn workers(&self) -> usize {
-        todo!()
+        self.workers.len()
     }
 
     /// The worker with the fewest bridges.
     pub fn least_loaded(&self) -> usize {
-        todo!()
+        let load = |&index: &usize| self.workers[index].mailbox.load();
+        (0..self.workers.len()).min_by_key(load).unwrap_or(0)
     }
 
-    /// Sends a command to a worker; never waits.
-    pub fn command(&self, _worker: usize, _command: Command) -> Result<(), MailboxFull> {
-        todo!()
+    /// Sends a command to a worker; never waits. A worker that has stopped takes none.
+    pub fn command(&self, worker: usize, command: Command) -> Result<(), MailboxFull> {
+        self.workers[worker].mailbox.command(command).map_err(|_| MailboxFull)
     }
 
     /// The next event of a worker.
-    pub fn poll_event(&self, _worker: usize) -> Option<Event> {
-        todo!()
+    pub fn poll_event(&self, worker: usize) -> Option<Event> {
+        self.workers[worker].mailbox.poll_event()
     }
 
     /// The worker's counters, at most a second old.
-    pub fn metrics(&self, _worker: usize) -> Metrics {
-        todo!()
+    pub fn metrics(&self, worker: usize) -> Metrics {
+        let handle = &self.workers[worker];
+        let mut newest = handle.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(metrics) = handle.mailbox.newest_metrics() {
+            *newest = metrics;
+        }
+        *newest
     }
 
     /// Which kernel interface the workers ended up with.
-    pub fn driver(&self) -> crate::config::Driver {
-        todo!()
+    pub fn driver(&self) -> Driver {
+        self.driver
     }
 
-    /// Stops all workers and waits for them.
+    /// Stops all workers and waits for them: every bridge says goodbye, at most `STOP_MS_MAX`. Who wants to see the last
+    /// events sends `Command::Stop` first and reads until each bridge has ended.
     pub fn stop(self) {
-        todo!()
+        drop(self);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for handle in &self.workers {
+            handle.mailbox.stop();
+        }
+        for thread in self.workers.iter_mut().filter_map(|handle| handle.thread.take()) {
+            // A worker that panicked has ended the process already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a worker is told at start.
+struct Setup {
+    index: usize,
+    workers: usize,
+    core: Option<usize>,
+    config: EngineConfig,
+    open_files: u64,
+    mailbox: Arc<Mailbox>,
+}
+
+/// What a worker says when it has started.
+struct Ready {
+    driver: Driver,
+    fallback: Option<io::Error>,
+}
+
+/// The whole life of a worker's thread. A panic in it ends the process: its calls could neither go on nor be ended.
+fn run<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>, ready: &Sender<io::Result<Ready>>) {
+    let mailbox = Arc::clone(&setup.mailbox);
+    let lived = catch_unwind(AssertUnwindSafe(|| match begin::<C>(setup, shared, wake) {
+        Ok((worker, started)) => {
+            let _ = ready.send(Ok(started));
+            worker.run();
+        }
+        Err(error) => {
+            mailbox.set_stopped();
+            let _ = ready.send(Err(error));
+        }
+    }));
+    if lived.is_err() {
+        tracing::error!("a media worker panicked: the process ends");
+        eprintln!("a media worker panicked: the process ends");
+        std::process::abort();
+    }
+}
+
+fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::Result<(Worker<C>, Ready)> {
+    if let Some(core) = setup.core
+        && let Err(error) = system::pin_to(core)
+    {
+        tracing::warn!(worker = setup.index, core, %error, "a media worker is not pinned");
+    }
+    let ports = PortPool::new(&setup.config.media_ports, setup.index, setup.workers);
+    let open_files = usize::try_from(setup.open_files).unwrap_or(usize::MAX);
+    let sockets_max = ports.len().min(SOCKETS_PER_WORKER_MAX).min(open_files);
+    let started = Net::start(setup.config.driver, sockets_max, setup.mailbox.wake_fd())?;
+    let ready = Ready { driver: started.net.driver(), fallback: started.fallback };
+    let mut seed = [0; 32];
+    aws_lc_rs::rand::fill(&mut seed).map_err(|_| io::Error::other("the system gives no randomness"))?;
+    let worker = Worker {
+        mailbox: setup.mailbox,
+        wake,
+        net: started.net,
+        ports,
+        family: socket::probe_family(setup.config.bind),
+        bind: setup.config.bind,
+        pool: Pool::new(BRIDGES_PER_WORKER_MAX),
+        by_id: HashMap::with_capacity(BRIDGES_PER_WORKER_MAX),
+        timers: Timers::new(BRIDGES_PER_WORKER_MAX),
+        metrics: Metrics::default(),
+        random: Random::from_seed(seed),
+        shared,
+        report_at: clock::now(),
+        stop_at: None,
+        posted: false,
+    };
+    Ok((worker, ready))
+}
+
+/// What lets io_uring start the next time.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => {
+            "io_uring is forbidden here; set the sysctl kernel.io_uring_disabled to 0, and in a container allow \
+             io_uring_setup, io_uring_enter and io_uring_register in its seccomp profile"
+        }
+        Some(libc::ENOMEM) => "raise the limit of locked memory (ulimit -l, LimitMEMLOCK=infinity, --ulimit memlock=-1)",
+        Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n, LimitNOFILE)",
+        Some(libc::EINVAL) => "io_uring needs Linux 6.0 or newer",
+        _ => "io_uring did not start",
     }
 }
 

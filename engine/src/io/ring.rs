@@ -1,0 +1,668 @@
+//! Datagrams by io_uring: multishot receives into shared buffers, sends from a bounded pool, one system call per turn.
+//!
+//! ```text
+//! open ──> to_arm ──> Armed ──(last completion)──> to_arm          a receive ended by itself: armed again, counted
+//!                       │ ▲
+//!         (too much)    ▼ │ (PAUSE_MS)
+//!                    Cancelling ──> paused                         a flooded socket rests
+//!                       │
+//!                     close ──(last receive, last send)──> free    only then is the number given away again
+//! ```
+//!
+//! What the kernel has, it owns: a receive buffer comes back with its completion, a send slot too, and a closed socket's
+//! entry stays until every completion of it has come. Generations in `user_data` tell old from new all the same.
+//!
+//! Why multishot recvmsg and not recv: unconnected sockets need the source of each datagram.
+#![allow(unsafe_code)]
+
+mod buffers;
+
+use super::address::{Family, RawAddress};
+use super::socket::MediaSocket;
+use super::system::{Arena, WakeFd};
+use super::{Owner, PAUSE_MS, Packet, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_noise};
+use crate::limits::{DATAGRAM_BYTES_MAX, RING_BUFFERS_MAX, TURN_PACKETS_MAX};
+use crate::metrics::Metrics;
+use crate::time::Instant;
+use buffers::{Buffers, GROUP, HEADER_BYTES, NAME_BYTES};
+use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+/// Submission entries: every send of the pool and as many receives and cancellations; a full queue is handed over early.
+const SUBMISSIONS: u32 = 2 * SENDS_MAX as u32;
+/// Times a full submission queue is handed over before what does not fit waits for the next turn.
+const SUBMIT_TRIES_MAX: u32 = 4;
+/// Distance of two send slots.
+const SEND_BYTES: usize = DATAGRAM_BYTES_MAX.next_multiple_of(64);
+
+const KIND_RECEIVE: u64 = 0;
+const KIND_SEND: u64 = 1;
+const KIND_WAKE: u64 = 2;
+const KIND_CANCEL: u64 = 3;
+
+/// `user_data`: kind in 2 bits, generation in 30, index in 32.
+fn user_data(kind: u64, index: u32, generation: u32) -> u64 {
+    (kind << 62) | (u64::from(generation & GENERATION_MASK) << 32) | u64::from(index)
+}
+
+const GENERATION_MASK: u32 = (1 << 30) - 1;
+
+/// An io_uring instance with its sockets and all memory that is lent to it.
+pub struct Ring {
+    ring: IoUring,
+    state: State,
+    /// Copied out of the way when every send slot is lent: what is written here is lost and counted.
+    scratch: Box<[u8]>,
+    /// The slot that `send_buffer` last showed.
+    current: Option<u16>,
+    /// The buffer of the packet that `next_packet` last showed.
+    lent: Option<u16>,
+    /// Packets shown in this turn.
+    shown: usize,
+    wake_armed: bool,
+}
+
+/// Everything that completions change.
+struct State {
+    sockets: Vec<Entry>,
+    free: Vec<u32>,
+    closed: VecDeque<Owner>,
+    to_arm: Vec<SocketKey>,
+    to_cancel: Vec<SocketKey>,
+    paused: VecDeque<(Instant, SocketKey)>,
+    /// Entries whose last completion has come.
+    to_finish: Vec<u32>,
+    buffers: Buffers,
+    received: VecDeque<Received>,
+    sends: Sends,
+    wake_fired: bool,
+    /// When this turn began.
+    now: Instant,
+    /// What a multishot receive shall deliver: only the length of the name counts.
+    receive_header: Box<libc::msghdr>,
+    /// Where the wake-up's counter is read to.
+    wake_count: Box<u64>,
+    wake: Arc<WakeFd>,
+}
+
+struct Entry {
+    socket: Option<MediaSocket>,
+    owner: Owner,
+    generation: u32,
+    receive: Receive,
+    /// Waits in `to_arm` or `paused`.
+    waiting: bool,
+    paused: bool,
+    closing: bool,
+    connected: bool,
+    armed_before: bool,
+    /// Datagrams in `received`.
+    queued: u16,
+    /// Sends the kernel has.
+    sending: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Receive {
+    Idle,
+    Armed,
+    Cancelling,
+}
+
+#[derive(Clone, Copy)]
+struct Received {
+    key: SocketKey,
+    buffer: u16,
+    len: u32,
+}
+
+/// Datagrams on their way out. A slot belongs to the kernel from `send` to its completion.
+struct Sends {
+    bytes: Arena,
+    addresses: Box<[RawAddress]>,
+    vectors: Box<[libc::iovec]>,
+    headers: Box<[libc::msghdr]>,
+    sockets: Box<[u32]>,
+    free: Vec<u16>,
+}
+
+impl Ring {
+    /// Room for `sockets_max` sockets. `wake` ends a wait. Fails where the kernel (before 6.0), its settings or a container
+    /// forbid io_uring.
+    pub fn new(sockets_max: usize, wake: &Arc<WakeFd>) -> io::Result<Ring> {
+        let entries = (2 * sockets_max).next_power_of_two().clamp(256, RING_BUFFERS_MAX);
+        let ring = build((entries + 2 * SENDS_MAX) as u32)?;
+        ring.submitter().register_files_sparse(sockets_max.max(1) as u32)?;
+        let mut buffers = Buffers::new(entries as u16)?;
+        buffers.register(&ring)?;
+        // SAFETY: `msghdr` is plain numbers and pointers, for which zero is valid.
+        let mut receive_header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
+        receive_header.msg_namelen = NAME_BYTES as u32;
+        let state = State {
+            sockets: (0..sockets_max).map(|_| Entry::new()).collect(),
+            free: (0..sockets_max as u32).rev().collect(),
+            closed: VecDeque::with_capacity(sockets_max),
+            to_arm: Vec::with_capacity(2 * sockets_max),
+            to_cancel: Vec::with_capacity(2 * sockets_max),
+            paused: VecDeque::with_capacity(2 * sockets_max),
+            to_finish: Vec::with_capacity(sockets_max),
+            buffers,
+            received: VecDeque::with_capacity(entries),
+            sends: Sends::new()?,
+            wake_fired: false,
+            now: clock::now(),
+            receive_header,
+            wake_count: Box::new(0),
+            wake: Arc::clone(wake),
+        };
+        let scratch = vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice();
+        Ok(Ring { ring, state, scratch, current: None, lent: None, shown: 0, wake_armed: false })
+    }
+
+    pub(super) fn open(&mut self, socket: MediaSocket, owner: Owner) -> io::Result<SocketKey> {
+        let Some(index) = self.state.free.pop() else {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        };
+        if let Err(error) = self.ring.submitter().register_files_update(index, &[socket.as_fd().as_raw_fd()]) {
+            self.state.free.push(index);
+            return Err(error);
+        }
+        let entry = &mut self.state.sockets[index as usize];
+        *entry = Entry { socket: Some(socket), owner, generation: entry.generation, waiting: true, ..Entry::new() };
+        let key = SocketKey { index, generation: entry.generation };
+        self.state.to_arm.push(key);
+        self.state.buffers.want(self.sockets_open());
+        Ok(key)
+    }
+
+    pub(super) fn connect(&mut self, key: SocketKey, to: SocketAddr) -> io::Result<()> {
+        let entry = self.state.live(key).ok_or(io::Error::from_raw_os_error(libc::EBADF))?;
+        if let Some(socket) = &entry.socket {
+            socket.connect(to)?;
+        }
+        entry.connected = true;
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self, key: SocketKey) {
+        let Some(entry) = self.state.live(key) else { return };
+        entry.closing = true;
+        if entry.receive == Receive::Armed {
+            entry.receive = Receive::Cancelling;
+            self.state.to_cancel.push(key);
+        }
+        self.state.finish_if_quiet(key.index);
+        self.finish();
+    }
+
+    pub(super) fn wait(&mut self, until: Instant, metrics: &mut Metrics) -> io::Result<()> {
+        self.cancel();
+        self.arm(metrics);
+        self.arm_wake();
+        let until = self.state.paused.front().map_or(until, |&(resume, _)| resume.min(until));
+        let timeout = if self.state.received.is_empty() { until.since(clock::now()) } else { Default::default() };
+        let timeout = Timespec::from(timeout);
+        match self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout)) {
+            Ok(_) => Ok(()),
+            Err(error) if is_passing(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn collect(&mut self, now: Instant, metrics: &mut Metrics) {
+        self.shown = 0;
+        self.state.now = now;
+        self.reap(metrics);
+        while let Some(&(resume, key)) = self.state.paused.front() {
+            if resume > now {
+                break;
+            }
+            self.state.paused.pop_front();
+            if let Some(entry) = self.state.live(key) {
+                entry.paused = false;
+                if entry.receive == Receive::Idle {
+                    self.state.to_arm.push(key);
+                } else {
+                    // Its cancellation is still on the way: the last completion arms it.
+                    entry.waiting = false;
+                }
+            }
+        }
+    }
+
+    pub(super) fn next_packet(&mut self, metrics: &mut Metrics) -> Option<Packet<'_>> {
+        if let Some(buffer) = self.lent.take() {
+            self.state.buffers.recycle(buffer);
+        }
+        if self.shown == TURN_PACKETS_MAX {
+            return None;
+        }
+        loop {
+            let Received { key, buffer, len } = self.state.received.pop_front()?;
+            let Some(entry) = self.state.live(key) else {
+                self.state.buffers.recycle(buffer);
+                continue;
+            };
+            entry.queued -= 1;
+            let owner = entry.owner;
+            let Some((from, payload_bytes)) = parse(self.state.buffers.bytes(buffer), len as usize) else {
+                metrics.datagrams_malformed += 1;
+                self.state.buffers.recycle(buffer);
+                continue;
+            };
+            self.shown += 1;
+            self.lent = Some(buffer);
+            let datagram = &mut self.state.buffers.bytes(buffer)[HEADER_BYTES..][..payload_bytes];
+            return Some(Packet { owner, from, datagram });
+        }
+    }
+
+    pub(super) fn next_closed(&mut self) -> Option<Owner> {
+        self.state.closed.pop_front()
+    }
+
+    pub(super) fn send_buffer(&mut self, metrics: &mut Metrics) -> &mut [u8] {
+        if self.current.is_none() {
+            self.current = self.state.sends.free.pop();
+        }
+        if self.current.is_none() && self.submit() {
+            self.reap(metrics);
+            self.current = self.state.sends.free.pop();
+        }
+        match self.current {
+            Some(slot) => self.state.sends.bytes.slice(usize::from(slot) * SEND_BYTES, DATAGRAM_BYTES_MAX),
+            None => &mut self.scratch,
+        }
+    }
+
+    pub(super) fn send(&mut self, key: SocketKey, to: SocketAddr, len: usize, metrics: &mut Metrics) {
+        let prepared = match (self.current, self.state.entry(key)) {
+            (Some(slot), Some(entry)) if !entry.closing => {
+                let family = entry.socket.as_ref().map_or(Family::V4, MediaSocket::family);
+                let connected = entry.connected;
+                self.state.sends.prepare(slot, key.index, family, (!connected).then_some(to), len).then_some(slot)
+            }
+            _ => None,
+        };
+        let Some(slot) = prepared else {
+            metrics.datagrams_unsent += 1;
+            return;
+        };
+        let header = &raw const self.state.sends.headers[usize::from(slot)];
+        // MSG_DONTWAIT: a socket whose buffer is full loses the datagram. Late audio is worth nothing, and a send that waits
+        // would keep its slot and hold up the socket's close.
+        let send = opcode::SendMsg::new(Fixed(key.index), header)
+            .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
+            .build()
+            .user_data(user_data(KIND_SEND, u32::from(slot), 0));
+        if self.push(&send) {
+            self.current = None;
+            self.state.sockets[key.index as usize].sending += 1;
+        } else {
+            metrics.datagrams_unsent += 1;
+        }
+    }
+
+    pub(super) fn sockets_open(&self) -> usize {
+        self.state.sockets.len() - self.state.free.len()
+    }
+
+    pub(super) fn buffers_lent(&self) -> usize {
+        self.state.received.len() + usize::from(self.lent.is_some())
+    }
+
+    /// Arms the receives that wait for it.
+    fn arm(&mut self, metrics: &mut Metrics) {
+        while let Some(key) = self.state.to_arm.pop() {
+            let header = &raw const *self.state.receive_header;
+            let Some(entry) = self.state.live(key) else { continue };
+            if entry.receive != Receive::Idle || entry.paused {
+                continue;
+            }
+            let receive = opcode::RecvMsgMulti::new(Fixed(key.index), header, GROUP)
+                .build()
+                .user_data(user_data(KIND_RECEIVE, key.index, key.generation));
+            if !self.push(&receive) {
+                self.state.to_arm.push(key);
+                return;
+            }
+            let entry = &mut self.state.sockets[key.index as usize];
+            metrics.rearmed += u64::from(entry.armed_before);
+            entry.armed_before = true;
+            entry.waiting = false;
+            entry.receive = Receive::Armed;
+        }
+    }
+
+    /// Ends the receives of flooded and closing sockets. Their sends and their arming stand before it in the queue.
+    fn cancel(&mut self) {
+        while let Some(key) = self.state.to_cancel.pop() {
+            if self.state.entry(key).is_none_or(|entry| entry.receive != Receive::Cancelling) {
+                continue;
+            }
+            let target = user_data(KIND_RECEIVE, key.index, key.generation);
+            let cancel = opcode::AsyncCancel::new(target).build().user_data(user_data(KIND_CANCEL, key.index, key.generation));
+            if !self.push(&cancel) {
+                self.state.to_cancel.push(key);
+                return;
+            }
+        }
+    }
+
+    fn arm_wake(&mut self) {
+        if self.state.wake_fired {
+            self.state.wake_fired = false;
+            self.wake_armed = false;
+        }
+        if !self.wake_armed {
+            let into = (&raw mut *self.state.wake_count).cast::<u8>();
+            let read =
+                opcode::Read::new(Fd(self.state.wake.raw_fd()), into, 8).build().user_data(user_data(KIND_WAKE, 0, 0));
+            self.wake_armed = self.push(&read);
+        }
+    }
+
+    /// Queues one entry; hands a full queue over first. False when the kernel takes nothing now.
+    fn push(&mut self, entry: &squeue::Entry) -> bool {
+        for _ in 0..SUBMIT_TRIES_MAX {
+            // SAFETY: whatever the entry points to belongs to `state`, is owned by the kernel until its completion, and is
+            // leaked when the ring cannot be emptied before it is dropped.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return true;
+            }
+            if !self.submit() {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Hands over the queue without waiting.
+    fn submit(&mut self) -> bool {
+        match self.ring.submitter().submit() {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::Interrupted,
+        }
+    }
+
+    /// Takes all completions.
+    fn reap(&mut self, metrics: &mut Metrics) {
+        let Ring { ring, state, .. } = self;
+        for completion in ring.completion() {
+            state.complete(&completion, metrics);
+        }
+        self.finish();
+    }
+
+    /// Lets go of the sockets whose last completion has come.
+    fn finish(&mut self) {
+        while let Some(index) = self.state.to_finish.pop() {
+            // An entry that cannot be emptied now is replaced when its number is used again.
+            let _ = self.ring.submitter().register_files_update(index, &[-1]);
+            let entry = &mut self.state.sockets[index as usize];
+            let owner = entry.owner;
+            *entry = Entry { generation: entry.generation.wrapping_add(1) & GENERATION_MASK, ..Entry::new() };
+            self.state.free.push(index);
+            self.state.closed.push_back(owner);
+            self.state.buffers.want(self.sockets_open());
+        }
+    }
+}
+
+impl State {
+    fn entry(&self, key: SocketKey) -> Option<&Entry> {
+        self.sockets.get(key.index as usize).filter(|entry| entry.generation == key.generation)
+    }
+
+    /// The socket, unless it is closed or closing.
+    fn live(&mut self, key: SocketKey) -> Option<&mut Entry> {
+        let entry = self.sockets.get_mut(key.index as usize)?;
+        (entry.generation == key.generation && !entry.closing && entry.socket.is_some()).then_some(entry)
+    }
+
+    fn complete(&mut self, completion: &cqueue::Entry, metrics: &mut Metrics) {
+        let data = completion.user_data();
+        let index = data as u32;
+        match data >> 62 {
+            KIND_RECEIVE => {
+                let key = SocketKey { index, generation: (data >> 32) as u32 & GENERATION_MASK };
+                self.received(key, completion, metrics);
+            }
+            KIND_SEND => self.sent(index as u16, completion.result(), metrics),
+            KIND_WAKE => self.wake_fired = true,
+            _ => {
+                // A receive that was busy when it was to be cancelled (EALREADY, ENOENT) has either ended by itself, which
+                // its own completion tells, or is cancelled once more.
+                let key = SocketKey { index, generation: (data >> 32) as u32 & GENERATION_MASK };
+                let cancelling = self.entry(key).is_some_and(|entry| entry.receive == Receive::Cancelling);
+                if completion.result() < 0 && cancelling {
+                    self.to_cancel.push(key);
+                }
+            }
+        }
+    }
+
+    /// A datagram, an error, or the end of a multishot receive; often the first and last together.
+    fn received(&mut self, key: SocketKey, completion: &cqueue::Entry, metrics: &mut Metrics) {
+        let result = completion.result();
+        if let Some(buffer) = cqueue::buffer_select(completion.flags()) {
+            metrics.datagrams_received += u64::from(result >= 0);
+            self.queue(key, buffer, result, metrics);
+        }
+        let last = !cqueue::more(completion.flags());
+        let Some(entry) = self.sockets.get_mut(key.index as usize).filter(|e| e.generation == key.generation) else {
+            return;
+        };
+        if result < 0 && result != -libc::ENOBUFS && result != -libc::ECANCELED && !entry.closing {
+            metrics.socket_errors += 1;
+            // What says nothing about the peer may come again at once: the socket rests, so that it cannot spin.
+            if !is_noise(-result) {
+                self.pause(key);
+            }
+        }
+        if last {
+            let entry = &mut self.sockets[key.index as usize];
+            entry.receive = Receive::Idle;
+            if entry.closing {
+                self.finish_if_quiet(key.index);
+            } else if !entry.waiting {
+                entry.waiting = true;
+                self.to_arm.push(key);
+            }
+        }
+    }
+
+    /// Keeps a datagram for `next_packet`, unless its socket is gone or has too many there.
+    fn queue(&mut self, key: SocketKey, buffer: u16, result: i32, metrics: &mut Metrics) {
+        let Some(entry) = self.live(key).filter(|_| result >= 0) else {
+            self.buffers.recycle(buffer);
+            return;
+        };
+        if entry.queued < SOCKET_PACKETS_MAX {
+            entry.queued += 1;
+            self.received.push_back(Received { key, buffer, len: result as u32 });
+            return;
+        }
+        self.buffers.recycle(buffer);
+        metrics.datagrams_excess += 1;
+        if !self.sockets[key.index as usize].paused {
+            metrics.sockets_paused += 1;
+            self.pause(key);
+        }
+    }
+
+    /// Puts a socket to rest: its receive is cancelled and armed again after `PAUSE_MS`.
+    fn pause(&mut self, key: SocketKey) {
+        let resume = self.now.plus_millis(PAUSE_MS);
+        let Some(entry) = self.live(key) else { return };
+        if entry.paused {
+            return;
+        }
+        entry.paused = true;
+        entry.waiting = true;
+        let armed = entry.receive == Receive::Armed;
+        if armed {
+            entry.receive = Receive::Cancelling;
+            self.to_cancel.push(key);
+        }
+        self.paused.push_back((resume, key));
+    }
+
+    fn sent(&mut self, slot: u16, result: i32, metrics: &mut Metrics) {
+        if result >= 0 {
+            metrics.datagrams_sent += 1;
+        } else {
+            metrics.datagrams_unsent += 1;
+            metrics.socket_errors += u64::from(is_noise(-result));
+        }
+        let index = self.sends.sockets[usize::from(slot)];
+        self.sends.free.push(slot);
+        self.sockets[index as usize].sending -= 1;
+        self.finish_if_quiet(index);
+    }
+
+    fn finish_if_quiet(&mut self, index: u32) {
+        let entry = &self.sockets[index as usize];
+        if entry.closing && entry.receive == Receive::Idle && entry.sending == 0 {
+            self.to_finish.push(index);
+        }
+    }
+}
+
+impl Entry {
+    fn new() -> Entry {
+        Entry {
+            socket: None,
+            owner: Owner::default(),
+            generation: 0,
+            receive: Receive::Idle,
+            waiting: false,
+            paused: false,
+            closing: false,
+            connected: false,
+            armed_before: false,
+            queued: 0,
+            sending: 0,
+        }
+    }
+}
+
+impl Sends {
+    fn new() -> io::Result<Sends> {
+        let bytes = Arena::new(SENDS_MAX * SEND_BYTES)?;
+        let mut addresses = vec![RawAddress::default(); SENDS_MAX].into_boxed_slice();
+        let mut vectors: Box<[libc::iovec]> = (0..SENDS_MAX)
+            .map(|slot| libc::iovec { iov_base: bytes.pointer(slot * SEND_BYTES).cast(), iov_len: 0 })
+            .collect();
+        // SAFETY: `msghdr` is plain numbers and pointers, for which zero is valid.
+        let zero: libc::msghdr = unsafe { std::mem::zeroed() };
+        let mut headers = vec![zero; SENDS_MAX].into_boxed_slice();
+        for ((header, vector), address) in headers.iter_mut().zip(vectors.iter_mut()).zip(addresses.iter_mut()) {
+            header.msg_name = address.as_mut_ptr();
+            header.msg_iov = vector;
+            header.msg_iovlen = 1;
+        }
+        let sockets = vec![0; SENDS_MAX].into_boxed_slice();
+        Ok(Sends { bytes, addresses, vectors, headers, sockets, free: (0..SENDS_MAX as u16).rev().collect() })
+    }
+
+    /// Lays out `slot` for `to`, `None` on a connected socket. False when such a socket cannot reach it.
+    fn prepare(&mut self, slot: u16, socket: u32, family: Family, to: Option<SocketAddr>, len: usize) -> bool {
+        let slot = usize::from(slot);
+        let name_bytes = match to {
+            Some(to) => self.addresses[slot].write(family, to),
+            None => Some(0),
+        };
+        let Some(name_bytes) = name_bytes else { return false };
+        let header = &mut self.headers[slot];
+        header.msg_name = if name_bytes == 0 { std::ptr::null_mut() } else { self.addresses[slot].as_mut_ptr() };
+        header.msg_namelen = name_bytes as u32;
+        self.vectors[slot].iov_len = len.min(DATAGRAM_BYTES_MAX);
+        self.sockets[slot] = socket;
+        true
+    }
+}
+
+impl Drop for Ring {
+    /// Takes everything back from the kernel before the memory goes; what it does not give back is leaked.
+    fn drop(&mut self) {
+        let patience = Timespec::new().sec(1);
+        let cancel = io_uring::types::CancelBuilder::any();
+        let _ = self.submit();
+        let emptied = match self.ring.submitter().register_sync_cancel(Some(patience), cancel) {
+            Ok(()) => true,
+            Err(error) => error.raw_os_error() == Some(libc::ENOENT),
+        };
+        if !emptied {
+            self.state.buffers.leak();
+            self.state.sends.bytes.leak();
+            std::mem::forget(std::mem::take(&mut self.state.wake_count));
+        }
+    }
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Ring").field("sockets_open", &self.sockets_open()).finish_non_exhaustive()
+    }
+}
+
+/// The best instance the kernel gives. `IORING_SETUP_DEFER_TASKRUN` is of 6.1 and is left out where it is refused;
+/// `IORING_SETUP_SINGLE_ISSUER` is of 6.0 like the multishot recvmsg, so that its refusal means there is no use in trying.
+fn build(completions: u32) -> io::Result<IoUring> {
+    let base = || {
+        let mut builder = IoUring::builder();
+        let completions = completions.next_power_of_two();
+        builder.setup_cqsize(completions).setup_clamp().setup_submit_all().setup_single_issuer();
+        builder
+    };
+    match base().setup_defer_taskrun().build(SUBMISSIONS) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => base().setup_coop_taskrun().build(SUBMISSIONS),
+        answer => answer,
+    }
+}
+
+/// Answers of a wait that say nothing is wrong: time is up, a signal came, or completions must be taken first.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
+}
+
+/// Reads what the kernel wrote before the datagram (`io_uring_recvmsg_out`: lengths of name, control data and payload, and
+/// flags). Answers source and length of the datagram; `None` when it was cut off or has no usable source.
+fn parse(buffer: &[u8], len: usize) -> Option<(SocketAddr, usize)> {
+    let field = |index: usize| buffer[4 * index..4 * index + 4].try_into().map(u32::from_ne_bytes).unwrap_or(0);
+    let (name_bytes, payload_bytes, flags) = (field(0) as usize, field(2) as usize, field(3) as i32);
+    if len < HEADER_BYTES || flags & libc::MSG_TRUNC != 0 || payload_bytes > buffer.len() - HEADER_BYTES {
+        return None;
+    }
+    let from = RawAddress::parse(&buffer[16..][..name_bytes.min(NAME_BYTES)])?;
+    Some((from, payload_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn kind_generation_and_index_survive_the_kernel() {
+        let data = user_data(KIND_CANCEL, u32::MAX, GENERATION_MASK);
+        assert_eq!((data >> 62, data as u32, (data >> 32) as u32 & GENERATION_MASK), (3, u32::MAX, GENERATION_MASK));
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_read_without_a_panic(head in proptest::collection::vec(any::<u8>(), 48), len in 0usize..2000) {
+            let mut buffer = vec![0u8; HEADER_BYTES + DATAGRAM_BYTES_MAX];
+            buffer[..48].copy_from_slice(&head);
+            if let Some((_, payload_bytes)) = parse(&buffer, len) {
+                prop_assert!(payload_bytes <= DATAGRAM_BYTES_MAX);
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! UDP sockets for media, and many messages with one system call.
+//!
+//! A media socket is bound to one port on all addresses: dual stack where the host has IPv6, IPv4 otherwise. It never sets
+//! SO_REUSEADDR: two processes on one media port would each get half of a call.
+//!
+//! Why not `std::net::UdpSocket`: it offers neither IPV6_V6ONLY before bind nor receive buffer sizes.
+#![allow(unsafe_code)]
+
+use super::address::{Family, RawAddress, unspecified};
+use super::system::{Arena, check, raw};
+use crate::limits::DATAGRAM_BYTES_MAX;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// What the kernel may hold for one socket between two turns. The kernel doubles it, and a small packet occupies up to
+/// 2.3 KiB of it: 100 packets, two seconds of one stream. A flood beyond it costs no memory.
+const RECEIVE_BUFFER_BYTES: libc::c_int = 128 * 1024;
+
+/// A bound UDP socket.
+#[derive(Debug)]
+pub struct MediaSocket {
+    fd: OwnedFd,
+    family: Family,
+}
+
+impl MediaSocket {
+    /// Binds `port` on `ip`, or on everything `family` reaches. Port 0 takes any.
+    pub fn bind(family: Family, ip: Option<IpAddr>, port: u16) -> io::Result<MediaSocket> {
+        let ip = ip.unwrap_or(unspecified(family));
+        let domain = match family {
+            Family::V4 => libc::AF_INET,
+            Family::Dual => libc::AF_INET6,
+        };
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        // SAFETY: no pointers; the answer is a fresh descriptor that nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(check(libc::socket(domain, kind, libc::IPPROTO_UDP))?) };
+        if family == Family::Dual {
+            set_option(fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
+        }
+        // A smaller buffer than wanted (net.core.rmem_max) still works.
+        let _ = set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER_BYTES);
+        let mut address = RawAddress::default();
+        let Some(len) = address.write(family, SocketAddr::new(ip, port)) else {
+            return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+        };
+        // SAFETY: `address` holds `len` bytes of a socket address and lives through the call.
+        check(unsafe { libc::bind(fd.as_raw_fd(), address.as_mut_ptr().cast(), len as libc::socklen_t) })?;
+        Ok(MediaSocket { fd, family })
+    }
+
+    /// Which addresses it can reach.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The port it is bound to.
+    pub fn port(&self) -> io::Result<u16> {
+        let mut address = RawAddress::default();
+        let mut len = RawAddress::BYTES as libc::socklen_t;
+        // SAFETY: `address` has room for `len` bytes; both live through the call.
+        check(unsafe { libc::getsockname(self.fd.as_raw_fd(), address.as_mut_ptr().cast(), &mut len) })?;
+        let bound = RawAddress::parse(address.bytes());
+        bound.map(|bound| bound.port()).ok_or(io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+    }
+
+    /// Fixes the peer.
+    pub fn connect(&self, to: SocketAddr) -> io::Result<()> {
+        let mut address = RawAddress::default();
+        let Some(len) = address.write(self.family, to) else {
+            return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+        };
+        // SAFETY: `address` holds `len` bytes of a socket address and lives through the call.
+        check(unsafe { libc::connect(self.fd.as_raw_fd(), address.as_mut_ptr().cast(), len as libc::socklen_t) })
+            .map(drop)
+    }
+}
+
+impl AsFd for MediaSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What media sockets of this host look like: `ip` decides, else whether the kernel gives a dual-stack one.
+pub fn probe_family(ip: Option<IpAddr>) -> Family {
+    match ip {
+        Some(IpAddr::V4(_)) => Family::V4,
+        Some(IpAddr::V6(_)) => Family::Dual,
+        None if MediaSocket::bind(Family::Dual, None, 0).is_ok() => Family::Dual,
+        None => Family::V4,
+    }
+}
+
+fn set_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let bytes = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is `bytes` long and lives through the call.
+    check(unsafe { libc::setsockopt(raw(fd), level, name, (&raw const value).cast(), bytes) }).map(drop)
+}
+
+/// Messages laid out once as `recvmmsg` and `sendmmsg` want them.
+pub(super) struct MessageTable {
+    headers: Box<[libc::mmsghdr]>,
+    vectors: Box<[libc::iovec]>,
+    addresses: Box<[RawAddress]>,
+    bytes: Arena,
+}
+
+/// Room per message: a cache line more than the largest datagram needs, so that neighbours never share one.
+const MESSAGE_BYTES: usize = DATAGRAM_BYTES_MAX.next_multiple_of(64);
+
+impl MessageTable {
+    /// `count` messages.
+    pub(super) fn new(count: usize) -> io::Result<MessageTable> {
+        let bytes = Arena::new(count * MESSAGE_BYTES)?;
+        let mut addresses = vec![RawAddress::default(); count].into_boxed_slice();
+        let mut vectors: Box<[libc::iovec]> = (0..count)
+            .map(|index| libc::iovec {
+                iov_base: bytes.pointer(index * MESSAGE_BYTES).cast(),
+                iov_len: DATAGRAM_BYTES_MAX,
+            })
+            .collect();
+        // SAFETY: `mmsghdr` is plain numbers and pointers, for which zero is valid.
+        let zero: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        let mut headers = vec![zero; count].into_boxed_slice();
+        for ((header, vector), address) in headers.iter_mut().zip(vectors.iter_mut()).zip(addresses.iter_mut()) {
+            header.msg_hdr.msg_name = address.as_mut_ptr();
+            header.msg_hdr.msg_namelen = RawAddress::BYTES as u32;
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+        Ok(MessageTable { headers, vectors, addresses, bytes })
+    }
+
+    /// How many messages it holds.
+    pub(super) fn len(&self) -> usize {
+        self.headers.len()
+    }
+
+    /// The bytes of one message.
+    pub(super) fn bytes(&mut self, index: usize, len: usize) -> &mut [u8] {
+        debug_assert!(len <= DATAGRAM_BYTES_MAX);
+        self.bytes.slice(index * MESSAGE_BYTES, len)
+    }
+
+    /// Receives into the messages `first .. first + count`; answers how many came.
+    pub(super) fn receive(&mut self, fd: BorrowedFd<'_>, first: usize, count: usize) -> io::Result<usize> {
+        let headers = &mut self.headers[first..first + count];
+        for header in headers.iter_mut() {
+            header.msg_hdr.msg_namelen = RawAddress::BYTES as u32;
+            header.msg_hdr.msg_flags = 0;
+        }
+        // SAFETY: each header points into `addresses`, `vectors` and `bytes`, which live as long as `self` and are
+        // borrowed by nobody during the call.
+        let answer = unsafe {
+            libc::recvmmsg(raw(fd), headers.as_mut_ptr(), count as u32, libc::MSG_DONTWAIT, std::ptr::null_mut())
+        };
+        check(answer).map(|count| count as usize)
+    }
+
+    /// What `receive` put into a message: its length, whether it was longer than that, and its source.
+    pub(super) fn received(&self, index: usize) -> (usize, bool, Option<SocketAddr>) {
+        let header = &self.headers[index];
+        let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+        let name_bytes = (header.msg_hdr.msg_namelen as usize).min(RawAddress::BYTES);
+        let from = RawAddress::parse(&self.addresses[index].bytes()[..name_bytes]);
+        ((header.msg_len as usize).min(DATAGRAM_BYTES_MAX), truncated, from)
+    }
+
+    /// Prepares a message for `send`: its first `len` bytes go to `to`. False when such a socket cannot reach it.
+    pub(super) fn prepare(&mut self, index: usize, family: Family, to: SocketAddr, len: usize) -> bool {
+        let Some(name_bytes) = self.addresses[index].write(family, to) else {
+            return false;
+        };
+        self.headers[index].msg_hdr.msg_namelen = name_bytes as u32;
+        self.vectors[index].iov_len = len.min(DATAGRAM_BYTES_MAX);
+        true
+    }
+
+    /// Sends the messages `first .. first + count`; answers how many the kernel took.
+    pub(super) fn send(&mut self, fd: BorrowedFd<'_>, first: usize, count: usize) -> io::Result<usize> {
+        let headers = &mut self.headers[first..first + count];
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: as in `receive`; the kernel reads only.
+        let answer = unsafe { libc::sendmmsg(raw(fd), headers.as_mut_ptr(), count as u32, flags) };
+        check(answer).map(|count| count as usize)
+    }
+}
+
+impl std::fmt::Debug for MessageTable {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("MessageTable").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_refused_and_not_shared() {
+        let family = probe_family(None);
+        let first = MediaSocket::bind(family, None, 0).unwrap();
+        let second = MediaSocket::bind(family, None, first.port().unwrap());
+        assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn an_ipv6_address_on_an_ipv4_socket_is_an_error() {
+        let socket = MediaSocket::bind(Family::V4, None, 0).unwrap();
+        let error = socket.connect("[::1]:9".parse().unwrap()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EAFNOSUPPORT));
+    }
+
+    #[test]
+    fn many_messages_cross_with_one_call_and_keep_their_order_and_source() {
+        let localhost = Some("127.0.0.1".parse().unwrap());
+        let (a, b) = (MediaSocket::bind(Family::V4, localhost, 0), MediaSocket::bind(Family::V4, localhost, 0));
+        let (a, b) = (a.unwrap(), b.unwrap());
+        let to = SocketAddr::from(([127, 0, 0, 1], b.port().unwrap()));
+        let (mut out, mut into) = (MessageTable::new(8).unwrap(), MessageTable::new(8).unwrap());
+        for index in 0..8 {
+            out.bytes(index, 100).fill(index as u8);
+            assert!(out.prepare(index, Family::V4, to, 10 * (index + 1)));
+        }
+        assert_eq!(out.send(a.as_fd(), 0, 8).unwrap(), 8);
+        assert_eq!(into.receive(b.as_fd(), 0, 8).unwrap(), 8);
+        for index in 0..8 {
+            let (len, truncated, from) = into.received(index);
+            assert_eq!((len, truncated), (10 * (index + 1), false));
+            assert_eq!(from, Some(SocketAddr::from(([127, 0, 0, 1], a.port().unwrap()))));
+            assert!(into.bytes(index, len).iter().all(|&byte| byte == index as u8));
+        }
+        assert_eq!(into.receive(b.as_fd(), 0, 8).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+}

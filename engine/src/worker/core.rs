@@ -1,0 +1,79 @@
+//! What a worker needs of a bridge.
+//!
+//! There is one real implementation, [`Bridge`], whose methods these are; tests and benches give the worker a core of
+//! their own, to see the loop alone.
+
+use crate::bridge::{Bridge, BridgeCommand, BridgeConfig, LegName, Output, Port, Shared};
+use crate::leg::LocalLeg;
+use crate::metrics::Metrics;
+use crate::random::Random;
+use crate::time::Instant;
+use std::net::SocketAddr;
+
+/// Two legs and the flows between them, or a stand-in. The methods are those of [`Bridge`].
+#[doc(hidden)]
+pub trait Core: Sized + 'static {
+    /// What all cores of a worker share.
+    type Shared: Clone + Send + 'static;
+
+    /// See [`Bridge::open`].
+    fn open(now: Instant, config: BridgeConfig, shared: &Self::Shared, random: Random) -> Self;
+    /// See [`Bridge::local`].
+    fn local(&self, leg: LegName) -> LocalLeg;
+    /// See [`Bridge::handle_datagram`].
+    fn handle_datagram(
+        &mut self,
+        now: Instant,
+        port: Port,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        metrics: &mut Metrics,
+    );
+    /// See [`Bridge::handle_command`].
+    fn handle_command(&mut self, now: Instant, command: BridgeCommand);
+    /// See [`Bridge::handle_timeout`].
+    fn handle_timeout(&mut self, now: Instant);
+    /// See [`Bridge::poll_output`].
+    fn poll_output(&mut self, now: Instant, out: &mut [u8], metrics: &mut Metrics) -> Output;
+    /// See [`Bridge::is_ended`].
+    fn is_ended(&self) -> bool;
+}
+
+impl Core for Bridge {
+    type Shared = Shared;
+
+    fn open(now: Instant, config: BridgeConfig, shared: &Shared, random: Random) -> Bridge {
+        Bridge::open(now, config, shared, random)
+    }
+
+    fn local(&self, leg: LegName) -> LocalLeg {
+        Bridge::local(self, leg)
+    }
+
+    fn handle_datagram(
+        &mut self,
+        now: Instant,
+        port: Port,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        metrics: &mut Metrics,
+    ) {
+        Bridge::handle_datagram(self, now, port, from, datagram, metrics);
+    }
+
+    fn handle_command(&mut self, now: Instant, command: BridgeCommand) {
+        Bridge::handle_command(self, now, command);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        Bridge::handle_timeout(self, now);
+    }
+
+    fn poll_output(&mut self, now: Instant, out: &mut [u8], metrics: &mut Metrics) -> Output {
+        Bridge::poll_output(self, now, out, metrics)
+    }
+
+    fn is_ended(&self) -> bool {
+        Bridge::is_ended(self)
+    }
+}

@@ -1,0 +1,349 @@
+//! The loop of a worker.
+//!
+//! One turn: hand out what is queued and wait; read the clock once; then packets, timers and commands, each of which is
+//! given to its bridge, whose answers are drained at once into the send queue. The next wait submits them together.
+//!
+//! A panic inside a bridge is caught at its border: it ends that bridge, with `Cause::Panicked`, and no other. A panic of the
+//! worker itself ends the process, since nobody would carry its calls.
+//!
+//! Why one clock reading for a whole turn: all that happens in it happened while we were waiting or working; a second
+//! reading would make the order of a turn visible to the protocols and every replay different.
+
+use super::core::Core;
+use super::mailbox::Mailbox;
+use super::open::Slot;
+use super::pool::{Pool, SlotKey};
+use super::timers::Timers;
+use super::{Command, Event, RefuseReason};
+use crate::bridge::{BridgeCommand, BridgeEvent, BridgeId, BridgeStats, LegName, Output, Port};
+use crate::error::{Cause, End, Side};
+use crate::io::address::Family;
+use crate::io::ports::PortPool;
+use crate::io::{Net, clock};
+use crate::leg::Component;
+use crate::limits::{DRAIN_OUTPUTS_MAX, STOP_MS_MAX, TURN_COMMANDS_MAX};
+use crate::metrics::Metrics;
+use crate::random::Random;
+use crate::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Deadlines are met on a grid of this: those of one tick share a turn, its clock reading and its system call. A tick of
+/// 1 ms is a twentieth of a packet and cannot be heard; packets are never held back by it.
+const TICK_NANOS: u64 = 1_000_000;
+
+/// How often the counters are copied out.
+const REPORT_MS: u64 = 1_000;
+
+/// When a worker that has no room for answers looks again whether control has read some.
+const ROOM_RETRY_MS: u64 = 10;
+
+/// One core's share of the engine. Stays on the thread that made it.
+pub(super) struct Worker<C: Core> {
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) wake: Box<dyn Fn()>,
+    pub(super) net: Net,
+    pub(super) ports: PortPool,
+    pub(super) family: Family,
+    pub(super) bind: Option<IpAddr>,
+    pub(super) pool: Pool<Slot<C>>,
+    /// Bridges that have not ended. Never iterated.
+    pub(super) by_id: HashMap<BridgeId, SlotKey>,
+    pub(super) timers: Timers,
+    pub(super) metrics: Metrics,
+    pub(super) random: Random,
+    pub(super) shared: C::Shared,
+    pub(super) report_at: Instant,
+    /// Once `Stop` came: when patience ends.
+    pub(super) stop_at: Option<Instant>,
+    /// Whether control is to be woken at the end of this turn.
+    pub(super) posted: bool,
+}
+
+/// A bug in a bridge, caught at its border.
+pub(super) struct Panicked;
+
+/// Calls into a bridge.
+pub(super) fn guard<R>(call: impl FnOnce() -> R) -> Result<R, Panicked> {
+    // What the bridge left half done is thrown away with it.
+    catch_unwind(AssertUnwindSafe(call)).map_err(|_| Panicked)
+}
+
+impl<C: Core> Worker<C> {
+    /// Runs until `Stop`.
+    pub(super) fn run(mut self) {
+        let mut now = clock::now();
+        while self.stop_at.is_none_or(|stop_at| !self.pool.is_empty() && now < stop_at) {
+            now = self.turn(now);
+        }
+        self.end_the_rest();
+        self.publish();
+        self.mailbox.set_stopped();
+        (self.wake)();
+    }
+
+    fn turn(&mut self, last: Instant) -> Instant {
+        let until = self.wait_until(last);
+        let waited = self.net.wait(until, &mut self.metrics);
+        waited.expect("a wait that is neither interrupted nor timed out fails only when our own calls are wrong");
+        let now = clock::now();
+
+        self.net.collect(now, &mut self.metrics);
+        self.handle_packets(now);
+        self.handle_timers(now);
+        self.handle_commands(now);
+        self.handle_closed(now);
+
+        self.metrics.turns += 1;
+        if now >= self.report_at {
+            self.report_at = now.plus_millis(REPORT_MS);
+            self.publish();
+        }
+        if std::mem::take(&mut self.posted) {
+            (self.wake)();
+        }
+        now
+    }
+
+    fn wait_until(&self, last: Instant) -> Instant {
+        let next = tick_after(self.timers.earliest()).min(self.report_at);
+        let next = next.min(self.stop_at.unwrap_or(Instant::NEVER));
+        match (self.mailbox.has_commands(), self.mailbox.has_room()) {
+            (true, true) => Instant::ZERO,
+            (true, false) => next.min(last.plus_millis(ROOM_RETRY_MS)),
+            (false, _) => next,
+        }
+    }
+
+    fn handle_packets(&mut self, now: Instant) {
+        while let Some(packet) = self.net.next_packet(&mut self.metrics) {
+            let key = SlotKey { index: packet.owner.slot, generation: packet.owner.generation };
+            let port = port_of(packet.owner.port);
+            let Some(core) = self.pool.get_mut(key).and_then(|slot| slot.core.as_deref_mut()) else { continue };
+            let metrics = &mut self.metrics;
+            let done = guard(|| core.handle_datagram(now, port, packet.from, packet.datagram, metrics));
+            self.settle(key, now, done);
+        }
+    }
+
+    fn handle_timers(&mut self, now: Instant) {
+        // Whatever is set meanwhile lies behind `now`: this ends.
+        while let Some(index) = self.timers.pop_due(now) {
+            let Some(key) = self.pool.key_at(index) else { continue };
+            let Some(core) = self.pool.get_mut(key).and_then(|slot| slot.core.as_deref_mut()) else { continue };
+            let done = guard(|| core.handle_timeout(now));
+            self.settle(key, now, done);
+        }
+    }
+
+    fn handle_commands(&mut self, now: Instant) {
+        self.mailbox.looked();
+        if self.mailbox.stop_wanted() {
+            self.stop(now);
+        }
+        for _ in 0..TURN_COMMANDS_MAX {
+            if !self.mailbox.has_room() {
+                break;
+            }
+            match self.mailbox.next_command() {
+                None => break,
+                Some(Command::Open { bridge, config }) => self.open_bridge(now, bridge, config),
+                Some(Command::Bridge { bridge, command }) => {
+                    if let Some(&key) = self.by_id.get(&bridge) {
+                        self.command(now, key, command);
+                    }
+                }
+                Some(Command::Stop) => self.stop(now),
+            }
+        }
+    }
+
+    fn command(&mut self, now: Instant, key: SlotKey, command: BridgeCommand) {
+        if let Some(core) = self.pool.get_mut(key).and_then(|slot| slot.core.as_deref_mut()) {
+            let done = guard(|| core.handle_command(now, command));
+            self.settle(key, now, done);
+        }
+    }
+
+    /// Ends every bridge with its goodbyes; the loop ends when they are gone.
+    fn stop(&mut self, now: Instant) {
+        if self.stop_at.is_some() {
+            return;
+        }
+        self.stop_at = Some(now.plus_millis(STOP_MS_MAX));
+        for index in 0..self.pool.capacity() as u32 {
+            if let Some(key) = self.pool.key_at(index) {
+                self.command(now, key, BridgeCommand::Close);
+            }
+        }
+    }
+
+    /// After every call into a bridge: drains it, or ends it if the call panicked.
+    pub(super) fn settle(&mut self, key: SlotKey, now: Instant, done: Result<(), Panicked>) {
+        if done.and_then(|()| self.drain(key, now)).is_err() {
+            self.metrics.bridges_panicked += 1;
+            self.post_ended(key, End { side: Side::Engine, cause: Cause::Panicked }, BridgeStats::default());
+            self.close(key);
+        }
+    }
+
+    /// Takes everything a bridge has to say, to the kernel, to control and to the timers.
+    fn drain(&mut self, key: SlotKey, now: Instant) -> Result<(), Panicked> {
+        for _ in 0..DRAIN_OUTPUTS_MAX {
+            let Some(slot) = self.pool.get_mut(key) else { return Ok(()) };
+            let Some(core) = slot.core.as_deref_mut() else { return Ok(()) };
+            let out = self.net.send_buffer(&mut self.metrics);
+            let room = out.len();
+            match guard(|| core.poll_output(now, out, &mut self.metrics))? {
+                Output::Transmit { port, to, len } if len <= room => match slot.sockets[index_of(port)] {
+                    Some(socket) => self.net.send(socket, to, len, &mut self.metrics),
+                    None => self.metrics.datagrams_unsent += 1,
+                },
+                Output::Transmit { .. } => return Err(Panicked),
+                Output::Event(BridgeEvent::Ended { end, stats }) => self.post_ended(key, end, stats),
+                Output::Event(event) => self.post(key, event),
+                Output::Timeout(deadline) => {
+                    if !core.is_ended() {
+                        // Not before the next turn: a bridge must not keep this one from ending.
+                        self.timers.set(key.index, deadline.max(now + Duration::from_nanos(1)));
+                        return Ok(());
+                    }
+                    if !slot.ended {
+                        return Err(Panicked);
+                    }
+                    self.close(key);
+                    return Ok(());
+                }
+            }
+        }
+        Err(Panicked)
+    }
+
+    fn post(&mut self, key: SlotKey, event: BridgeEvent) {
+        let Some(slot) = self.pool.get_mut(key).filter(|slot| !slot.ended) else { return };
+        self.posted = true;
+        if !self.mailbox.post(Event::Bridge { bridge: slot.id, event }) {
+            self.metrics.events_lost += 1;
+        }
+    }
+
+    /// Posts the last event of a bridge, once.
+    pub(super) fn post_ended(&mut self, key: SlotKey, mut end: End, stats: BridgeStats) {
+        let Some(slot) = self.pool.get_mut(key).filter(|slot| !slot.ended) else { return };
+        // `Close` is the only goodbye a bridge knows; that it was the worker's and not control's is known here.
+        if self.stop_at.is_some() && end.cause == Cause::Closed {
+            end = End { side: Side::Engine, cause: Cause::Shutdown };
+        }
+        slot.ended = true;
+        let bridge = slot.id;
+        self.by_id.remove(&bridge);
+        self.posted = true;
+        self.metrics.bridges_ended += 1;
+        if !self.mailbox.post_last(Event::Bridge { bridge, event: BridgeEvent::Ended { end, stats } }) {
+            self.metrics.events_lost += 1;
+        }
+        self.mailbox.unload();
+    }
+
+    /// Throws a bridge away and closes its sockets. Its slot and ports stay taken until the kernel has let go of them.
+    pub(super) fn close(&mut self, key: SlotKey) {
+        let Some(slot) = self.pool.get_mut(key) else { return };
+        self.timers.set(key.index, Instant::NEVER);
+        if let Some(core) = slot.core.take() {
+            // A bridge that panicked may do so again when it is dropped.
+            let _ = guard(|| drop(core));
+        }
+        for socket in slot.sockets.iter_mut().filter_map(Option::take) {
+            self.net.close(socket, &mut self.metrics);
+        }
+    }
+
+    fn handle_closed(&mut self, now: Instant) {
+        while let Some(owner) = self.net.next_closed() {
+            let key = SlotKey { index: owner.slot, generation: owner.generation };
+            let Some(slot) = self.pool.get_mut(key) else { continue };
+            slot.sockets_open -= 1;
+            if slot.sockets_open == 0 {
+                self.vacate(key, now);
+            }
+        }
+    }
+
+    /// At the end of a stop: whoever is still there ends without a goodbye, and whoever came too late is refused.
+    fn end_the_rest(&mut self) {
+        while let Some(command) = self.mailbox.next_command() {
+            if let Command::Open { bridge, .. } = command {
+                self.refuse(bridge, RefuseReason::Full);
+            }
+        }
+        for index in 0..self.pool.capacity() as u32 {
+            if let Some(key) = self.pool.key_at(index) {
+                let end = End { side: Side::Engine, cause: Cause::Shutdown };
+                self.post_ended(key, end, BridgeStats::default());
+                self.close(key);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.metrics.bridges_open = self.by_id.len() as u64;
+        self.metrics.sockets_open = self.net.sockets_open() as u64;
+        self.metrics.timers_set = self.timers.len() as u64;
+        self.metrics.buffers_lent = self.net.buffers_lent() as u64;
+        self.metrics.ports_taken_early = self.ports.taken_early();
+        self.mailbox.publish(self.metrics);
+    }
+}
+
+/// The end of the tick `deadline` lies in.
+fn tick_after(deadline: Instant) -> Instant {
+    match deadline.as_nanos().checked_next_multiple_of(TICK_NANOS) {
+        Some(nanos) => Instant::from_nanos(nanos),
+        None => Instant::NEVER,
+    }
+}
+
+/// A socket's place in its slot.
+pub(super) fn index_of(port: Port) -> usize {
+    usize::from(port.leg == LegName::B) * 2 + usize::from(port.component == Component::Rtcp)
+}
+
+/// The inverse of `index_of`.
+fn port_of(index: u8) -> Port {
+    let leg = if index < 2 { LegName::A } else { LegName::B };
+    let component = if index.is_multiple_of(2) { Component::Rtp } else { Component::Rtcp };
+    Port { leg, component }
+}
+
+/// A started worker must not leave its thread: the kernel knows which one submits.
+const _: fn() = || {
+    trait AmbiguousIfSend<A> {
+        fn check() {}
+    }
+    impl<T: ?Sized> AmbiguousIfSend<()> for T {}
+    struct IsSend;
+    impl<T: ?Sized + Send> AmbiguousIfSend<IsSend> for T {}
+    // Does not compile when both implementations apply.
+    let _ = <Net as AmbiguousIfSend<_>>::check;
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_port_of_a_bridge_has_a_place_of_its_own() {
+        for index in 0..4 {
+            assert_eq!(index_of(port_of(index)), usize::from(index));
+        }
+    }
+
+    #[test]
+    fn deadlines_of_one_tick_share_its_end_and_never_stays_never() {
+        let at = |nanos| tick_after(Instant::from_nanos(nanos)).as_nanos();
+        assert_eq!((at(0), at(1), at(999_999), at(1_000_000), at(1_000_001)), (0, 1_000_000, 1_000_000, 1_000_000, 2_000_000));
+        assert_eq!(tick_after(Instant::NEVER), Instant::NEVER);
+    }
+}

@@ -1,0 +1,586 @@
+//! The real loop on real sockets, with an echo in the bridge's place: both kernel interfaces, faults included.
+//!
+//! Waits are bounded by `PATIENCE`, which only a failing test reaches; nothing here measures time.
+
+use engine::bridge::{
+    BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, BridgeStats, LegConfig, LegName, Output, Port,
+};
+use engine::config::{Driver, EngineConfig};
+use engine::dtls::DtlsVersions;
+use engine::error::{Cause, End, Side};
+use engine::ice::IceRole;
+use engine::leg::rtp::RtpConfig;
+use engine::leg::webrtc::WebrtcConfig;
+use engine::leg::{Component, LocalLeg};
+use engine::limits::{BRIDGES_PER_WORKER_MAX, DATAGRAM_BYTES_MAX};
+use engine::metrics::Metrics;
+use engine::random::Random;
+use engine::rtp::telephone_event::Digit;
+use engine::time::Instant;
+use engine::worker::core::Core;
+use engine::worker::{Command, Engine, Event, RefuseReason};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const DRIVERS: [Driver; 2] = [Driver::IoUring, Driver::Mmsg];
+
+/// Tests that count descriptors or allocations, or load the machine, take turns.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn a_thousand_datagrams_over_fifty_bridges_come_back_intact() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        let mut rig = Rig::start(driver, 20_000..=20_399);
+        let legs: Vec<_> = (0..50).map(|number| rig.open(number)).collect();
+        for localhost in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            let peer = peer(localhost);
+            for round in 0..20u8 {
+                for (index, legs) in legs.iter().enumerate() {
+                    let port = [legs.webrtc, legs.rtp, legs.rtp + 1][usize::from(round) % 3];
+                    let bytes = 1 + (index * 31 + usize::from(round) * 97) % DATAGRAM_BYTES_MAX;
+                    let sent: Vec<u8> = (0..bytes).map(|at| (at as u8) ^ round ^ (index as u8)).collect();
+                    peer.send_to(&sent, (localhost, port)).unwrap();
+                    let mut came = [0; 2000];
+                    let (len, from) = peer.recv_from(&mut came).unwrap();
+                    assert_eq!(from, SocketAddr::from((localhost, port)), "the answer leaves by the port that was asked");
+                    assert!(came[..len] == sent[..], "{driver:?} {localhost} bridge {index} round {round}");
+                }
+            }
+        }
+        let metrics = rig.metrics_when(|metrics| metrics.datagrams_sent == 2_000);
+        assert_eq!((metrics.datagrams_received, metrics.datagrams_unsent, metrics.socket_errors), (2_000, 0, 0));
+        assert_eq!((metrics.bridges_open, metrics.sockets_open), (50, 150));
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn no_packet_allocates_once_the_loop_is_warm() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        let mut rig = Rig::start(driver, 20_400..=20_499);
+        let legs: Vec<_> = (0..8).map(|number| rig.open(number)).collect();
+        let peer = peer(Ipv4Addr::LOCALHOST.into());
+        let mut burst = |times: usize| {
+            for _ in 0..times {
+                legs.iter().for_each(|legs| drop(peer.send_to(&[7; 200], (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap()));
+                let mut came = [0; 2000];
+                legs.iter().for_each(|_| drop(peer.recv(&mut came).unwrap()));
+            }
+            rig.shared.allocations.load(Ordering::SeqCst)
+        };
+        let warm = burst(100);
+        assert!(warm > 0, "the count counts nothing");
+        assert_eq!(burst(500) - warm, 0, "{driver:?}: allocations on the worker's thread in 4,000 packets");
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn a_flooded_socket_does_not_silence_another() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        let mut rig = Rig::start(driver, 20_500..=20_599);
+        let (flooded, quiet) = (rig.open(1), rig.open(2));
+        let stop = Arc::new(AtomicBool::new(false));
+        let flood = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                // Connected to nothing that reads: answers pile up and are dropped by the kernel.
+                let socket = peer(Ipv4Addr::LOCALHOST.into());
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = socket.send_to(&[1; 1000], (Ipv4Addr::LOCALHOST, flooded.webrtc));
+                }
+            }
+        });
+        let peer = peer(Ipv4Addr::LOCALHOST.into());
+        for round in 0..500u32 {
+            peer.send_to(&round.to_be_bytes(), (Ipv4Addr::LOCALHOST, quiet.webrtc)).unwrap();
+            let mut came = [0; 16];
+            let len = peer.recv(&mut came).expect("an answer in spite of the flood");
+            assert_eq!(came[..len], round.to_be_bytes());
+        }
+        stop.store(true, Ordering::Relaxed);
+        flood.join().unwrap();
+        let metrics = rig.metrics_when(|metrics| metrics.datagrams_received > 5_000);
+        println!("{driver:?}: {metrics:?}");
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn a_burst_beyond_a_sockets_share_is_dropped_and_counted_and_the_socket_lives() {
+    let _alone = alone();
+    let mut rig = Rig::start(Driver::IoUring, 20_600..=20_699);
+    let (slow, legs) = (rig.open(1), rig.open(2));
+    let (peer_slow, peer) = (peer(Ipv4Addr::LOCALHOST.into()), peer(Ipv4Addr::LOCALHOST.into()));
+    // While the worker stands still in one bridge, another's socket gets more than its share.
+    rig.shared.hold.store(true, Ordering::SeqCst);
+    peer_slow.send_to(b"hold", (Ipv4Addr::LOCALHOST, slow.webrtc)).unwrap();
+    rig.wait_for("the worker to stand still", |rig| rig.shared.held.load(Ordering::SeqCst));
+    for _ in 0..60 {
+        peer.send_to(&[2; 100], (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+    }
+    rig.shared.hold.store(false, Ordering::SeqCst);
+    let metrics = rig.metrics_when(|metrics| metrics.datagrams_received == 61);
+    assert_eq!((metrics.datagrams_excess, metrics.sockets_paused), (60 - 32, 1));
+    let mut came = [0; 2000];
+    for _ in 0..32 {
+        assert_eq!(peer.recv(&mut came).unwrap(), 100);
+    }
+    peer.send_to(b"alive", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+    assert_eq!(peer.recv(&mut came).unwrap(), 5);
+    assert!(rig.metrics_when(|metrics| metrics.rearmed > 0).buffers_lent == 0);
+    rig.engine.stop();
+}
+
+#[test]
+fn opening_and_closing_leaks_no_descriptor_and_ports_rest() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        // 21 pairs: a bridge takes one and a half.
+        let mut rig = Rig::start(driver, 20_700..=20_741);
+        let before = open_files();
+        let mut seen = Vec::new();
+        for number in 0..14 {
+            let legs = rig.open(number);
+            rig.command(number, BridgeCommand::Close);
+            assert_eq!(rig.ended(number), Cause::Closed);
+            rig.wait_for("the sockets' end", |_| open_files() == before);
+            for port in [legs.webrtc, legs.rtp, legs.rtp + 1] {
+                assert!(!seen.contains(&port), "port {port} came back before it had rested");
+                seen.push(port);
+            }
+        }
+        assert_eq!(rig.metrics_when(|metrics| metrics.sockets_open == 0).ports_taken_early, 0);
+        // All have been used, none has rested.
+        for number in 100..110 {
+            rig.open(number);
+        }
+        assert!(rig.metrics_when(|metrics| metrics.bridges_open == 10).ports_taken_early > 0);
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn a_port_in_use_is_skipped_and_an_empty_range_refuses() {
+    for (driver, first) in DRIVERS.into_iter().zip([20_800u16, 20_810]) {
+        #[expect(clippy::disallowed_methods, reason = "a stranger on the system")]
+        let _stranger = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, first + 3)).unwrap();
+        let mut rig = Rig::start(driver, first..=first + 5);
+        let legs = rig.open(1);
+        assert_eq!((legs.webrtc, legs.rtp), (first, first + 4));
+        assert_eq!(rig.refused(2), RefuseReason::NoPort);
+        assert_eq!(rig.refused(1), RefuseReason::Duplicate);
+        assert_eq!(rig.engine.least_loaded(), 0);
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn an_icmp_answer_is_noise() {
+    for (driver, first) in DRIVERS.into_iter().zip([20_900u16, 20_920]) {
+        let mut rig = Rig::start(driver, first..=first + 19);
+        let legs = rig.open(1);
+        let gone = peer(Ipv4Addr::LOCALHOST.into());
+        // The echo answers to a port that is closed by then.
+        for _ in 0..5 {
+            gone.send_to(b"into the void", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+        }
+        drop(gone);
+        let peer = peer(Ipv4Addr::LOCALHOST.into());
+        peer.send_to(b"still there", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+        let mut came = [0; 100];
+        assert_eq!(peer.recv(&mut came).unwrap(), 11);
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn a_panic_ends_its_bridge_and_no_other() {
+    for (driver, first) in DRIVERS.into_iter().zip([21_000u16, 21_020]) {
+        let mut rig = Rig::start(driver, first..=first + 19);
+        rig.open(1);
+        let legs = rig.open(2);
+        rig.command(1, BridgeCommand::Release { leg: LegName::A });
+        assert_eq!(rig.ended(1), Cause::Panicked);
+        let peer = peer(Ipv4Addr::LOCALHOST.into());
+        peer.send_to(b"hello", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+        assert_eq!(peer.recv(&mut [0; 100]).unwrap(), 5);
+        peer.send_to(b"panic", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+        assert_eq!(rig.ended(2), Cause::Panicked);
+        let metrics = rig.metrics_when(|metrics| metrics.bridges_panicked == 2 && metrics.sockets_open == 0);
+        assert_eq!((metrics.bridges_ended, metrics.bridges_open, metrics.timers_set), (2, 0, 0));
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn a_deadline_comes_though_no_packet_does() {
+    for (driver, first) in DRIVERS.into_iter().zip([21_100u16, 21_120]) {
+        let mut rig = Rig::start(driver, first..=first + 19);
+        rig.open(1);
+        let digit = Digit::from_char('5').unwrap();
+        rig.command(1, BridgeCommand::SendDigit { leg: LegName::B, digit, duration_ms: 30 });
+        let event = rig.next_event();
+        let expected = BridgeEvent::Digit { leg: LegName::B, digit, duration_ms: 30 };
+        assert_eq!(event, Event::Bridge { bridge: BridgeId(1), event: expected });
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn stop_says_goodbye_and_every_bridge_ends_once() {
+    for (driver, first) in DRIVERS.into_iter().zip([21_200u16, 21_300]) {
+        let mut rig = Rig::start(driver, first..=first + 99);
+        let peer = peer(Ipv4Addr::LOCALHOST.into());
+        for number in 0..20 {
+            let legs = rig.open(number);
+            peer.send_to(b"hello", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+            assert_eq!(peer.recv(&mut [0; 100]).unwrap(), 5);
+        }
+        rig.engine.command(0, Command::Stop).unwrap();
+        let mut came = [0; 100];
+        for _ in 0..20 {
+            let len = peer.recv(&mut came).unwrap();
+            assert_eq!(&came[..len], b"goodbye");
+        }
+        let mut ended: Vec<u64> = (0..20)
+            .map(|_| match rig.next_event() {
+                Event::Bridge { bridge, event: BridgeEvent::Ended { end, .. } } => {
+                    assert_eq!(end, End { side: Side::Engine, cause: Cause::Shutdown });
+                    bridge.0
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        ended.sort_unstable();
+        assert!(ended.into_iter().eq(0..20));
+        rig.wait_for("the worker to take no more", |rig| rig.engine.command(0, Command::Stop).is_err());
+        assert_eq!(rig.engine.metrics(0).sockets_open, 0);
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn dropping_the_engine_frees_every_port_and_descriptor() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        let before = open_files();
+        let mut rig = Rig::start(driver, 21_400..=21_419);
+        let legs = rig.open(1);
+        drop(rig);
+        assert_eq!(open_files(), before);
+        #[expect(clippy::disallowed_methods, reason = "that the port is free is the question")]
+        let again = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, legs.rtp));
+        assert!(again.is_ok(), "{driver:?}: {again:?}");
+    }
+}
+
+#[test]
+fn no_worker_takes_more_bridges_than_it_has_slots_for() {
+    let _alone = alone();
+    let mut rig = Rig::start(Driver::Mmsg, 22_000..=32_699);
+    let wanted = BRIDGES_PER_WORKER_MAX.min(3_500);
+    for number in 0..wanted {
+        rig.send_open(number as u64);
+    }
+    let mut opened = 0;
+    for _ in 0..wanted {
+        opened += usize::from(matches!(rig.next_event(), Event::Opened { .. }));
+    }
+    // 10,700 ports are room for 3,566 bridges.
+    assert_eq!(opened, wanted);
+    assert_eq!(rig.metrics_when(|metrics| metrics.bridges_open == wanted as u64).sockets_open, 3 * wanted as u64);
+    rig.engine.stop();
+}
+
+#[test]
+fn several_workers_share_the_load_and_the_ports() {
+    let mut rig = Rig::start_with(Driver::Auto, 21_500..=21_599, 3);
+    let mut ports = Vec::new();
+    for number in 0..9 {
+        let worker = rig.engine.least_loaded();
+        assert_eq!(worker, number as usize % 3);
+        rig.engine.command(worker, Command::Open { bridge: BridgeId(number), config: config() }).unwrap();
+        rig.wait_for("an answer", |rig| match rig.engine.poll_event(worker) {
+            Some(Event::Opened { a, b, .. }) => {
+                ports.extend([port(&a), port(&b)]);
+                true
+            }
+            Some(other) => panic!("{other:?}"),
+            None => false,
+        });
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 18);
+    assert_ne!(rig.engine.driver(), Driver::Auto);
+    rig.engine.stop();
+}
+
+/// Answers every datagram to where it came from; see each command for what it does.
+struct Echo {
+    shared: Arc<Shared>,
+    answers: VecDeque<(Port, SocketAddr, usize, [u8; DATAGRAM_BYTES_MAX])>,
+    last: Option<(Port, SocketAddr)>,
+    digit: Option<(Instant, LegName, Digit, u32)>,
+    due: Option<BridgeEvent>,
+    ending: bool,
+    ended: bool,
+}
+
+/// What the echoes tell the test.
+#[derive(Default)]
+struct Shared {
+    /// Allocations of the worker's thread so far.
+    allocations: AtomicU64,
+    /// While set, "hold" keeps the worker from going on; `held` tells that it does.
+    hold: AtomicBool,
+    held: AtomicBool,
+}
+
+impl Core for Echo {
+    type Shared = Arc<Shared>;
+
+    fn open(_now: Instant, _config: BridgeConfig, shared: &Arc<Shared>, _random: Random) -> Echo {
+        let answers = VecDeque::with_capacity(4);
+        Echo { shared: Arc::clone(shared), answers, last: None, digit: None, due: None, ending: false, ended: false }
+    }
+
+    fn local(&self, leg: LegName) -> LocalLeg {
+        LocalLeg::Rtp { ssrc: leg as u32, port: 0 }
+    }
+
+    fn handle_datagram(&mut self, _: Instant, port: Port, from: SocketAddr, datagram: &mut [u8], _: &mut Metrics) {
+        assert!(datagram != b"panic", "asked for");
+        if datagram == b"hold" {
+            self.shared.held.store(true, Ordering::SeqCst);
+            while self.shared.hold.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            return;
+        }
+        self.shared.allocations.store(ALLOCATIONS.get(), Ordering::SeqCst);
+        let mut answer = [0; DATAGRAM_BYTES_MAX];
+        answer[..datagram.len()].copy_from_slice(datagram);
+        self.answers.push_back((port, from, datagram.len(), answer));
+        self.last = Some((port, from));
+    }
+
+    fn handle_command(&mut self, now: Instant, command: BridgeCommand) {
+        match command {
+            BridgeCommand::SendDigit { leg, digit, duration_ms } => {
+                self.digit = Some((now.plus_millis(duration_ms.into()), leg, digit, duration_ms));
+            }
+            BridgeCommand::Close => {
+                self.ending = true;
+                let goodbye = self.last.map(|(port, to)| {
+                    let mut bytes = [0; DATAGRAM_BYTES_MAX];
+                    bytes[..7].copy_from_slice(b"goodbye");
+                    (port, to, 7, bytes)
+                });
+                self.answers.extend(goodbye);
+            }
+            BridgeCommand::Release { .. } => panic!("asked for"),
+            BridgeCommand::SetRemote { .. } => {}
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if let Some((at, leg, digit, duration_ms)) = self.digit
+            && now >= at
+        {
+            self.digit = None;
+            self.due = Some(BridgeEvent::Digit { leg, digit, duration_ms });
+        }
+    }
+
+    fn poll_output(&mut self, _now: Instant, out: &mut [u8], _metrics: &mut Metrics) -> Output {
+        if self.ending && !self.ended {
+            self.ended = true;
+            let end = End { side: Side::Engine, cause: Cause::Closed };
+            return Output::Event(BridgeEvent::Ended { end, stats: BridgeStats::default() });
+        }
+        if let Some((port, to, len, bytes)) = self.answers.pop_front() {
+            out[..len].copy_from_slice(&bytes[..len]);
+            return Output::Transmit { port, to, len };
+        }
+        match self.due.take() {
+            Some(event) => Output::Event(event),
+            None => Output::Timeout(self.digit.map_or(Instant::NEVER, |(at, ..)| at)),
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        self.ended
+    }
+}
+
+/// An engine with echoes in it, and control's side of it.
+struct Rig {
+    engine: Engine,
+    shared: Arc<Shared>,
+    woken: Arc<(Mutex<u64>, Condvar)>,
+}
+
+/// Ports of an open bridge.
+#[derive(Clone, Copy)]
+struct Legs {
+    webrtc: u16,
+    rtp: u16,
+}
+
+impl Rig {
+    fn start(driver: Driver, media_ports: std::ops::RangeInclusive<u16>) -> Rig {
+        Rig::start_with(driver, media_ports, 1)
+    }
+
+    fn start_with(driver: Driver, media_ports: std::ops::RangeInclusive<u16>, workers: usize) -> Rig {
+        let config = EngineConfig { workers, pin: true, media_ports, bind: None, driver };
+        let shared = Arc::new(Shared::default());
+        let woken = Arc::new((Mutex::new(0), Condvar::new()));
+        let wake = {
+            let woken = Arc::clone(&woken);
+            move || {
+                *woken.0.lock().unwrap() += 1;
+                woken.1.notify_all();
+            }
+        };
+        let engine = Engine::start_with::<Echo>(&config, Arc::clone(&shared), wake).unwrap();
+        if driver != Driver::Auto {
+            assert_eq!(engine.driver(), driver);
+        }
+        Rig { engine, shared, woken }
+    }
+
+    fn send_open(&self, number: u64) {
+        self.engine.command(0, Command::Open { bridge: BridgeId(number), config: config() }).unwrap();
+    }
+
+    fn command(&self, number: u64, command: BridgeCommand) {
+        self.engine.command(0, Command::Bridge { bridge: BridgeId(number), command }).unwrap();
+    }
+
+    fn open(&mut self, number: u64) -> Legs {
+        self.send_open(number);
+        match self.next_event() {
+            Event::Opened { bridge: BridgeId(opened), a, b } if opened == number => {
+                Legs { webrtc: port(&a), rtp: port(&b) }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(&mut self, number: u64) -> RefuseReason {
+        self.send_open(number);
+        match self.next_event() {
+            Event::Refused { bridge: BridgeId(refused), reason } if refused == number => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ended(&mut self, number: u64) -> Cause {
+        match self.next_event() {
+            Event::Bridge { bridge: BridgeId(ended), event: BridgeEvent::Ended { end, .. } } if ended == number => {
+                end.cause
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next event; sleeps until the worker says that there is one, as control does.
+    fn next_event(&mut self) -> Event {
+        let (count, changed) = &*self.woken;
+        let mut seen = count.lock().unwrap();
+        loop {
+            if let Some(event) = self.engine.poll_event(0) {
+                return event;
+            }
+            let before = *seen;
+            let (guard, waited) = changed.wait_timeout_while(seen, PATIENCE, |count| *count == before).unwrap();
+            assert!(!waited.timed_out(), "no event");
+            seen = guard;
+        }
+    }
+
+    fn metrics_when(&mut self, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
+        self.wait_for("the counters", |rig| wanted(&rig.engine.metrics(0)));
+        self.engine.metrics(0)
+    }
+
+    fn wait_for(&mut self, what: &str, mut come: impl FnMut(&Rig) -> bool) {
+        let pause = (Mutex::new(()), Condvar::new());
+        for _ in 0..PATIENCE.as_millis() / 5 {
+            if come(self) {
+                return;
+            }
+            drop(pause.1.wait_timeout(pause.0.lock().unwrap(), Duration::from_millis(5)).unwrap());
+        }
+        panic!("waited in vain for {what}: {:?}", self.engine.metrics(0));
+    }
+}
+
+fn config() -> BridgeConfig {
+    let webrtc = WebrtcConfig { ice: IceRole::Lite, versions: DtlsVersions::Auto, hold: false, remote: None };
+    BridgeConfig { a: LegConfig::Webrtc(Box::new(webrtc)), b: LegConfig::Rtp(RtpConfig { remote: None }) }
+}
+
+fn port(leg: &LocalLeg) -> u16 {
+    match leg {
+        LocalLeg::Webrtc { port, .. } | LocalLeg::Rtp { port, .. } => *port,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a peer on the other side of the loopback")]
+fn peer(localhost: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((localhost, 0)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Counts each thread's allocations.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: hands everything to the system's allocator; the counter is a plain number without a destructor.
+#[expect(unsafe_code, reason = "an allocator cannot be written without")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
