@@ -1,9 +1,11 @@
 //! The path of a call. `orchestrator` talks to WhatsApp, `edge` joins the legs; both are pure and meet only in the messages
 //! below, in one process or over HTTP.
 
+mod allow;
 pub mod edge;
 pub mod limits;
 mod machine;
+mod negotiate;
 pub mod orchestrator;
 mod session;
 

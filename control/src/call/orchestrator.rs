@@ -351,3 +351,7 @@ impl Tombstones {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "orchestrator_tests.rs"]
+mod tests;
