@@ -1,5 +1,9 @@
 //! SIP without sockets: bytes and `now` in; bytes, events and the next deadline out (RFC 3261).
 
+pub mod limits;
+pub mod message;
+pub mod uri;
+
 use engine::random::Random;
 use engine::time::Instant;
 use std::net::SocketAddr;
