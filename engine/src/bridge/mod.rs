@@ -1,15 +1,43 @@
 //! Two legs and the two flows between them.
+//!
+//! ```text
+//!   peer ◄──► leg A ──► flow ──► leg B ◄──► peer
+//!                  ◄── flow ◄──
+//! ```
+//!
+//! A bridge takes datagrams, commands and the time; after each of them it is drained by `poll_output`, which runs whatever is
+//! due in a fixed order: packets the flows wrote, events, leg A, leg B, the flows. When it ends, for whatever reason, both legs
+//! say goodbye, the drain hands that out, and `Ended` is the last word.
+//!
+//! `flow.rs` is the page to read next. Why the legs do not know each other: whatever happens on one (re-INVITE, hold, a new
+//! source) is absorbed here, so that the other one's stream goes on as if nothing had happened.
 
+mod exit;
+mod flow;
+mod hold;
+mod outbox;
+mod pace;
+mod relay;
+mod source;
+mod transcode;
+
+use self::exit::Exit;
+use self::flow::{Flow, Plan};
+use self::outbox::Outbox;
 use crate::dtls::Identity;
-use crate::error::End;
-use crate::leg::rtp::{RtpConfig, RtpRemote};
-use crate::leg::webrtc::{WebrtcConfig, WebrtcRemote};
-use crate::leg::{Component, LegEvent, LegStats, LocalLeg};
+use crate::error::{Cause, End, Side};
+use crate::leg::rtp::{RtpConfig, RtpLeg, RtpRemote};
+use crate::leg::webrtc::{WebrtcConfig, WebrtcLeg, WebrtcRemote};
+use crate::leg::{Component, Leg, LegEvent, LegOutput, LegStats, LocalLeg, Received};
 use crate::metrics::Metrics;
 use crate::random::Random;
-use crate::rtp::telephone_event::Digit;
+use crate::rtp::telephone_event::{Digit, Pressed};
 use crate::time::{Instant, WallAnchor};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
+
+/// Events of a bridge between two drains. Past it the newest is dropped and counted; `Ended` always has its place.
+const BRIDGE_EVENTS_MAX: usize = 32;
 
 /// A bridge of this process. Control chooses the numbers and never uses one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -167,41 +195,291 @@ pub struct Shared {
 }
 
 /// Two legs and the two flows between them. Owns no socket, clock or thread.
-pub struct Bridge {}
+pub struct Bridge {
+    a: Leg,
+    b: Leg,
+    a_to_b: Option<Flow>,
+    b_to_a: Option<Flow>,
+    outbox: Outbox,
+    events: VecDeque<BridgeEvent>,
+    phase: Phase,
+    /// Legs whose timers ran in this drain: once is enough.
+    timers_ran: [bool; 2],
+    /// Concealed packets of flows that were replaced, A's peer's and B's.
+    concealed_before: [u64; 2],
+    concealed_counted: u64,
+    events_lost: u64,
+}
+
+/// Where the bridge is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Goodbyes are being drained.
+    Closing(End),
+    Ended,
+}
+
+/// What one look at a leg found.
+enum Polled {
+    Output(Output),
+    /// Something changed: look again.
+    Changed,
+    /// Nothing before this instant.
+    Idle(Instant),
+}
 
 impl Bridge {
     /// Opens both legs. A leg that has its remote begins at once.
-    pub fn open(_now: Instant, _config: BridgeConfig, _shared: &Shared, _random: Random) -> Bridge {
-        todo!()
+    pub fn open(now: Instant, config: BridgeConfig, shared: &Shared, mut random: Random) -> Bridge {
+        let mut open = |config| match config {
+            LegConfig::Webrtc(config) => {
+                let leg = WebrtcLeg::new(now, *config, &shared.identity, shared.anchor, random.fork());
+                Leg::Webrtc(Box::new(leg))
+            }
+            LegConfig::Rtp(config) => Leg::Rtp(Box::new(RtpLeg::new(now, config, shared.anchor, random.fork()))),
+        };
+        let mut bridge = Bridge {
+            a: open(config.a),
+            b: open(config.b),
+            a_to_b: None,
+            b_to_a: None,
+            outbox: Outbox::new(),
+            events: VecDeque::with_capacity(BRIDGE_EVENTS_MAX + 1),
+            phase: Phase::Open,
+            timers_ran: [false; 2],
+            concealed_before: [0; 2],
+            concealed_counted: 0,
+            events_lost: 0,
+        };
+        bridge.join();
+        bridge
     }
 
     /// What to write into our description of a leg.
-    pub fn local(&self, _leg: LegName) -> LocalLeg {
-        todo!()
+    pub fn local(&self, leg: LegName) -> LocalLeg {
+        self.leg(leg).local()
+    }
+
+    /// A leg, to look at.
+    pub fn leg(&self, leg: LegName) -> &Leg {
+        match leg {
+            LegName::A => &self.a,
+            LegName::B => &self.b,
+        }
+    }
+
+    fn leg_mut(&mut self, leg: LegName) -> &mut Leg {
+        match leg {
+            LegName::A => &mut self.a,
+            LegName::B => &mut self.b,
+        }
     }
 
     /// Takes one datagram; decrypts in place. Noise is counted in `metrics` and never ends the call.
-    pub fn handle_datagram(&mut self, _now: Instant, _port: Port, _from: SocketAddr, _datagram: &mut [u8], _metrics: &mut Metrics) {
-        todo!()
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        port: Port,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        metrics: &mut Metrics,
+    ) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        let (entrance, flow, exit) = match port.leg {
+            LegName::A => (&mut self.a, &mut self.a_to_b, &mut self.b),
+            LegName::B => (&mut self.b, &mut self.b_to_a, &mut self.a),
+        };
+        let packet = match entrance.handle_datagram(now, port.component, from, datagram) {
+            Received::Rtp(packet) => packet,
+            Received::Dropped(reason) => return metrics.drop(reason),
+            Received::Consumed => return,
+        };
+        // Until both formats are known there is nowhere to go: early media is not kept.
+        let Some(flow) = flow else { return };
+        let is_event = entrance.format().is_some_and(|format| format.receives_event(packet.payload_type));
+        let mut exit = Exit { now, leg: exit, name: port.leg.other(), outbox: &mut self.outbox };
+        match flow.handle(&packet, is_event, &mut exit) {
+            Ok(Some(pressed)) => self.say_pressed(port.leg, pressed),
+            Ok(None) => {}
+            Err(reason) => metrics.drop(reason),
+        }
     }
 
     /// Takes one command.
-    pub fn handle_command(&mut self, _now: Instant, _command: BridgeCommand) {
-        todo!()
+    pub fn handle_command(&mut self, now: Instant, command: BridgeCommand) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        match command {
+            BridgeCommand::SetRemote { leg, remote } => self.set_remote(now, leg, *remote),
+            BridgeCommand::Release { leg } => self.leg_mut(leg).release(now),
+            BridgeCommand::SendDigit { leg, digit, duration_ms } => {
+                let flow = match leg {
+                    LegName::A => &mut self.b_to_a,
+                    LegName::B => &mut self.a_to_b,
+                };
+                let is_pressed = flow.as_mut().is_some_and(|flow| flow.press(Pressed { digit, duration_ms }));
+                if !is_pressed {
+                    tracing::debug!(?leg, "a key is not sent: the leg has no telephone-event, or too many keys wait");
+                }
+            }
+            BridgeCommand::Close => self.end(now, End { side: Side::Engine, cause: Cause::Closed }),
+        }
     }
 
-    /// Call when the instant of the last `Timeout` has come.
-    pub fn handle_timeout(&mut self, _now: Instant) {
-        todo!()
+    fn set_remote(&mut self, now: Instant, name: LegName, remote: LegRemote) {
+        match (self.leg_mut(name), remote) {
+            (Leg::Webrtc(leg), LegRemote::Webrtc(remote)) => leg.set_remote(now, remote),
+            (Leg::Rtp(leg), LegRemote::Rtp(remote)) => leg.set_remote(now, remote),
+            _ => return tracing::warn!(leg = ?name, "a description of the other kind of leg: a bug in control"),
+        }
+        self.join();
     }
+
+    /// Makes the flows once both formats are known, and again where a new format needs it.
+    fn join(&mut self) {
+        let (Some(a), Some(b)) = (self.a.format(), self.b.format()) else { return };
+        let plans = [Plan::new(a, b), Plan::new(b, a)];
+        for (index, (flow, plan)) in [&mut self.a_to_b, &mut self.b_to_a].into_iter().zip(plans).enumerate() {
+            if flow.as_ref().is_some_and(|flow| *flow.plan() == plan) {
+                continue;
+            }
+            self.concealed_before[index] += flow.as_ref().map_or(0, Flow::concealed);
+            *flow = Some(Flow::new(plan));
+        }
+    }
+
+    /// Ends the bridge from outside: goodbyes are drained, then `Ended` says `end`. What ended before stays as it was.
+    pub fn end(&mut self, now: Instant, end: End) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closing(end);
+            self.a.close(now);
+            self.b.close(now);
+        }
+    }
+
+    /// Call when the instant of the last `Timeout` has come. Everything due runs in the drain that follows.
+    pub fn handle_timeout(&mut self, _now: Instant) {}
 
     /// Call until `Timeout`. Only then is the bridge consistent.
-    pub fn poll_output(&mut self, _now: Instant, _out: &mut [u8], _metrics: &mut Metrics) -> Output {
-        todo!()
+    pub fn poll_output(&mut self, now: Instant, out: &mut [u8], metrics: &mut Metrics) -> Output {
+        loop {
+            if let Some((port, to, len)) = self.outbox.pop(out) {
+                return Output::Transmit { port, to, len };
+            }
+            if let Some(event) = self.events.pop_front() {
+                return Output::Event(event);
+            }
+            if self.phase == Phase::Ended {
+                return Output::Timeout(Instant::NEVER);
+            }
+            let mut deadline = Instant::NEVER;
+            match self.poll_leg(now, LegName::A, out) {
+                Polled::Output(output) => return output,
+                Polled::Changed => continue,
+                Polled::Idle(at) => deadline = deadline.min(at),
+            }
+            match self.poll_leg(now, LegName::B, out) {
+                Polled::Output(output) => return output,
+                Polled::Changed => continue,
+                Polled::Idle(at) => deadline = deadline.min(at),
+            }
+            if let Phase::Closing(end) = self.phase {
+                self.phase = Phase::Ended;
+                self.count(metrics);
+                self.events.push_back(BridgeEvent::Ended { end, stats: self.stats() });
+                continue;
+            }
+            deadline = deadline.min(self.run_flows(now));
+            if self.outbox.is_empty() && self.events.is_empty() {
+                self.timers_ran = [false; 2];
+                self.count(metrics);
+                // A leg that is due again at once gets its turn in a millisecond: a drain always ends, and ends in the future.
+                return Output::Timeout(deadline.max(now.plus_millis(1)));
+            }
+        }
+    }
+
+    /// One step of a leg. Its timers run here, once per drain: so the order of a worker's calls does not matter.
+    fn poll_leg(&mut self, now: Instant, name: LegName, out: &mut [u8]) -> Polled {
+        let is_open = self.phase == Phase::Open;
+        let leg = self.leg_mut(name);
+        match leg.poll_output(now, out) {
+            LegOutput::Transmit { component, to, len } => {
+                Polled::Output(Output::Transmit { port: Port { leg: name, component }, to, len })
+            }
+            LegOutput::Event(LegEvent::Ended(cause)) => {
+                let side = match name {
+                    LegName::A => Side::A,
+                    LegName::B => Side::B,
+                };
+                self.end(now, End { side, cause });
+                Polled::Changed
+            }
+            LegOutput::Event(event) => Polled::Output(Output::Event(BridgeEvent::Leg { leg: name, event })),
+            LegOutput::Timeout(at) if at <= now && is_open && !self.timers_ran[name as usize] => {
+                self.timers_ran[name as usize] = true;
+                self.leg_mut(name).handle_timeout(now);
+                Polled::Changed
+            }
+            LegOutput::Timeout(at) => Polled::Idle(at),
+        }
+    }
+
+    /// Lets both flows send what is due; answers when the next of them is.
+    fn run_flows(&mut self, now: Instant) -> Instant {
+        let Bridge { a, b, a_to_b, b_to_a, outbox, .. } = self;
+        let mut pressed = [None; 2];
+        let mut deadline = Instant::NEVER;
+        if let Some(flow) = a_to_b {
+            pressed[0] = flow.run(&mut Exit { now, leg: b, name: LegName::B, outbox });
+            deadline = deadline.min(flow.deadline(b.can_send()));
+        }
+        if let Some(flow) = b_to_a {
+            pressed[1] = flow.run(&mut Exit { now, leg: a, name: LegName::A, outbox });
+            deadline = deadline.min(flow.deadline(a.can_send()));
+        }
+        for (leg, pressed) in [LegName::A, LegName::B].into_iter().zip(pressed) {
+            if let Some(pressed) = pressed {
+                self.say_pressed(leg, pressed);
+            }
+        }
+        deadline
+    }
+
+    fn say_pressed(&mut self, leg: LegName, Pressed { digit, duration_ms }: Pressed) {
+        if self.events.len() < BRIDGE_EVENTS_MAX {
+            self.events.push_back(BridgeEvent::Digit { leg, digit, duration_ms });
+        } else {
+            self.events_lost += 1;
+        }
+    }
+
+    /// Moves what was counted here to the worker's counters.
+    fn count(&mut self, metrics: &mut Metrics) {
+        let stats = self.stats();
+        let concealed = stats.concealed_from_a + stats.concealed_from_b;
+        metrics.packets_concealed += concealed - core::mem::replace(&mut self.concealed_counted, concealed);
+        metrics.datagrams_unsent += self.outbox.take_unsent();
+        metrics.events_lost += core::mem::take(&mut self.events_lost);
+    }
+
+    fn stats(&self) -> BridgeStats {
+        let concealed =
+            |index: usize, flow: &Option<Flow>| self.concealed_before[index] + flow.as_ref().map_or(0, Flow::concealed);
+        BridgeStats {
+            a: self.a.stats(),
+            b: self.b.stats(),
+            concealed_from_a: concealed(0, &self.a_to_b),
+            concealed_from_b: concealed(1, &self.b_to_a),
+        }
     }
 
     /// Whether `Ended` was said: nothing is left to do but drop it.
     pub fn is_ended(&self) -> bool {
-        todo!()
+        self.phase == Phase::Ended && self.events.is_empty()
     }
 }

@@ -1,16 +1,131 @@
 //! One media connection: its set-up, its packets, its end. `webrtc` is ICE + DTLS-SRTP, `rtp` is plain RTP.
 //!
-//! A leg is useful alone: a stand-in, a test or a bench drives one over a socket of its own.
+//! A leg is useful alone: a stand-in, a test or a bench drives one over a socket of its own. The contract is that of every
+//! machine here: change something, then call `poll_output` until it answers `Timeout`.
+//!
+//! Why an enum and not a trait: there are two kinds, a later third (`stream`) is known, and the flows call a leg for each
+//! packet; a match is read and inlined where a table of function pointers is neither.
 
+mod notices;
 pub mod rtp;
+mod stream;
 pub mod webrtc;
 
 use crate::dtls::DtlsVersion;
 use crate::error::{Cause, DropReason};
+use crate::rtp::header::RtpPacket;
+use crate::rtp::sender::RtpSender;
 use crate::sdp::{Codec, Fingerprint, OpusParameters};
 use crate::srtp::SrtpProfile;
 use crate::time::Instant;
 use std::net::SocketAddr;
+
+/// Time after the peer's RTCP BYE in which further media takes it back (RFC 3550 §6.6: a BYE may overtake its stream's end).
+pub const BYE_GRACE_MS: u64 = 2_000;
+
+/// A leg of either kind. Boxed: a bridge moves once into its slot, its legs are large.
+pub enum Leg {
+    /// ICE + DTLS-SRTP
+    Webrtc(Box<webrtc::WebrtcLeg>),
+    /// RTP/AVP
+    Rtp(Box<rtp::RtpLeg>),
+}
+
+impl Leg {
+    /// What to write into our description (port 0).
+    pub fn local(&self) -> LocalLeg {
+        match self {
+            Leg::Webrtc(leg) => leg.local(),
+            Leg::Rtp(leg) => leg.local(),
+        }
+    }
+
+    /// What was negotiated.
+    pub fn format(&self) -> Option<&MediaFormat> {
+        match self {
+            Leg::Webrtc(leg) => leg.format(),
+            Leg::Rtp(leg) => leg.format(),
+        }
+    }
+
+    /// Takes one datagram; decrypts in place.
+    pub fn handle_datagram<'p>(
+        &mut self,
+        now: Instant,
+        component: Component,
+        from: SocketAddr,
+        datagram: &'p mut [u8],
+    ) -> Received<'p> {
+        match self {
+            Leg::Webrtc(leg) => leg.handle_datagram(now, from, datagram),
+            Leg::Rtp(leg) => leg.handle_datagram(now, component, from, datagram),
+        }
+    }
+
+    /// Call when the instant of the last `Timeout` has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self {
+            Leg::Webrtc(leg) => leg.handle_timeout(now),
+            Leg::Rtp(leg) => leg.handle_timeout(now),
+        }
+    }
+
+    /// Call until `Timeout`.
+    pub fn poll_output(&mut self, now: Instant, out: &mut [u8]) -> LegOutput {
+        match self {
+            Leg::Webrtc(leg) => leg.poll_output(now, out),
+            Leg::Rtp(leg) => leg.poll_output(now, out),
+        }
+    }
+
+    /// Whether `send` would send.
+    pub fn can_send(&self) -> bool {
+        match self {
+            Leg::Webrtc(leg) => leg.can_send(),
+            Leg::Rtp(leg) => leg.can_send(),
+        }
+    }
+
+    /// Ends the hold; an rtp leg is never held by us.
+    pub fn release(&mut self, now: Instant) {
+        match self {
+            Leg::Webrtc(leg) => leg.release(now),
+            Leg::Rtp(_) => {}
+        }
+    }
+
+    /// Our RTP stream; the flow that sends into this leg writes its headers with it.
+    pub fn sender(&mut self) -> &mut RtpSender {
+        match self {
+            Leg::Webrtc(leg) => leg.sender(),
+            Leg::Rtp(leg) => leg.sender(),
+        }
+    }
+
+    /// Makes `packet[..len]`, written by `sender`, ready for the wire in place; answers where it goes and its new length.
+    pub fn send(&mut self, now: Instant, packet: &mut [u8], len: usize) -> Option<(SocketAddr, usize)> {
+        match self {
+            Leg::Webrtc(leg) => leg.send(now, packet, len),
+            Leg::Rtp(leg) => leg.send(now, packet, len),
+        }
+    }
+
+    /// Says goodbye: queued for `poll_output`.
+    pub fn close(&mut self, now: Instant) {
+        match self {
+            Leg::Webrtc(leg) => leg.close(now),
+            Leg::Rtp(leg) => leg.close(now),
+        }
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> LegStats {
+        match self {
+            Leg::Webrtc(leg) => leg.stats(),
+            Leg::Rtp(leg) => leg.stats(),
+        }
+    }
+}
 
 /// Which of a leg's sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +151,18 @@ pub struct MediaFormat {
     pub telephone_event: Option<EventFormat>,
 }
 
+impl MediaFormat {
+    /// Whether `payload_type` is one we declared.
+    pub fn receives(&self, payload_type: u8) -> bool {
+        payload_type == self.receive_payload_type || self.receives_event(payload_type)
+    }
+
+    /// Whether `payload_type` is that of telephone-event.
+    pub fn receives_event(&self, payload_type: u8) -> bool {
+        self.telephone_event.is_some_and(|event| payload_type == event.receive_payload_type)
+    }
+}
+
 /// telephone-event as negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventFormat {
@@ -55,7 +182,7 @@ pub enum Received<'p> {
     /// Noise.
     Dropped(DropReason),
     /// One RTP packet, decrypted, of a negotiated audio or event payload type.
-    Rtp(crate::rtp::header::RtpPacket<'p>),
+    Rtp(RtpPacket<'p>),
 }
 
 /// What `poll_output` answers.

@@ -1,7 +1,19 @@
 //! Plain RTP and RTCP on an even/odd pair of ports, or muxed.
+//!
+//! There is nothing to set up: a leg can send from its peer's description on. What it must survive is a description that is
+//! wrong (a private address behind a NAT: latching), one that changes (re-INVITE: new address, hold) and a source that changes
+//! under it (SSRC after a transfer). Our SSRC, sequence and timestamps go on through all of that.
+//!
+//! Why latching takes one source only: plain RTP authenticates nobody, so every further source that may move our stream is
+//! one more chance for a stranger (RFC 7362 §5). SDES (RTP/SAVP) fits between `accepts` and `Stream::receive`, and behind `send`.
 
-use super::{Component, LegOutput, LegStats, LocalLeg, MediaFormat, Received};
+use super::stream::Stream;
+use super::{Component, LegEvent, LegOutput, LegStats, LocalLeg, MediaFormat, Received};
+use crate::demux::{self, Class};
+use crate::error::{Cause, DropReason};
+use crate::limits::MEDIA_MS_MAX;
 use crate::random::Random;
+use crate::rtp::header::RtpPacket;
 use crate::time::{Instant, WallAnchor};
 use std::net::SocketAddr;
 
@@ -31,66 +43,234 @@ pub struct RtpRemote {
 ///
 /// Latching: RTP is accepted from the described address and, once per description, from the first other source of the same
 /// IP address family whose packet is valid; from then on we send there (RFC 4961). A third source is dropped as `UnknownSource`.
-pub struct RtpLeg {}
+pub struct RtpLeg {
+    remote: Option<Remote>,
+    stream: Stream,
+    phase: Phase,
+}
+
+/// The peer's description, and what was seen beside it.
+struct Remote {
+    described: RtpRemote,
+    since: Instant,
+    /// The one other source that was taken.
+    latched: Option<SocketAddr>,
+    /// Where RTCP goes: as described, until the peer's RTCP comes from elsewhere.
+    rtcp_to: SocketAddr,
+}
+
+impl Remote {
+    fn rtp_to(&self) -> SocketAddr {
+        self.latched.unwrap_or(self.described.address)
+    }
+}
+
+/// Where the leg is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// `Ended` was said; only the goodbye is left.
+    Ended,
+    /// RTCP BYE is next.
+    Bye,
+    Closed,
+}
 
 impl RtpLeg {
     /// Draws SSRC, sequence and timestamp from `random`.
-    pub fn new(_now: Instant, _config: RtpConfig, _anchor: WallAnchor, _random: Random) -> RtpLeg {
-        todo!()
+    pub fn new(now: Instant, config: RtpConfig, anchor: WallAnchor, mut random: Random) -> RtpLeg {
+        let mut leg = RtpLeg { remote: None, stream: Stream::new(now, anchor, &mut random), phase: Phase::Open };
+        if let Some(remote) = config.remote {
+            leg.set_remote(now, remote);
+        }
+        leg
     }
 
     /// What to write into our description (port 0).
     pub fn local(&self) -> LocalLeg {
-        todo!()
+        LocalLeg::Rtp { ssrc: self.stream.ssrc(), port: 0 }
     }
 
     /// The peer's description, first or changed.
-    pub fn set_remote(&mut self, _now: Instant, _remote: RtpRemote) {
-        todo!()
+    pub fn set_remote(&mut self, now: Instant, remote: RtpRemote) {
+        self.stream.set_format(remote.format);
+        let rtcp_to = if remote.rtcp_mux { remote.address } else { remote.rtcp_address };
+        self.remote = Some(Remote { described: remote, since: now, latched: None, rtcp_to });
     }
 
     /// What was negotiated.
     pub fn format(&self) -> Option<&MediaFormat> {
-        todo!()
+        self.stream.format()
     }
 
     /// Takes one datagram.
-    pub fn handle_datagram<'p>(&mut self, _now: Instant, _component: Component, _from: SocketAddr, _datagram: &'p mut [u8]) -> Received<'p> {
-        todo!()
+    pub fn handle_datagram<'p>(
+        &mut self,
+        now: Instant,
+        component: Component,
+        from: SocketAddr,
+        datagram: &'p mut [u8],
+    ) -> Received<'p> {
+        if self.phase != Phase::Open {
+            return Received::Consumed;
+        }
+        let is_mux = self.remote.as_ref().is_some_and(|remote| remote.described.rtcp_mux);
+        let dropped = match (component, demux::classify(datagram)) {
+            (Component::Rtp, Class::Rtp) => match self.handle_rtp(now, from, datagram) {
+                Ok(packet) => return Received::Rtp(packet),
+                Err(reason) => reason,
+            },
+            (Component::Rtp, Class::Rtcp) if !is_mux => DropReason::RtpPayloadType,
+            (_, Class::Rtcp) => match self.handle_rtcp(now, from, datagram) {
+                Ok(()) => return Received::Consumed,
+                Err(reason) => reason,
+            },
+            _ => DropReason::NotMultiplexed,
+        };
+        Received::Dropped(self.stream.dropped(dropped))
     }
 
-    /// Call when the instant of the last `Timeout` has come.
-    pub fn handle_timeout(&mut self, _now: Instant) {
-        todo!()
+    fn handle_rtp<'p>(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagram: &'p [u8],
+    ) -> Result<RtpPacket<'p>, DropReason> {
+        let remote = self.remote.as_mut().ok_or(DropReason::NotReady)?;
+        let is_known = from == remote.described.address || remote.latched == Some(from);
+        let may_latch = remote.latched.is_none() && from.is_ipv4() == remote.described.address.is_ipv4();
+        if !is_known && !may_latch {
+            return Err(DropReason::UnknownSource);
+        }
+        let packet = self.stream.receive(now, datagram)?;
+        if !is_known {
+            remote.latched = Some(from);
+            remote.rtcp_to = if remote.described.rtcp_mux { from } else { rtcp_of(remote, from) };
+            self.stream.notices.push(LegEvent::Latched(from));
+        }
+        Ok(packet)
     }
+
+    /// RTCP counts from the described address, or from the host that RTP comes from; replies follow it (RFC 4961 §4).
+    fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Result<(), DropReason> {
+        let remote = self.remote.as_mut().ok_or(DropReason::NotReady)?;
+        if from != remote.rtcp_to && from != remote.described.rtcp_address && from.ip() != remote.rtp_to().ip() {
+            return Err(DropReason::UnknownSource);
+        }
+        self.stream.receive_rtcp(now, datagram)?;
+        remote.rtcp_to = from;
+        Ok(())
+    }
+
+    /// Call when the instant of the last `Timeout` has come. Everything due is found by `poll_output`.
+    pub fn handle_timeout(&mut self, _now: Instant) {}
 
     /// Call until `Timeout`.
-    pub fn poll_output(&mut self, _now: Instant, _out: &mut [u8]) -> LegOutput {
-        todo!()
+    pub fn poll_output(&mut self, now: Instant, out: &mut [u8]) -> LegOutput {
+        loop {
+            if let Some(event) = self.stream.notices.pop() {
+                return LegOutput::Event(event);
+            }
+            let output = match self.phase {
+                Phase::Open => self.poll_open(now, out),
+                Phase::Bye => self.poll_bye(now, out),
+                Phase::Ended | Phase::Closed => Some(LegOutput::Timeout(Instant::NEVER)),
+            };
+            if let Some(output) = output {
+                return output;
+            }
+        }
+    }
+
+    /// One step of an open leg; `None` when something changed and there is more to look at.
+    fn poll_open(&mut self, now: Instant, out: &mut [u8]) -> Option<LegOutput> {
+        if self.remote.is_none() {
+            return Some(LegOutput::Timeout(Instant::NEVER));
+        }
+        if self.stream.bye_deadline() <= now {
+            return self.end(Cause::RtcpBye);
+        }
+        if self.media_deadline() <= now {
+            return self.end(Cause::MediaTimeout);
+        }
+        // RFC 3264 §8.4: a held stream keeps its RTCP.
+        if self.stream.report_deadline() <= now {
+            let len = self.stream.write_report(now, out);
+            return self.transmit_rtcp(len);
+        }
+        let deadline = self.stream.report_deadline().min(self.stream.bye_deadline()).min(self.media_deadline());
+        Some(LegOutput::Timeout(deadline))
+    }
+
+    fn poll_bye(&mut self, now: Instant, out: &mut [u8]) -> Option<LegOutput> {
+        self.phase = Phase::Closed;
+        if !self.stream.has_spoken() {
+            return None;
+        }
+        let len = self.stream.write_bye(now, out);
+        self.transmit_rtcp(len)
+    }
+
+    fn transmit_rtcp(&self, len: usize) -> Option<LegOutput> {
+        let remote = self.remote.as_ref()?;
+        let component = if remote.described.rtcp_mux { Component::Rtp } else { Component::Rtcp };
+        Some(LegOutput::Transmit { component, to: remote.rtcp_to, len })
+    }
+
+    fn end(&mut self, cause: Cause) -> Option<LegOutput> {
+        self.phase = Phase::Ended;
+        self.stream.notices.push(LegEvent::Ended(cause));
+        None
+    }
+
+    /// When the peer counts as gone. A peer that put us on hold owes nothing: its dialog's timers watch over it.
+    fn media_deadline(&self) -> Instant {
+        match &self.remote {
+            Some(remote) if remote.described.sending => {
+                self.stream.heard().map_or(remote.since, |heard| heard.max(remote.since)).plus_millis(MEDIA_MS_MAX)
+            }
+            _ => Instant::NEVER,
+        }
     }
 
     /// Whether `send` would send.
     pub fn can_send(&self) -> bool {
-        todo!()
+        self.phase == Phase::Open && self.remote.as_ref().is_some_and(|remote| remote.described.sending)
     }
 
     /// Our RTP stream.
     pub fn sender(&mut self) -> &mut crate::rtp::sender::RtpSender {
-        todo!()
+        &mut self.stream.sender
     }
 
     /// Where `packet[..len]`, written by `sender`, goes.
-    pub fn send(&mut self, _now: Instant, _packet: &mut [u8], _len: usize) -> Option<(SocketAddr, usize)> {
-        todo!()
+    pub fn send(&mut self, _now: Instant, _packet: &mut [u8], len: usize) -> Option<(SocketAddr, usize)> {
+        if !self.can_send() {
+            return None;
+        }
+        let to = self.remote.as_ref()?.rtp_to();
+        self.stream.sent();
+        Some((to, len))
     }
 
     /// Says goodbye: RTCP BYE is queued for `poll_output`.
     pub fn close(&mut self, _now: Instant) {
-        todo!()
+        if matches!(self.phase, Phase::Open | Phase::Ended) {
+            self.phase = Phase::Bye;
+        }
     }
 
     /// Counters.
     pub fn stats(&self) -> LegStats {
-        todo!()
+        self.stream.stats()
+    }
+}
+
+/// Where RTCP of a peer that was latched goes until its own RTCP says better: a NAT that moved the host moved both ports.
+fn rtcp_of(remote: &Remote, rtp: SocketAddr) -> SocketAddr {
+    if rtp.ip() == remote.described.address.ip() {
+        remote.described.rtcp_address
+    } else {
+        SocketAddr::new(rtp.ip(), rtp.port().wrapping_add(1))
     }
 }

@@ -1,12 +1,39 @@
 //! ICE, then DTLS, then SRTP on one socket.
+//!
+//! ```text
+//!  set_remote ──► ICE checks ──nominated──► DTLS ──connected──► keys: RTP and RTCP, unless held
+//!      │              │                      │                    │
+//!      └── early DTLS waits ─────────────────┘                    └── BYE, consent, silence ──► Ended
+//! ```
+//!
+//! RTCP is always muxed. A leg that is held does everything but speak: neither RTP nor RTCP leaves before `release`, since
+//! WhatsApp's clients take the first media packet for the accept.
+//!
+//! Why DTLS waits for nomination: the library's clients die of any stray first datagram, so a session sees only what comes
+//! from the one address that ICE has proven. A ClientHello that overtakes the nominating check is kept, not lost: its
+//! retransmission would cost the caller a second of silence.
 
-use super::{LegOutput, LegStats, LocalLeg, MediaFormat, Received};
-use crate::dtls::{DtlsRole, DtlsVersions, Identity};
-use crate::ice::IceRole;
+use super::stream::Stream;
+use super::{Component, LegEvent, LegOutput, LegStats, LocalLeg, MediaFormat, Received};
+use crate::demux::{self, Class};
+use crate::dtls::{DtlsOutput, DtlsRole, DtlsSession, DtlsVersions, Identity};
+use crate::error::{Cause, DropReason};
+use crate::ice::{IceAgent, IceCredentials, IceOutput, IceRole};
+use crate::limits::MEDIA_MS_MAX;
 use crate::random::Random;
 use crate::sdp::{Fingerprint, IceDescription};
+use crate::srtp::{Protect, SrtpKeys, Unprotect};
 use crate::time::{Instant, WallAnchor};
 use std::net::SocketAddr;
+
+/// Characters of our ufrag: 47 bits (RFC 8839 §5.4 wants 24).
+const UFRAG_LENGTH: usize = 8;
+
+/// Characters of our password: 142 bits (RFC 8839 §5.4 wants 128).
+const PWD_LENGTH: usize = 24;
+
+/// DTLS datagrams kept before nomination: a ClientHello in two parts, and one retransmission's first. Past it the oldest goes.
+const EARLY_DTLS_MAX: usize = 3;
 
 /// How a webrtc leg behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,72 +62,369 @@ pub struct WebrtcRemote {
 }
 
 /// A webrtc leg.
-pub struct WebrtcLeg {}
+pub struct WebrtcLeg {
+    ice: IceAgent,
+    ice_deadline: Instant,
+    identity: Identity,
+    versions: DtlsVersions,
+    /// The peer's certificate and our DTLS role, from its description.
+    expected: Option<(Fingerprint, DtlsRole)>,
+    /// Where everything goes.
+    nominated: Option<SocketAddr>,
+    early_dtls: Vec<(SocketAddr, Vec<u8>)>,
+    dtls: Option<DtlsSession>,
+    dtls_deadline: Instant,
+    keys: Option<Keys>,
+    hold: bool,
+    stream: Stream,
+    phase: Phase,
+    /// RFC 7675 §5.1: without consent nothing may be sent, no goodbye either.
+    is_mute: bool,
+}
+
+/// What DTLS gave us.
+struct Keys {
+    since: Instant,
+    protect: Protect,
+    unprotect: Unprotect,
+}
+
+impl Keys {
+    fn new(now: Instant, keys: &SrtpKeys) -> Keys {
+        Keys {
+            since: now,
+            protect: Protect::new(keys.profile, &keys.local),
+            unprotect: Unprotect::new(keys.profile, &keys.remote),
+        }
+    }
+}
+
+/// Where the leg is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// `Ended` was said; only goodbyes are left.
+    Ended,
+    /// RTCP BYE is next.
+    Bye,
+    /// close_notify is next.
+    Notify,
+    Closed,
+}
 
 impl WebrtcLeg {
     /// Draws ufrag (8 characters), pwd (24), SSRC and all else from `random`.
-    pub fn new(_now: Instant, _config: WebrtcConfig, _identity: &Identity, _anchor: WallAnchor, _random: Random) -> WebrtcLeg {
-        todo!()
+    pub fn new(
+        now: Instant,
+        config: WebrtcConfig,
+        identity: &Identity,
+        anchor: WallAnchor,
+        mut random: Random,
+    ) -> WebrtcLeg {
+        let local = IceCredentials { ufrag: random.token(UFRAG_LENGTH), pwd: random.token(PWD_LENGTH) };
+        let mut leg = WebrtcLeg {
+            ice: IceAgent::new(now, config.ice, local, random.fork()),
+            ice_deadline: now,
+            identity: identity.clone(),
+            versions: config.versions,
+            expected: None,
+            nominated: None,
+            early_dtls: Vec::with_capacity(EARLY_DTLS_MAX),
+            dtls: None,
+            dtls_deadline: Instant::NEVER,
+            keys: None,
+            hold: config.hold,
+            stream: Stream::new(now, anchor, &mut random),
+            phase: Phase::Open,
+            is_mute: false,
+        };
+        if let Some(remote) = config.remote {
+            leg.set_remote(now, remote);
+        }
+        leg
     }
 
     /// What to write into our description (port 0).
     pub fn local(&self) -> LocalLeg {
-        todo!()
+        let IceCredentials { ufrag, pwd } = self.ice.local().clone();
+        LocalLeg::Webrtc { ufrag, pwd, fingerprint: self.identity.fingerprint(), ssrc: self.stream.ssrc(), port: 0 }
     }
 
     /// Gives the peer's description to a leg that was made without; later calls are ignored (no renegotiation).
-    pub fn set_remote(&mut self, _now: Instant, _remote: WebrtcRemote) {
-        todo!()
+    pub fn set_remote(&mut self, now: Instant, remote: WebrtcRemote) {
+        if self.expected.is_some() {
+            return;
+        }
+        self.expected = Some((remote.fingerprint, remote.dtls));
+        self.stream.set_format(remote.format);
+        self.ice.set_remote(now, &remote.ice);
+        self.start_dtls(now);
     }
 
     /// What was negotiated.
     pub fn format(&self) -> Option<&MediaFormat> {
-        todo!()
+        self.stream.format()
+    }
+
+    /// The ICE role in force: a conflict may have changed it.
+    pub fn ice_role(&self) -> IceRole {
+        self.ice.role()
+    }
+
+    /// Our DTLS role, once the peer's description is here.
+    pub fn dtls_role(&self) -> Option<DtlsRole> {
+        self.expected.map(|(_, role)| role)
     }
 
     /// Takes one datagram; decrypts in place.
-    pub fn handle_datagram<'p>(&mut self, _now: Instant, _from: SocketAddr, _datagram: &'p mut [u8]) -> Received<'p> {
-        todo!()
+    pub fn handle_datagram<'p>(&mut self, now: Instant, from: SocketAddr, datagram: &'p mut [u8]) -> Received<'p> {
+        if self.phase != Phase::Open {
+            return Received::Consumed;
+        }
+        // RFC 7983 §7: the first byte decides, and nothing else does.
+        let consumed = match demux::classify(datagram) {
+            Class::Rtp => return self.handle_rtp(now, from, datagram),
+            Class::Rtcp => self.handle_rtcp(now, from, datagram),
+            Class::Stun => self.ice.handle_datagram(now, from, datagram),
+            Class::Dtls => self.handle_dtls(now, from, datagram),
+            Class::Unknown => Err(DropReason::NotMultiplexed),
+        };
+        match consumed {
+            Ok(()) => Received::Consumed,
+            Err(reason) => Received::Dropped(self.stream.dropped(reason)),
+        }
+    }
+
+    fn handle_rtp<'p>(&mut self, now: Instant, from: SocketAddr, datagram: &'p mut [u8]) -> Received<'p> {
+        match self.unprotect_rtp(now, from, datagram) {
+            Ok(packet) => Received::Rtp(packet),
+            Err(reason) => Received::Dropped(self.stream.dropped(reason)),
+        }
+    }
+
+    fn unprotect_rtp<'p>(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagram: &'p mut [u8],
+    ) -> Result<crate::rtp::header::RtpPacket<'p>, DropReason> {
+        let keys = Self::keys_for(&self.ice, self.nominated, &mut self.keys, from)?;
+        let len = keys.unprotect.rtp(datagram)?;
+        self.stream.receive(now, &datagram[..len])
+    }
+
+    fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<(), DropReason> {
+        let keys = Self::keys_for(&self.ice, self.nominated, &mut self.keys, from)?;
+        let len = keys.unprotect.rtcp(datagram)?;
+        self.stream.receive_rtcp(now, &datagram[..len])
+    }
+
+    /// The keys, if media from `from` is acceptable: a peer may send on any pair that is valid, nominated or not
+    /// (RFC 8445 §12.2), nobody else costs us a decryption.
+    fn keys_for<'k>(
+        ice: &IceAgent,
+        nominated: Option<SocketAddr>,
+        keys: &'k mut Option<Keys>,
+        from: SocketAddr,
+    ) -> Result<&'k mut Keys, DropReason> {
+        if nominated != Some(from) && !ice.is_known_source(from) {
+            return Err(DropReason::UnknownSource);
+        }
+        keys.as_mut().ok_or(DropReason::NotReady)
+    }
+
+    fn handle_dtls(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Result<(), DropReason> {
+        match &mut self.dtls {
+            Some(session) if self.nominated == Some(from) => session.handle_datagram(now, datagram),
+            None if self.ice.is_known_source(from) => self.keep_early_dtls(from, datagram),
+            _ => return Err(DropReason::DtlsUnexpected),
+        }
+        Ok(())
+    }
+
+    /// A ClientHello can overtake the check that nominates, and ours to answer may come before the peer's answer does.
+    fn keep_early_dtls(&mut self, from: SocketAddr, datagram: &[u8]) {
+        if self.early_dtls.len() == EARLY_DTLS_MAX {
+            self.early_dtls.remove(0);
+        }
+        self.early_dtls.push((from, datagram.to_vec()));
+    }
+
+    /// Begins the handshake once there is an address to speak to and a fingerprint to expect.
+    fn start_dtls(&mut self, now: Instant) {
+        let (None, Some(address), Some((fingerprint, role))) = (&self.dtls, self.nominated, self.expected) else {
+            return;
+        };
+        let mut session = DtlsSession::new(now, &self.identity, role, self.versions, fingerprint);
+        for (from, datagram) in core::mem::take(&mut self.early_dtls) {
+            if from == address {
+                session.handle_datagram(now, &datagram);
+            }
+        }
+        self.dtls = Some(session);
+        self.dtls_deadline = now;
     }
 
     /// Call when the instant of the last `Timeout` has come.
-    pub fn handle_timeout(&mut self, _now: Instant) {
-        todo!()
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        if self.ice_deadline <= now {
+            self.ice.handle_timeout(now);
+        }
+        if let Some(session) = self.dtls.as_mut().filter(|_| self.dtls_deadline <= now) {
+            session.handle_timeout(now);
+        }
     }
 
     /// Call until `Timeout`.
-    pub fn poll_output(&mut self, _now: Instant, _out: &mut [u8]) -> LegOutput {
-        todo!()
+    pub fn poll_output(&mut self, now: Instant, out: &mut [u8]) -> LegOutput {
+        loop {
+            if let Some(event) = self.stream.notices.pop() {
+                return LegOutput::Event(event);
+            }
+            let output = match self.phase {
+                Phase::Open => self.poll_open(now, out),
+                Phase::Bye => self.poll_bye(now, out),
+                Phase::Notify => self.poll_notify(now, out),
+                Phase::Ended | Phase::Closed => Some(LegOutput::Timeout(Instant::NEVER)),
+            };
+            if let Some(output) = output {
+                return output;
+            }
+        }
+    }
+
+    /// One step of an open leg; `None` when something changed and there is more to look at.
+    fn poll_open(&mut self, now: Instant, out: &mut [u8]) -> Option<LegOutput> {
+        match self.ice.poll_output(now, out) {
+            IceOutput::Transmit { to, len } => return Some(transmit(to, len)),
+            IceOutput::Nominated(address) => {
+                self.nominated = Some(address);
+                self.stream.notices.push(LegEvent::IceNominated(address));
+                self.start_dtls(now);
+                return None;
+            }
+            IceOutput::Failed => return self.end(Cause::IceFailed),
+            IceOutput::ConsentLost => return self.end(Cause::ConsentLost),
+            IceOutput::Timeout(at) => self.ice_deadline = at,
+        }
+        if let (Some(session), Some(to)) = (&mut self.dtls, self.nominated) {
+            match session.poll_output(now, out) {
+                DtlsOutput::Transmit(len) => return Some(transmit(to, len)),
+                DtlsOutput::Connected { version, keys } => {
+                    self.keys = Some(Keys::new(now, &keys));
+                    self.stream.notices.push(LegEvent::DtlsConnected { version, profile: keys.profile });
+                    return None;
+                }
+                DtlsOutput::Ended(cause) => {
+                    self.dtls = None;
+                    return self.end(cause);
+                }
+                DtlsOutput::Timeout(at) => self.dtls_deadline = at,
+            }
+        }
+        if self.stream.bye_deadline() <= now {
+            return self.end(Cause::RtcpBye);
+        }
+        if self.media_deadline() <= now {
+            return self.end(Cause::MediaTimeout);
+        }
+        if self.can_send() && self.stream.report_deadline() <= now {
+            let len = self.stream.write_report(now, out);
+            return self.transmit_rtcp(out, len);
+        }
+        Some(LegOutput::Timeout(self.deadline()))
+    }
+
+    fn poll_bye(&mut self, now: Instant, out: &mut [u8]) -> Option<LegOutput> {
+        self.phase = Phase::Notify;
+        if let Some(session) = &mut self.dtls {
+            session.close();
+        }
+        if self.is_mute || self.hold || !self.stream.has_spoken() {
+            return None;
+        }
+        let len = self.stream.write_bye(now, out);
+        self.transmit_rtcp(out, len)
+    }
+
+    fn poll_notify(&mut self, now: Instant, out: &mut [u8]) -> Option<LegOutput> {
+        if let (Some(session), Some(to), false) = (&mut self.dtls, self.nominated, self.is_mute) {
+            if let DtlsOutput::Transmit(len) = session.poll_output(now, out) {
+                return Some(transmit(to, len));
+            }
+        }
+        self.phase = Phase::Closed;
+        None
+    }
+
+    fn transmit_rtcp(&mut self, out: &mut [u8], len: usize) -> Option<LegOutput> {
+        let len = self.keys.as_mut()?.protect.rtcp(out, len).ok()?;
+        Some(transmit(self.nominated?, len))
+    }
+
+    fn end(&mut self, cause: Cause) -> Option<LegOutput> {
+        self.is_mute = matches!(cause, Cause::ConsentLost | Cause::IceFailed);
+        self.phase = Phase::Ended;
+        self.stream.notices.push(LegEvent::Ended(cause));
+        None
+    }
+
+    fn deadline(&self) -> Instant {
+        let report = if self.can_send() { self.stream.report_deadline() } else { Instant::NEVER };
+        let dtls = if self.dtls.is_some() { self.dtls_deadline } else { Instant::NEVER };
+        self.ice_deadline.min(dtls).min(report).min(self.stream.bye_deadline()).min(self.media_deadline())
+    }
+
+    /// When the peer counts as gone. Runs from the keys on; before them ICE and DTLS have limits of their own.
+    fn media_deadline(&self) -> Instant {
+        let Some(keys) = &self.keys else { return Instant::NEVER };
+        let heard = [self.stream.heard(), self.ice.last_heard()].into_iter().flatten().fold(keys.since, Instant::max);
+        heard.plus_millis(MEDIA_MS_MAX)
     }
 
     /// Whether `send` would send: keys are there and nothing is held.
     pub fn can_send(&self) -> bool {
-        todo!()
+        self.phase == Phase::Open && !self.hold && self.keys.is_some()
     }
 
     /// Ends the hold: from now on RTP and RTCP go out.
     pub fn release(&mut self, _now: Instant) {
-        todo!()
+        self.hold = false;
     }
 
     /// Our RTP stream; the flow that sends into this leg writes its headers with it.
     pub fn sender(&mut self) -> &mut crate::rtp::sender::RtpSender {
-        todo!()
+        &mut self.stream.sender
     }
 
     /// Protects `packet[..len]`, written by `sender`, in place. Answers the address and the new length, or `None` when
     /// the leg cannot send (the packet is then lost and its sequence number must not have been drawn: ask `can_send` first).
-    pub fn send(&mut self, _now: Instant, _packet: &mut [u8], _len: usize) -> Option<(SocketAddr, usize)> {
-        todo!()
+    pub fn send(&mut self, _now: Instant, packet: &mut [u8], len: usize) -> Option<(SocketAddr, usize)> {
+        if !self.can_send() {
+            return None;
+        }
+        let len = self.keys.as_mut()?.protect.rtp(packet, len).ok()?;
+        self.stream.sent();
+        Some((self.nominated?, len))
     }
 
     /// Says goodbye: RTCP BYE (unless held) and close_notify are queued for `poll_output`.
     pub fn close(&mut self, _now: Instant) {
-        todo!()
+        if matches!(self.phase, Phase::Open | Phase::Ended) {
+            self.phase = Phase::Bye;
+        }
     }
 
     /// Counters.
     pub fn stats(&self) -> LegStats {
-        todo!()
+        let stats = self.stream.stats();
+        LegStats { round_trip_ms: stats.round_trip_ms.or(self.ice.round_trip_ms()), ..stats }
     }
+}
+
+fn transmit(to: SocketAddr, len: usize) -> LegOutput {
+    LegOutput::Transmit { component: Component::Rtp, to, len }
 }

@@ -80,6 +80,33 @@ impl RtpSender {
         self.write(payload_type, marker, payload_len, at, out)
     }
 
+    /// Sequence number that the next packet will carry.
+    pub fn sequence(&self) -> u16 {
+        self.sequence
+    }
+
+    /// Writes the header of a relayed packet, whose place in the stream its sender chose: gaps stay gaps and late packets
+    /// stay late. The stream goes on after the highest sequence number.
+    pub fn forward(&mut self, now: Instant, packet: &header::RtpPacket<'_>, out: &mut [u8]) -> usize {
+        header::write(packet.marker, packet.payload_type, packet.sequence, packet.timestamp, self.ssrc, out);
+        if packet.sequence.wrapping_sub(self.sequence) < 0x8000 {
+            self.sequence = packet.sequence.wrapping_add(1);
+            // The packets of a key repeat the time of its beginning; only what moves the clock anchors it.
+            if self.last.is_none() || packet.timestamp.distance_from(self.timestamp) > 0 {
+                self.timestamp = packet.timestamp;
+                self.last = Some((now, packet.timestamp));
+            }
+        }
+        self.packets = self.packets.wrapping_add(1);
+        self.octets = self.octets.wrapping_add(packet.payload.len() as u32);
+        header::HEADER_BYTES + packet.payload.len()
+    }
+
+    /// Changes the clock (a re-INVITE chose another codec); sequence and timestamp go on.
+    pub fn set_clock_rate_hz(&mut self, clock_rate_hz: u32) {
+        self.clock_rate_hz = clock_rate_hz;
+    }
+
     fn write(&mut self, payload_type: u8, marker: bool, payload_len: usize, at: RtpTimestamp, out: &mut [u8]) -> usize {
         header::write(marker, payload_type, self.sequence, at, self.ssrc, out);
         self.sequence = self.sequence.wrapping_add(1);

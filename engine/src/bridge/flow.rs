@@ -1,0 +1,155 @@
+//! One direction of a bridge: from what one leg hears to what the other says.
+//!
+//! ```text
+//!  leg ──packet──► keys (RFC 4733) ───────────────────────────── key ──┐
+//!          │                                                           ▼
+//!          ├─ same codec ──► relay: payload bit for bit ────────────► exit ──► leg
+//!          ├─ Opus to G.711 ──► jitter buffer ► decode ► 8 kHz ► encode ─┤   every 20 ms
+//!          └─ G.711 to any ───► decode ► frames of 20 ms ► encode ───────┘   as it comes
+//! ```
+//!
+//! Both directions run this code; only the codecs differ. A flow exists once both legs know their format, and is made anew
+//! when a re-INVITE changes one in a way that matters to it: sequence and timestamps live in the leg and go on.
+//!
+//! The two pages to read next are `play` in `transcode.rs`, one packet time of audio across the bridge, and `handle` in
+//! `relay.rs`. Why an enum: three kinds, known when the flow is made, and each packet takes one branch.
+
+use super::exit::{Exit, frame_ticks};
+use super::relay::Relay;
+use super::transcode::{Arrival, Playout, Voice};
+use crate::error::DropReason;
+use crate::leg::MediaFormat;
+use crate::rtp::header::RtpPacket;
+use crate::rtp::telephone_event::{EventReceiver, Pressed};
+use crate::sdp::{Codec, OpusParameters};
+use crate::time::Instant;
+
+/// Everything a flow depends on: a new format with the same plan changes nothing but payload type numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    source: Codec,
+    exit: Codec,
+    /// What the exit's peer wishes; matters where we encode.
+    opus: OpusParameters,
+    source_event_rate_hz: Option<u32>,
+    exit_event_rate_hz: Option<u32>,
+}
+
+impl Plan {
+    pub(super) fn new(source: &MediaFormat, exit: &MediaFormat) -> Plan {
+        let is_relay = source.codec == exit.codec;
+        Plan {
+            source: source.codec,
+            exit: exit.codec,
+            opus: if is_relay { OpusParameters::default() } else { exit.opus },
+            source_event_rate_hz: source.telephone_event.map(|event| event.clock_rate_hz),
+            exit_event_rate_hz: exit.telephone_event.map(|event| event.clock_rate_hz),
+        }
+    }
+}
+
+/// One direction of a bridge.
+pub(super) struct Flow {
+    plan: Plan,
+    /// `None` where the source has no telephone-event.
+    keys: Option<EventReceiver>,
+    path: Path,
+}
+
+/// How audio crosses.
+enum Path {
+    Relay(Relay),
+    Playout(Box<Playout>),
+    Arrival(Box<Arrival>),
+}
+
+impl Flow {
+    /// Takes all memory that the flow needs.
+    pub(super) fn new(plan: Plan) -> Flow {
+        let voice = || Voice::new(plan.exit, &plan.opus, plan.exit_event_rate_hz);
+        let path = match (plan.source, plan.exit) {
+            (source, exit) if source == exit => {
+                Path::Relay(Relay::new(frame_ticks(exit), (plan.source_event_rate_hz, plan.exit_event_rate_hz)))
+            }
+            (Codec::Opus, _) => Path::Playout(Box::new(Playout::new(plan.source, voice()))),
+            (Codec::Pcmu | Codec::Pcma, _) => Path::Arrival(Box::new(Arrival::new(plan.source, voice()))),
+        };
+        Flow { plan, keys: plan.source_event_rate_hz.map(EventReceiver::new), path }
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Takes one packet across. Answers a key that ended with it.
+    pub(super) fn handle(
+        &mut self,
+        packet: &RtpPacket<'_>,
+        is_event: bool,
+        exit: &mut Exit<'_>,
+    ) -> Result<Option<Pressed>, DropReason> {
+        let pressed = match &mut self.keys {
+            Some(keys) if is_event => keys.handle(exit.now, packet.timestamp, packet.payload),
+            _ => None,
+        };
+        let crossed = match &mut self.path {
+            Path::Relay(relay) => relay.handle(packet, is_event, exit),
+            Path::Playout(playout) => playout.handle(packet, is_event, exit),
+            Path::Arrival(arrival) => arrival.handle(packet, is_event, exit),
+        };
+        self.replay(pressed);
+        // The repetitions of a key's last packet are late where its first came: no reason to lose the key.
+        if pressed.is_some() { Ok(pressed) } else { crossed.map(|()| None) }
+    }
+
+    /// Sends what is due. Answers a key whose end was lost.
+    pub(super) fn run(&mut self, exit: &mut Exit<'_>) -> Option<Pressed> {
+        let pressed = self.keys.as_mut().and_then(|keys| keys.handle_timeout(exit.now));
+        self.replay(pressed);
+        match &mut self.path {
+            Path::Relay(relay) => relay.run(exit),
+            Path::Playout(playout) => playout.run(exit),
+            Path::Arrival(arrival) => arrival.run(exit),
+        }
+        pressed
+    }
+
+    /// When `run` is due.
+    pub(super) fn deadline(&self, can_send: bool) -> Instant {
+        let path = match &self.path {
+            Path::Relay(relay) => relay.deadline(can_send),
+            Path::Playout(playout) => playout.deadline(can_send),
+            Path::Arrival(arrival) => arrival.deadline(can_send),
+        };
+        self.keys.as_ref().map_or(Instant::NEVER, EventReceiver::deadline).min(path)
+    }
+
+    /// Presses a key toward the exit, in place of audio; answers whether it will be heard.
+    pub(super) fn press(&mut self, key: Pressed) -> bool {
+        match &mut self.path {
+            Path::Relay(relay) => relay.press(key),
+            Path::Playout(playout) => playout.voice().press(key),
+            Path::Arrival(arrival) => arrival.voice().press(key),
+        }
+    }
+
+    /// Presses again what the source's peer pressed, as a fresh event, unless the packets themselves were relayed.
+    fn replay(&mut self, pressed: Option<Pressed>) {
+        let replays = match &self.path {
+            Path::Relay(relay) => relay.replays(),
+            Path::Playout(_) | Path::Arrival(_) => true,
+        };
+        if let (Some(key), true) = (pressed, replays) {
+            self.press(key);
+        }
+    }
+
+    /// Packets that were made up in place of lost ones.
+    pub(super) fn concealed(&self) -> u64 {
+        match &self.path {
+            Path::Relay(_) => 0,
+            Path::Playout(playout) => playout.concealed(),
+            Path::Arrival(arrival) => arrival.concealed(),
+        }
+    }
+}

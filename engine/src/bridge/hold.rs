@@ -1,0 +1,168 @@
+//! What a leg says before the other one may be spoken to: the greeting of a bot that answers while WhatsApp is still held.
+//!
+//! On release it is played from its start at the pace of speech. What comes meanwhile queues behind it, so the call lags; the lag
+//! is caught up in the speaker's own pauses, of which a short rest is always kept. Once it is gone the backlog stays small: it
+//! then only takes up packets that come in bursts.
+//!
+//! Why PCMU bytes: two seconds take 16,000 bytes instead of 32,000, and are lossless where the leg spoke PCMU anyway.
+
+use crate::limits::HOLD_MS_MAX;
+use crate::media::decode::Decoder;
+use crate::media::encode::{ENCODED_BYTES_MAX, Encoder, FRAME_SAMPLES};
+use crate::sdp::{Codec, OpusParameters};
+
+/// Bytes of the backlog: one per sample.
+const HOLD_BYTES_MAX: usize = HOLD_MS_MAX * 8;
+const HOLD_FRAMES_MAX: usize = HOLD_BYTES_MAX / FRAME_SAMPLES;
+const _: () = assert!(HOLD_BYTES_MAX % FRAME_SAMPLES == 0);
+
+/// Frames that may wait once the lag is gone; past it the oldest is dropped. It bounds the delay that bursts can add.
+const LIVE_FRAMES_MAX: usize = 6;
+
+/// Quiet frames of each pause that are always played: a caller hears a pause of 60 ms as one.
+const REST_FRAMES: usize = 3;
+
+/// Mean magnitude below which a frame is a pause: about -50 dBFS.
+const QUIET_MEAN_MAX: u32 = 100;
+
+/// Frames of 20 ms that wait for their turn, oldest first.
+pub(super) struct Backlog {
+    bytes: Box<[u8]>,
+    first: usize,
+    count: usize,
+    encoder: Encoder,
+    decoder: Decoder,
+    quiet_run: usize,
+    /// The lag was caught up once.
+    is_live: bool,
+}
+
+impl Backlog {
+    pub(super) fn new() -> Backlog {
+        Backlog {
+            bytes: vec![0; HOLD_BYTES_MAX].into_boxed_slice(),
+            first: 0,
+            count: 0,
+            encoder: Encoder::new(Codec::Pcmu, &OpusParameters::default()),
+            decoder: Decoder::new(Codec::Pcmu),
+            quiet_run: 0,
+            is_live: false,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Puts one frame behind the others. A greeting longer than the limit loses its newest audio, live audio its oldest.
+    pub(super) fn push(&mut self, pcm: &[i16; FRAME_SAMPLES]) {
+        if self.is_live && self.count == LIVE_FRAMES_MAX {
+            self.drop_first();
+        }
+        if self.count == HOLD_FRAMES_MAX {
+            return;
+        }
+        let start = (self.first + self.count) % HOLD_FRAMES_MAX * FRAME_SAMPLES;
+        let mut encoded = [0; ENCODED_BYTES_MAX];
+        let len = self.encoder.encode(pcm, &mut encoded);
+        self.bytes[start..start + FRAME_SAMPLES].copy_from_slice(&encoded[..len]);
+        self.count += 1;
+    }
+
+    /// The next frame to play. While others wait behind it, frames of a pause are left out.
+    pub(super) fn pop(&mut self, pcm: &mut [i16; FRAME_SAMPLES]) -> bool {
+        while self.take_first(pcm) {
+            self.quiet_run = if is_quiet(pcm) { self.quiet_run + 1 } else { 0 };
+            if self.quiet_run <= REST_FRAMES || self.count == 0 {
+                self.is_live |= self.count == 0;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn take_first(&mut self, pcm: &mut [i16; FRAME_SAMPLES]) -> bool {
+        if self.count == 0 {
+            return false;
+        }
+        let start = self.first * FRAME_SAMPLES;
+        let decoded = self.decoder.decode(&self.bytes[start..start + FRAME_SAMPLES], pcm);
+        debug_assert_eq!(decoded, Ok(FRAME_SAMPLES), "every byte is a PCMU sample");
+        self.drop_first();
+        true
+    }
+
+    fn drop_first(&mut self) {
+        self.first = (self.first + 1) % HOLD_FRAMES_MAX;
+        self.count -= 1;
+    }
+}
+
+fn is_quiet(pcm: &[i16; FRAME_SAMPLES]) -> bool {
+    let sum: u32 = pcm.iter().map(|&sample| u32::from(sample.unsigned_abs())).sum();
+    sum < QUIET_MEAN_MAX * FRAME_SAMPLES as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(value: i16) -> [i16; FRAME_SAMPLES] {
+        [value; FRAME_SAMPLES]
+    }
+
+    fn drain(backlog: &mut Backlog) -> Vec<i16> {
+        let mut pcm = frame(0);
+        core::iter::from_fn(|| backlog.pop(&mut pcm).then(|| pcm[0])).collect()
+    }
+
+    #[test]
+    fn a_greeting_is_played_from_its_start_and_loses_its_end_past_the_limit() {
+        let mut backlog = Backlog::new();
+        for index in 0..HOLD_FRAMES_MAX + 20 {
+            backlog.push(&frame(if index < 3 { 1_000 } else { 8_000 }));
+        }
+        let played = drain(&mut backlog);
+        assert_eq!(played.len(), HOLD_FRAMES_MAX);
+        assert!(played[..3].iter().all(|sample| (900..1_100).contains(sample)), "{:?}", &played[..3]);
+        assert!(played[3..].iter().all(|sample| (7_700..8_300).contains(sample)));
+    }
+
+    #[test]
+    fn pauses_are_shortened_while_others_wait_but_never_left_out() {
+        let mut backlog = Backlog::new();
+        let speech = [5_000; 5];
+        for value in speech.iter().chain(&[0; 20]).chain(&speech) {
+            backlog.push(&frame(*value));
+        }
+        let played = drain(&mut backlog);
+        assert_eq!(played.iter().filter(|sample| sample.unsigned_abs() > 4_000).count(), 10, "no speech is lost");
+        assert_eq!(played.len(), 10 + REST_FRAMES);
+    }
+
+    #[test]
+    fn live_audio_waits_a_bounded_time_and_loses_its_oldest() {
+        let mut backlog = Backlog::new();
+        backlog.push(&frame(1_000));
+        assert_eq!(drain(&mut backlog).len(), 1);
+        for index in 0..20 {
+            backlog.push(&frame(1_000 + 500 * index));
+        }
+        let played = drain(&mut backlog);
+        assert_eq!(played.len(), LIVE_FRAMES_MAX);
+        assert!((10_000..11_000).contains(&played[LIVE_FRAMES_MAX - 1]), "{played:?}");
+    }
+
+    #[test]
+    fn the_ring_wraps_without_mixing_frames() {
+        let mut backlog = Backlog::new();
+        let mut pcm = frame(0);
+        for index in 0..3 * HOLD_FRAMES_MAX {
+            let value = if index % 2 == 0 { 2_000 } else { -2_000 };
+            backlog.push(&frame(value));
+            assert!(backlog.pop(&mut pcm));
+            assert_eq!(pcm[0].signum(), value.signum());
+        }
+        assert!(backlog.is_empty());
+    }
+}
