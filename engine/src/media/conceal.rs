@@ -177,3 +177,113 @@ fn likeness(history: &[i16; HISTORY], period: usize, stride: usize) -> f32 {
     }
     product as f32 / (energy as f32).sqrt()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use proptest::prelude::*;
+    use std::f64::consts::TAU;
+
+    const FRAME: usize = 160;
+
+    /// Something like a vowel: a pitch of `hz` with falling harmonics.
+    fn vowel(hz: f64, samples: usize) -> Vec<i16> {
+        let sample = |n: usize| -> f64 {
+            (1..8).map(|k| 6_000.0 / f64::from(k) * (TAU * hz * f64::from(k) * n as f64 / 8_000.0).sin()).sum()
+        };
+        (0..samples).map(|n| sample(n) as i16).collect()
+    }
+
+    /// Plays `pcm` in frames of 20 ms of which those in `lost` do not arrive.
+    fn played(pcm: &[i16], lost: impl Fn(usize) -> bool) -> Vec<i16> {
+        let mut concealer = Concealer::new();
+        let mut out = pcm.to_vec();
+        for (index, frame) in out.chunks_exact_mut(FRAME).enumerate() {
+            if lost(index) { concealer.conceal(frame) } else { concealer.received(frame) }
+        }
+        out
+    }
+
+    fn level(pcm: &[i16]) -> f64 {
+        (pcm.iter().map(|&sample| f64::from(sample).powi(2)).sum::<f64>() / pcm.len() as f64).sqrt()
+    }
+
+    fn signal_to_error_db(pcm: &[i16], out: &[i16]) -> f64 {
+        let error: Vec<i16> = pcm.iter().zip(out).map(|(&a, &b)| a.saturating_sub(b)).collect();
+        20.0 * (level(pcm) / level(&error)).log10()
+    }
+
+    fn steepest(pcm: &[i16]) -> i32 {
+        pcm.windows(2).map(|pair| (i32::from(pair[1]) - i32::from(pair[0])).abs()).max().unwrap()
+    }
+
+    #[test]
+    fn received_audio_is_not_changed() {
+        let pcm = vowel(130.0, 1_600);
+        assert_eq!(played(&pcm, |_| false), pcm);
+    }
+
+    #[test]
+    fn one_lost_frame_of_a_vowel_is_made_up_like_it() {
+        for hz in [70.0, 100.0, 130.0, 160.0, 195.0] {
+            let pcm = vowel(hz, 1_600);
+            let out = played(&pcm, |index| index == 5);
+            let (gap, silent) = (5 * FRAME..6 * FRAME, vec![0; FRAME]);
+            // The period is a whole number of samples, so a pitch between two of them drifts; silence would be at 0 dB.
+            let quality = signal_to_error_db(&pcm[gap.clone()], &out[gap.clone()]);
+            assert!(quality > 7.0, "{hz} Hz: {quality:.1} dB");
+            assert!(signal_to_error_db(&pcm[gap], &silent) < 0.1);
+            assert_eq!(out[7 * FRAME..], pcm[7 * FRAME..], "and after it nothing is changed");
+        }
+    }
+
+    #[test]
+    fn no_seam_is_steeper_than_the_voice_itself() {
+        for hz in [83.0, 117.0, 171.0] {
+            let pcm = vowel(hz, 3_200);
+            for length in 1..4 {
+                let out = played(&pcm, |index| (5..5 + length).contains(&index));
+                assert!(steepest(&out) <= steepest(&pcm) * 5 / 4, "{hz} Hz, {length}: {}", steepest(&out));
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_loss_fades_to_silence_within_60_ms_and_the_voice_returns() {
+        let pcm = vowel(120.0, 4_800);
+        let out = played(&pcm, |index| (5..12).contains(&index));
+        let levels: Vec<f64> = out.chunks_exact(FRAME).map(level).collect();
+        assert!(levels[5] > 0.8 * levels[4] && levels[6] < levels[5] && levels[7] < levels[6], "{levels:?}");
+        assert!(out[8 * FRAME..12 * FRAME].iter().all(|&sample| sample == 0));
+        assert!(levels[12] > 0.6 * levels[4]);
+        assert_eq!(out[13 * FRAME..], pcm[13 * FRAME..]);
+    }
+
+    #[test]
+    fn a_loss_before_any_audio_is_silence() {
+        assert!(played(&vec![99; FRAME * 4], |_| true).iter().all(|&sample| sample == 0));
+    }
+
+    #[test]
+    fn pitch_is_found() {
+        for period in [40, 53, 80, 99, 120] {
+            let pcm = vowel(8_000.0 / period as f64, HISTORY);
+            let found = pitch(pcm[..].try_into().unwrap());
+            assert!((found as i32 - period).abs() <= 1 || (found as i32 - 2 * period).abs() <= 1, "{period}: {found}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_audio_and_any_losses_are_survived(seed: u64, lengths in proptest::collection::vec((0usize..500, any::<bool>()), 1..40)) {
+            let mut random = Random::from_test_seed(seed);
+            let mut concealer = Concealer::new();
+            for (length, lost) in lengths {
+                let mut pcm: Vec<i16> =
+                    (0..length).map(|_| if random.below(2) == 0 { i16::MIN } else { i16::MAX }).collect();
+                if lost { concealer.conceal(&mut pcm) } else { concealer.received(&mut pcm) }
+            }
+        }
+    }
+}

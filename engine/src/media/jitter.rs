@@ -224,9 +224,7 @@ impl JitterBuffer {
         let Some(first) = sequence.checked_sub(SLOTS - 1).filter(|&first| first > self.next) else {
             return false;
         };
-        let held_before = self.held_count;
-        self.give_up_before(first);
-        held_before > self.held_count
+        self.give_up_before(first) > 0
     }
 
     /// Whether packets are played now: ends the filling when its time has come.
@@ -277,8 +275,8 @@ impl JitterBuffer {
         }
         let since = *self.surplus_since.get_or_insert(now);
         if now.since(since).as_millis() >= u128::from(SURPLUS_TOLERATED_MS) {
-            self.give_up_before(self.next + 1);
-            self.skipped += 1;
+            // Where the next one is missing anyway, nothing is thrown away.
+            self.skipped += self.give_up_before(self.next + 1);
             self.surplus_since = Some(now);
         }
     }
@@ -302,14 +300,16 @@ impl JitterBuffer {
         }
     }
 
-    /// Moves on to `first`; what is held before it is lost.
-    fn give_up_before(&mut self, first: u64) {
+    /// Moves on to `first`; what is held before it is lost, and counted in the answer.
+    fn give_up_before(&mut self, first: u64) -> u64 {
         let count = first.saturating_sub(self.next);
+        let held_before = self.held_count;
         for sequence in self.next..self.next + count.min(SLOTS) {
             self.release(index(sequence));
         }
         self.played = if count < 64 { self.played << count } else { 0 };
         self.next += count;
+        (held_before - self.held_count) as u64
     }
 
     fn hold(&mut self, sequence: u64, payload: &[u8]) {
@@ -340,4 +340,356 @@ impl JitterBuffer {
 /// The place of a packet.
 fn index(sequence: u64) -> usize {
     (sequence % SLOTS) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use proptest::prelude::*;
+
+    /// A buffer with a clock: packets carry their sequence number, `None` is `Empty`.
+    struct Bench {
+        buffer: JitterBuffer,
+        now_ms: u64,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Played {
+        Packet(u64),
+        Recover(u64),
+        Missing,
+        Empty,
+    }
+    use Played::*;
+
+    impl Bench {
+        fn new() -> Bench {
+            Bench { buffer: JitterBuffer::new(60), now_ms: 1_000 }
+        }
+
+        fn insert(&mut self, sequence: u64) -> Result<(), DropReason> {
+            self.buffer.insert(Instant::from_millis(self.now_ms), ExtendedSequence(sequence), &sequence.to_be_bytes())
+        }
+
+        fn pop(&mut self) -> Played {
+            let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap());
+            match self.buffer.pop(Instant::from_millis(self.now_ms)) {
+                Playout::Packet(payload) => Packet(number(payload)),
+                Playout::Recover(payload) => Recover(number(payload)),
+                Playout::Missing => Missing,
+                Playout::Empty => Empty,
+            }
+        }
+
+        /// One packet time: what arrives, then what is played.
+        fn tick(&mut self, arrivals: impl IntoIterator<Item = u64>) -> Played {
+            for sequence in arrivals {
+                self.insert(sequence).unwrap();
+            }
+            let played = self.pop();
+            self.now_ms += 20;
+            played
+        }
+
+        /// A stream of which packets up to `last` have arrived, played up to three before it.
+        fn in_steady_state(last: u64) -> Bench {
+            let mut bench = Bench::new();
+            for sequence in last - 20..=last {
+                bench.tick([sequence]);
+            }
+            assert_eq!(bench.buffer.len(), 3);
+            bench
+        }
+    }
+
+    #[test]
+    fn the_first_packet_waits_for_the_target_and_then_all_come_in_order() {
+        let mut bench = Bench::new();
+        let played: Vec<Played> = (100..106).map(|sequence| bench.tick([sequence])).collect();
+        assert_eq!(played, [Empty, Empty, Empty, Packet(100), Packet(101), Packet(102)]);
+    }
+
+    #[test]
+    fn nothing_is_played_before_anything_came() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.tick([]), Empty);
+        assert!(bench.buffer.is_empty());
+    }
+
+    #[test]
+    fn reordered_packets_come_in_order_even_before_the_first_that_arrived() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.tick([102, 101]), Empty);
+        assert_eq!(bench.tick([100]), Empty);
+        assert_eq!(bench.tick([104]), Empty);
+        let played: Vec<Played> = [105, 103, 107, 106].into_iter().map(|sequence| bench.tick([sequence])).collect();
+        assert_eq!(played, [Packet(100), Packet(101), Packet(102), Packet(103)]);
+    }
+
+    #[test]
+    fn a_lost_packet_is_recovered_from_the_next_and_that_one_is_played_too() {
+        let mut bench = Bench::in_steady_state(200);
+        let played: Vec<Played> =
+            [202, 203, 204, 205, 206].into_iter().map(|sequence| bench.tick([sequence])).collect();
+        assert_eq!(played, [Packet(198), Packet(199), Packet(200), Recover(202), Packet(202)]);
+    }
+
+    #[test]
+    fn only_the_last_of_several_lost_packets_can_be_recovered() {
+        let mut bench = Bench::in_steady_state(200);
+        let arrivals = [vec![], vec![], vec![203], vec![204], vec![205], vec![206]];
+        let played: Vec<Played> = arrivals.into_iter().map(|arrivals| bench.tick(arrivals)).collect();
+        assert_eq!(played, [Packet(198), Packet(199), Packet(200), Missing, Recover(203), Packet(203)]);
+    }
+
+    #[test]
+    fn repeated_and_late_packets_are_dropped_each_with_its_reason() {
+        let mut bench = Bench::in_steady_state(200);
+        assert_eq!(bench.insert(200), Err(DropReason::JitterDuplicate), "held");
+        assert_eq!(bench.insert(190), Err(DropReason::JitterDuplicate), "played");
+        for sequence in [202, 203, 204, 205] {
+            bench.tick([sequence]);
+        }
+        assert_eq!(bench.insert(201), Err(DropReason::JitterLate), "given up");
+        assert_eq!(bench.insert(100), Err(DropReason::JitterLate), "before all that is remembered");
+    }
+
+    #[test]
+    fn a_pause_is_concealed_for_60_ms_and_then_nothing_is_missing() {
+        let mut bench = Bench::in_steady_state(200);
+        let played: Vec<Played> = (0..9).map(|_| bench.tick([])).collect();
+        let expected = [Packet(198), Packet(199), Packet(200), Missing, Missing, Missing, Empty, Empty, Empty];
+        assert_eq!(played, expected);
+    }
+
+    #[test]
+    fn after_a_pause_no_packet_is_lost_and_the_target_is_rebuilt() {
+        let mut bench = Bench::in_steady_state(200);
+        for _ in 0..50 {
+            bench.tick([]);
+        }
+        let played: Vec<Played> = (201..206).map(|sequence| bench.tick([sequence])).collect();
+        assert_eq!(played, [Empty, Empty, Empty, Packet(201), Packet(202)]);
+    }
+
+    #[test]
+    fn packets_that_were_held_up_together_need_not_wait_again() {
+        let mut bench = Bench::in_steady_state(200);
+        for _ in 0..10 {
+            bench.tick([]);
+        }
+        assert_eq!(bench.tick(201..=204), Packet(201));
+        assert_eq!(bench.tick([205]), Packet(202));
+    }
+
+    #[test]
+    fn a_packet_that_is_late_by_less_than_a_pause_is_played_and_the_delay_has_grown() {
+        let mut bench = Bench::in_steady_state(200);
+        let arrivals = [vec![], vec![], vec![], vec![], vec![201, 202, 203, 204, 205], vec![206]];
+        let played: Vec<Played> = arrivals.into_iter().map(|arrivals| bench.tick(arrivals)).collect();
+        assert_eq!(played, [Packet(198), Packet(199), Packet(200), Missing, Packet(201), Packet(202)]);
+    }
+
+    #[test]
+    fn what_was_made_up_while_dry_stands_for_what_was_lost() {
+        let mut bench = Bench::in_steady_state(200);
+        // 201 to 204 are lost: two are made up before 205 shows it, two after.
+        let arrivals = [vec![], vec![], vec![], vec![], vec![], vec![205], vec![206], vec![207]];
+        let played: Vec<Played> = arrivals.into_iter().map(|arrivals| bench.tick(arrivals)).collect();
+        assert_eq!(played[3..], [Missing, Missing, Missing, Recover(205), Packet(205)]);
+    }
+
+    #[test]
+    fn a_jump_within_the_buffer_is_not_made_up_packet_by_packet() {
+        let mut bench = Bench::in_steady_state(200);
+        let played: Vec<Played> = (241..252).map(|sequence| bench.tick([sequence])).collect();
+        assert_eq!(played[..3], [Packet(198), Packet(199), Packet(200)]);
+        let made_up = played.iter().filter(|played| matches!(played, Missing | Recover(_))).count();
+        assert!(made_up <= 5, "{played:?}");
+        assert_eq!(played[3 + made_up], Packet(241));
+    }
+
+    #[test]
+    fn a_jump_beyond_the_buffer_begins_anew() {
+        let mut bench = Bench::in_steady_state(200);
+        let played: Vec<Played> = (265..270).map(|sequence| bench.tick([sequence])).collect();
+        assert_eq!(played, [Empty, Empty, Empty, Packet(265), Packet(266)]);
+    }
+
+    #[test]
+    fn a_sender_that_starts_anew_lower_is_followed_at_its_second_packet() {
+        let mut bench = Bench::in_steady_state(70_000);
+        assert_eq!(bench.insert(65_600), Err(DropReason::JitterLate));
+        assert_eq!(bench.insert(69_950), Err(DropReason::JitterLate), "an ordinary late one between them");
+        assert_eq!(bench.insert(65_601), Ok(()));
+        let played: Vec<Played> = (65_602..65_607).map(|sequence| bench.tick([sequence])).collect();
+        assert_eq!(played, [Empty, Empty, Empty, Packet(65_601), Packet(65_602)]);
+    }
+
+    #[test]
+    fn one_stray_packet_from_far_behind_changes_nothing() {
+        let mut bench = Bench::in_steady_state(70_000);
+        assert_eq!(bench.insert(60_000), Err(DropReason::JitterLate));
+        assert_eq!(bench.tick([70_001]), Packet(69_998));
+        assert_eq!(bench.insert(60_001), Err(DropReason::JitterLate));
+    }
+
+    #[test]
+    fn a_full_buffer_gives_up_its_oldest_packet() {
+        let mut bench = Bench::new();
+        for sequence in 0..JITTER_PACKETS_MAX as u64 {
+            assert_eq!(bench.insert(1_000 + sequence), Ok(()));
+        }
+        assert_eq!(bench.insert(1_064), Err(DropReason::JitterFull));
+        assert_eq!(bench.insert(1_065), Err(DropReason::JitterFull));
+        assert_eq!(bench.buffer.len(), JITTER_PACKETS_MAX);
+        bench.now_ms += 60;
+        assert_eq!(bench.pop(), Packet(1_002));
+    }
+
+    #[test]
+    fn a_payload_longer_than_a_slot_is_refused() {
+        let mut buffer = JitterBuffer::new(60);
+        let payload = [0; JITTER_PAYLOAD_BYTES_MAX + 1];
+        assert_eq!(buffer.insert(Instant::ZERO, ExtendedSequence(1), &payload), Err(DropReason::JitterFull));
+        assert_eq!(buffer.insert(Instant::ZERO, ExtendedSequence(1), &payload[1..]), Ok(()));
+        let played = buffer.pop(Instant::from_millis(60));
+        assert_eq!(played, Playout::Packet(&payload[1..]));
+    }
+
+    #[test]
+    fn a_restart_forgets_everything() {
+        let mut bench = Bench::in_steady_state(200);
+        bench.buffer.restart();
+        assert!(bench.buffer.is_empty());
+        assert_eq!(bench.tick([150]), Empty);
+        assert_eq!(bench.tick([151]), Empty);
+        assert_eq!(bench.tick([152]), Empty);
+        assert_eq!(bench.tick([153]), Packet(150));
+    }
+
+    #[test]
+    fn delay_beyond_the_target_is_worked_off_one_packet_a_second() {
+        let mut bench = Bench::in_steady_state(1_000);
+        let mut sequence = 1_001..;
+        bench.tick(sequence.by_ref().take(5)); // four more than it should be
+        let mut skipped_at = Vec::new();
+        let mut last = 998;
+        for tick in 0..300 {
+            let Packet(number) = bench.tick(sequence.next()) else {
+                panic!("no packet at tick {tick}");
+            };
+            if number == last + 2 {
+                skipped_at.push(tick);
+            } else {
+                assert_eq!(number, last + 1);
+            }
+            last = number;
+        }
+        assert_eq!(skipped_at.len() as u64, bench.buffer.skipped());
+        assert_eq!(skipped_at.len(), 3, "{skipped_at:?}");
+        assert!(skipped_at.windows(2).all(|pair| pair[1] - pair[0] == 50));
+        assert_eq!(bench.buffer.len(), 4, "target and the tolerated surplus, less the one just played");
+    }
+
+    #[test]
+    fn a_short_surplus_is_tolerated() {
+        let mut bench = Bench::in_steady_state(1_000);
+        let mut sequence = 1_001..;
+        for _ in 0..20 {
+            // A burst after a gap of six packet times, again and again: never a second of surplus.
+            bench.tick(sequence.by_ref().take(6));
+            for _ in 0..5 {
+                bench.tick([]);
+            }
+        }
+        assert_eq!(bench.buffer.skipped(), 0);
+    }
+
+    #[test]
+    fn packets_of_60_ms_wait_for_the_target_and_not_for_three_packets() {
+        let mut buffer = JitterBuffer::new(60);
+        buffer.set_packet_ms(60);
+        let at = |tick: u64| Instant::from_millis(tick * 60);
+        buffer.insert(at(0), ExtendedSequence(1), b"1").unwrap();
+        assert_eq!(buffer.pop(at(0)), Playout::Empty);
+        buffer.insert(at(1), ExtendedSequence(2), b"2").unwrap();
+        assert_eq!(buffer.pop(at(1)), Playout::Packet(b"1"));
+        assert_eq!(buffer.pop(at(2)), Playout::Packet(b"2"));
+        assert_eq!(buffer.pop(at(3)), Playout::Missing);
+        assert_eq!(buffer.pop(at(4)), Playout::Empty, "60 ms were made up");
+    }
+
+    #[test]
+    fn memory_of_waiting_packets_only_is_touched() {
+        let mut bench = Bench::in_steady_state(10_000);
+        for sequence in 10_001..20_000 {
+            bench.tick([sequence]);
+        }
+        let touched =
+            bench.buffer.payloads.chunks(JITTER_PAYLOAD_BYTES_MAX).filter(|slot| slot[7] | slot[6] != 0).count();
+        assert!(touched <= 5, "{touched}");
+    }
+
+    /// Whatever the network does: what is played is what arrived, once, in order; counts agree; nothing panics.
+    fn whatever_happens(seed: u64, jump_pct: u32) {
+        let mut random = Random::from_test_seed(seed);
+        let mut bench = Bench::new();
+        let (mut sequence, mut last, mut accepted, mut pushed_out, mut played) = (70_000u64, None, 0u64, 0u64, 0u64);
+        let mut recent = [sequence; 8];
+        for step in 0..2_000usize {
+            bench.now_ms += u64::from(random.below(30));
+            if random.below(100) < 60 {
+                sequence += 1;
+                if random.below(1_000) < jump_pct * 10 {
+                    sequence += u64::from(random.below(300));
+                }
+                recent[step % 8] = sequence;
+                let chosen = if random.below(10) < 3 { recent[random.below(8) as usize] } else { sequence };
+                match bench.insert(chosen) {
+                    Ok(()) => accepted += 1,
+                    Err(DropReason::JitterFull) => {
+                        accepted += 1;
+                        pushed_out += 1;
+                    }
+                    Err(_) => {}
+                }
+            }
+            if random.below(100) < 60
+                && let Packet(number) = bench.pop()
+            {
+                assert!(last.is_none_or(|last| number > last), "{last:?} then {number}");
+                last = Some(number);
+                played += 1;
+            }
+            assert!(bench.buffer.len() <= JITTER_PACKETS_MAX);
+        }
+        if jump_pct == 0 {
+            let gone = played + bench.buffer.len() as u64 + bench.buffer.skipped();
+            assert!(gone <= accepted && accepted - gone <= pushed_out * 8, "{accepted} {gone} {pushed_out}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn order_and_counts_hold_whatever_arrives(seed: u64) {
+            whatever_happens(seed, 0);
+        }
+
+        #[test]
+        fn order_holds_across_jumps(seed: u64) {
+            whatever_happens(seed, 3);
+        }
+
+        #[test]
+        fn any_sequence_numbers_are_survived(numbers in proptest::collection::vec(0u64..200_000, 0..400)) {
+            let mut bench = Bench::new();
+            for number in numbers {
+                let _ = bench.insert(number);
+                bench.pop();
+                bench.now_ms += 20;
+            }
+        }
+    }
 }

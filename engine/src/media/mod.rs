@@ -16,3 +16,6 @@ pub mod jitter;
 pub mod opus;
 pub mod resample;
 pub mod simd;
+
+#[cfg(test)]
+mod chain;

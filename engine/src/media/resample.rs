@@ -82,3 +82,94 @@ impl Default for Decimator {
         Decimator::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::f64::consts::TAU;
+
+    const AMPLITUDE: f64 = 16_000.0;
+
+    fn tone(hz: f64, samples: usize) -> Vec<i16> {
+        (0..samples).map(|n| (AMPLITUDE * (TAU * hz * n as f64 / 16_000.0).sin()).round() as i16).collect()
+    }
+
+    fn resampled(decimator: &mut Decimator, input: &[i16]) -> Vec<i16> {
+        let mut out = vec![0; input.len() / 2];
+        assert_eq!(decimator.resample(input, &mut out), out.len());
+        out
+    }
+
+    /// Level of what comes out of a tone, relative to what went in, once the filter is full.
+    fn gain_db(hz: f64) -> f64 {
+        let out = resampled(&mut Decimator::new(), &tone(hz, 16_000));
+        let settled = &out[TAPS..];
+        let power = settled.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / settled.len() as f64;
+        10.0 * (power / (AMPLITUDE * AMPLITUDE / 2.0)).log10()
+    }
+
+    #[test]
+    fn the_telephone_band_is_flat() {
+        for hz in (100..=3_400).step_by(50) {
+            let gain = gain_db(f64::from(hz));
+            assert!(gain.abs() < 0.02, "{hz} Hz: {gain:.3} dB");
+        }
+    }
+
+    #[test]
+    fn what_would_fold_into_the_telephone_band_is_60_db_down() {
+        for hz in (4_600..8_000).step_by(50) {
+            let gain = gain_db(f64::from(hz));
+            assert!(gain < -60.0, "{hz} Hz: {gain:.1} dB");
+        }
+    }
+
+    #[test]
+    fn a_tone_keeps_its_pitch_and_comes_after_25_samples() {
+        let out = resampled(&mut Decimator::new(), &tone(1_000.0, 3_200));
+        for (n, &sample) in out.iter().enumerate().skip(TAPS) {
+            let expected = AMPLITUDE * (TAU * 1_000.0 * (2.0 * n as f64 - 25.0) / 16_000.0).sin();
+            assert!((f64::from(sample) - expected).abs() < 4.0, "{n}: {sample} for {expected}");
+        }
+    }
+
+    #[test]
+    fn full_scale_square_waves_saturate_and_do_not_wrap() {
+        let input: Vec<i16> = (0..3_200).map(|n| if n / 20 % 2 == 0 { i16::MAX } else { i16::MIN }).collect();
+        let out = resampled(&mut Decimator::new(), &input);
+        assert!(out.contains(&i16::MAX) && out.contains(&i16::MIN));
+        // Ten output samples a half wave: after the ringing of its edge each one keeps its sign.
+        for half in out[40..].chunks_exact(10).skip(1) {
+            assert!(half[4..7].windows(2).all(|pair| pair[0].signum() == pair[1].signum()), "{half:?}");
+        }
+    }
+
+    #[test]
+    fn silence_stays_silence() {
+        assert!(resampled(&mut Decimator::new(), &[0; 640]).iter().all(|&sample| sample == 0));
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_of_any_even_length_make_the_same_samples(
+            input in proptest::collection::vec(any::<i16>(), 0..1_000).prop_map(|mut input| {
+                input.truncate(input.len() & !1);
+                input
+            }),
+            cuts in proptest::collection::vec(0usize..700, 0..6),
+        ) {
+            let whole = resampled(&mut Decimator::scalar(), &input);
+            let mut decimator = Decimator::new();
+            let mut pieces = Vec::new();
+            let mut rest = &input[..];
+            for cut in cuts {
+                let (piece, after) = rest.split_at((cut & !1).min(rest.len()));
+                pieces.extend(resampled(&mut decimator, piece));
+                rest = after;
+            }
+            pieces.extend(resampled(&mut decimator, rest));
+            prop_assert_eq!(pieces, whole);
+        }
+    }
+}
