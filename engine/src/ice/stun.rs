@@ -321,6 +321,12 @@ impl<'o> Writer<'o> {
         self.out[2..4].copy_from_slice(&length.to_be_bytes());
     }
 
+    /// Any attribute, for tests of what we do not know.
+    #[cfg(test)]
+    pub(super) fn raw(&mut self, kind: u16, value: &[u8]) {
+        self.attribute(kind, value);
+    }
+
     pub(super) fn username(&mut self, value: &[u8]) {
         self.attribute(USERNAME, value);
     }
