@@ -180,7 +180,8 @@ impl<'a> Via<'a> {
     /// The branch, if it is one of RFC 3261: the cookie and something behind it.
     pub fn branch(&self) -> Option<&'a str> {
         self.param("branch").filter(|branch| {
-            branch.len() > MAGIC_COOKIE.len() && branch[..].get(..7).is_some_and(|c| c.eq_ignore_ascii_case(MAGIC_COOKIE))
+            branch.len() > MAGIC_COOKIE.len()
+                && branch[..].get(..7).is_some_and(|c| c.eq_ignore_ascii_case(MAGIC_COOKIE))
         })
     }
 }

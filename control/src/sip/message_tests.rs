@@ -32,7 +32,7 @@ const TORTURE: [(&str, Verdict); 49] = [
     ("baddn", Refused(Fault::From)),
     ("badinv01", Refused(Fault::Via)),
     ("badvers", Refused(Fault::Version)),
-    ("bcast", Good), // dropped by the agent: its top Via is not ours
+    ("bcast", Good),  // dropped by the agent: its top Via is not ours
     ("bext01", Good), // 420 by the agent
     ("bigcode", Dropped(Malformed::StatusCode)),
     ("clerr", Refused(Fault::Truncated)),
@@ -146,8 +146,14 @@ fn the_source_is_noted_in_the_top_via_only() {
         m.note_source("192.0.2.9:4444".parse().unwrap());
         m.header("Via").unwrap().to_owned()
     };
-    assert_eq!(noted("SIP/2.0/UDP h;rport;branch=z9hG4bK1"), "SIP/2.0/UDP h;branch=z9hG4bK1;rport=4444;received=192.0.2.9");
-    assert_eq!(noted("SIP/2.0/UDP h;branch=z9hG4bK1, SIP/2.0/UDP g;rport"), "SIP/2.0/UDP h;branch=z9hG4bK1;received=192.0.2.9, SIP/2.0/UDP g;rport");
+    assert_eq!(
+        noted("SIP/2.0/UDP h;rport;branch=z9hG4bK1"),
+        "SIP/2.0/UDP h;branch=z9hG4bK1;rport=4444;received=192.0.2.9"
+    );
+    assert_eq!(
+        noted("SIP/2.0/UDP h;branch=z9hG4bK1, SIP/2.0/UDP g;rport"),
+        "SIP/2.0/UDP h;branch=z9hG4bK1;received=192.0.2.9, SIP/2.0/UDP g;rport"
+    );
     assert_eq!(noted("SIP/2.0/UDP 192.0.2.9:5060;branch=z9hG4bK1"), "SIP/2.0/UDP 192.0.2.9:5060;branch=z9hG4bK1");
 }
 

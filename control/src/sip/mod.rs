@@ -1,10 +1,14 @@
 //! SIP without sockets: bytes and `now` in; bytes, events and the next deadline out (RFC 3261).
 
+mod agent;
+pub mod dialog;
+pub mod digest;
 pub mod limits;
 pub mod message;
+pub mod transaction;
 pub mod uri;
 
-use engine::random::Random;
+pub use agent::SipAgent;
 use engine::time::Instant;
 use std::net::SocketAddr;
 
@@ -19,6 +23,12 @@ pub struct Credentials {
     pub username: String,
     /// Password.
     pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
 }
 
 /// What the agent is.
@@ -117,6 +127,13 @@ pub enum SipEvent {
         /// Which call.
         call: SipCallId,
     },
+    /// The ACK carried the answer to an offer of ours (an INVITE or re-INVITE without SDP; RFC 3264 §5). Comes before `Acknowledged`.
+    LateAnswer {
+        /// Which call.
+        call: SipCallId,
+        /// The answer.
+        sdp: String,
+    },
     /// A re-INVITE with a new offer came; answer it with `answer_reinvite`. One without an offer is treated as an offer request.
     ReInvite {
         /// Which call.
@@ -188,69 +205,4 @@ pub enum SipOutput {
     },
     /// Nothing to do before this instant.
     Timeout(Instant),
-}
-
-/// The user agent: transactions, dialogs, digest, both roles, over UDP.
-pub struct SipAgent {}
-
-impl SipAgent {
-    /// An agent without calls.
-    pub fn new(_config: SipConfig, _random: Random) -> SipAgent {
-        todo!()
-    }
-
-    /// Places a call. A bad URI or a full table ends it with an `Ended` event.
-    pub fn invite(&mut self, _now: Instant, _invite: Invite) -> SipCallId {
-        todo!()
-    }
-
-    /// Ends a call in whatever state it is: CANCEL, BYE, or a refusal. `reason` is written as a `Reason` header (RFC 3326).
-    pub fn hangup(&mut self, _now: Instant, _call: SipCallId, _reason: Option<&str>) {
-        todo!()
-    }
-
-    /// UAS: 180 (or 183 with SDP).
-    pub fn ring(&mut self, _now: Instant, _call: SipCallId, _sdp: Option<&str>) {
-        todo!()
-    }
-
-    /// UAS: 200 with the answer.
-    pub fn accept(&mut self, _now: Instant, _call: SipCallId, _sdp: &str) {
-        todo!()
-    }
-
-    /// UAS: a final refusal.
-    pub fn reject(&mut self, _now: Instant, _call: SipCallId, _code: u16) {
-        todo!()
-    }
-
-    /// Answers a re-INVITE: 200 with SDP, or 488 when `None`.
-    pub fn answer_reinvite(&mut self, _now: Instant, _call: SipCallId, _sdp: Option<&str>) {
-        todo!()
-    }
-
-    /// Takes one datagram. A parse error costs this message only.
-    pub fn handle_datagram(&mut self, _now: Instant, _from: SocketAddr, _datagram: &[u8]) {
-        todo!()
-    }
-
-    /// The answer to `Resolve`; an empty list: no such name.
-    pub fn resolved(&mut self, _now: Instant, _query: u64, _addresses: &[SocketAddr]) {
-        todo!()
-    }
-
-    /// Call when the instant of the last `Timeout` has come.
-    pub fn handle_timeout(&mut self, _now: Instant) {
-        todo!()
-    }
-
-    /// Call until `Timeout`.
-    pub fn poll_output(&mut self, _now: Instant) -> SipOutput {
-        todo!()
-    }
-
-    /// Calls and transactions alive; both are zero when nothing is left behind.
-    pub fn alive(&self) -> (usize, usize) {
-        todo!()
-    }
 }

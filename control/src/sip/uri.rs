@@ -118,8 +118,11 @@ impl<'a> NameAddr<'a> {
         let (uri, rest) = text[angle + 1..].split_once('>')?;
         let rest = rest.trim();
         let params = if rest.is_empty() { "" } else { rest.strip_prefix(';')? };
-        (is_uri_text(uri) && uri.contains(':') && params_are_valid(params, !rest.is_empty()))
-            .then_some(NameAddr { display, uri, params })
+        (is_uri_text(uri) && uri.contains(':') && params_are_valid(params, !rest.is_empty())).then_some(NameAddr {
+            display,
+            uri,
+            params,
+        })
     }
 
     /// Without angle brackets, everything behind `;` belongs to the header, and `?` and `,` may not occur (RFC 3261 §20.10).
@@ -283,7 +286,18 @@ mod tests {
 
     #[test]
     fn broken_uris_are_refused() {
-        for text in ["", "sip:", "tel:+1", "sip:a b@c", "sip:a@", "sip:a@h:99999", "sip:a@h:", "sip:a@[::1", "sip:a@h\r\nX: y", "sip:a@h>"] {
+        for text in [
+            "",
+            "sip:",
+            "tel:+1",
+            "sip:a b@c",
+            "sip:a@",
+            "sip:a@h:99999",
+            "sip:a@h:",
+            "sip:a@[::1",
+            "sip:a@h\r\nX: y",
+            "sip:a@h>",
+        ] {
             assert_eq!(SipUri::parse(text), None, "{text:?}");
         }
     }
@@ -302,7 +316,15 @@ mod tests {
     fn addr_spec_gives_its_parameters_to_the_header() {
         let addr = NameAddr::parse("sip:vivekg@chair.example.com ;   tag    = 19").unwrap();
         assert_eq!((addr.uri, addr.tag()), ("sip:vivekg@chair.example.com", Some("19")));
-        for text in ["sip:u@e.com?Route=x", "\"open <sip:a@b>", "A, B <sip:a@b>", "< sip:a@b >", "<sip:a@b>;;", "<sip:a@b> x", "sip:a@b;"] {
+        for text in [
+            "sip:u@e.com?Route=x",
+            "\"open <sip:a@b>",
+            "A, B <sip:a@b>",
+            "< sip:a@b >",
+            "<sip:a@b>;;",
+            "<sip:a@b> x",
+            "sip:a@b;",
+        ] {
             assert_eq!(NameAddr::parse(text), None, "{text:?}");
         }
     }
