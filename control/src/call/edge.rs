@@ -427,6 +427,7 @@ impl Edge {
             | SipEvent::Ended { call, .. }
             | SipEvent::Incoming { call, .. }
             | SipEvent::Acknowledged { call }
+            | SipEvent::LateAnswer { call, .. }
             | SipEvent::ReInvite { call, .. }
             | SipEvent::InfoDigit { call, .. } => *call,
         };

@@ -235,6 +235,7 @@ impl Session {
             SipEvent::Provisional { code, sdp, .. } if self.end.is_none() => self.ringing(cx, code, sdp),
             SipEvent::Answered { call, sdp, headers } if self.end.is_none() => self.answered(cx, call, &sdp, &headers),
             SipEvent::ReInvite { call, sdp } => self.reinvited(cx, call, sdp.as_deref()),
+            SipEvent::LateAnswer { sdp, .. } => self.answered_late(cx, &sdp),
             SipEvent::InfoDigit { digit, duration_ms, .. } => {
                 self.note(cx, Step::Digit, format!("{digit} from SIP, {duration_ms} ms, by INFO"));
                 if let Some(digit) = Digit::from_char(digit) {
@@ -363,13 +364,21 @@ impl Session {
             return cx.sip.answer_reinvite(cx.now, call, None);
         };
         match sdp.map(|offer| rtp.read_offer(offer)) {
-            // The peer wants our offer; its answer in the ACK can only repeat what is in force.
+            // The peer wants our offer; its answer comes as `LateAnswer`, in the ACK.
             None => cx.sip.answer_reinvite(cx.now, call, Some(&rtp.offer())),
             Some(Ok((answer, remote))) => {
                 cx.sip.answer_reinvite(cx.now, call, Some(&answer));
                 self.set_remote(cx, remote);
             }
             Some(Err(_)) => cx.sip.answer_reinvite(cx.now, call, None),
+        }
+    }
+
+    /// The answer to an offer of ours in a 2xx (RFC 3264 §5). One that cannot be used leaves the call as it was.
+    fn answered_late(&mut self, cx: &mut Context, sdp: &str) {
+        let rtp = self.rtp.as_mut().filter(|_| self.end.is_none());
+        if let Some(Ok(remote)) = rtp.map(|rtp| rtp.read_answer(sdp)) {
+            self.set_remote(cx, remote);
         }
     }
 
