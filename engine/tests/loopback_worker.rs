@@ -9,16 +9,16 @@ use engine::config::{Driver, EngineConfig};
 use engine::dtls::DtlsVersions;
 use engine::error::{Cause, End, Side};
 use engine::ice::IceRole;
+use engine::leg::LocalLeg;
 use engine::leg::rtp::RtpConfig;
 use engine::leg::webrtc::WebrtcConfig;
-use engine::leg::{Component, LocalLeg};
-use engine::limits::{BRIDGES_PER_WORKER_MAX, DATAGRAM_BYTES_MAX};
+use engine::limits::{BRIDGES_PER_WORKER_MAX, COMMANDS_MAX, DATAGRAM_BYTES_MAX, EVENTS_MAX};
 use engine::metrics::Metrics;
 use engine::random::Random;
 use engine::rtp::telephone_event::Digit;
 use engine::time::Instant;
 use engine::worker::core::Core;
-use engine::worker::{Command, Engine, Event, RefuseReason};
+use engine::worker::{Command, Engine, Event, MailboxFull, RefuseReason};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -30,7 +30,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(20);
 const DRIVERS: [Driver; 2] = [Driver::IoUring, Driver::Mmsg];
 
-/// Tests that count descriptors or allocations, or load the machine, take turns.
+/// The tests take turns: some count the descriptors of the process, some load the machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -53,7 +53,11 @@ fn a_thousand_datagrams_over_fifty_bridges_come_back_intact() {
                     peer.send_to(&sent, (localhost, port)).unwrap();
                     let mut came = [0; 2000];
                     let (len, from) = peer.recv_from(&mut came).unwrap();
-                    assert_eq!(from, SocketAddr::from((localhost, port)), "the answer leaves by the port that was asked");
+                    assert_eq!(
+                        from,
+                        SocketAddr::from((localhost, port)),
+                        "the answer leaves by the port that was asked"
+                    );
                     assert!(came[..len] == sent[..], "{driver:?} {localhost} bridge {index} round {round}");
                 }
             }
@@ -72,11 +76,14 @@ fn no_packet_allocates_once_the_loop_is_warm() {
         let mut rig = Rig::start(driver, 20_400..=20_499);
         let legs: Vec<_> = (0..8).map(|number| rig.open(number)).collect();
         let peer = peer(Ipv4Addr::LOCALHOST.into());
-        let mut burst = |times: usize| {
+        let burst = |times: usize| {
             for _ in 0..times {
-                legs.iter().for_each(|legs| drop(peer.send_to(&[7; 200], (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap()));
-                let mut came = [0; 2000];
-                legs.iter().for_each(|_| drop(peer.recv(&mut came).unwrap()));
+                for legs in &legs {
+                    peer.send_to(&[7; 200], (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+                }
+                for _ in &legs {
+                    assert_eq!(peer.recv(&mut [0; 2000]).unwrap(), 200);
+                }
             }
             rig.shared.allocations.load(Ordering::SeqCst)
         };
@@ -97,7 +104,7 @@ fn a_flooded_socket_does_not_silence_another() {
         let flood = std::thread::spawn({
             let stop = Arc::clone(&stop);
             move || {
-                // Connected to nothing that reads: answers pile up and are dropped by the kernel.
+                // It never reads: the answers pile up and are dropped by the kernel.
                 let socket = peer(Ipv4Addr::LOCALHOST.into());
                 while !stop.load(Ordering::Relaxed) {
                     let _ = socket.send_to(&[1; 1000], (Ipv4Addr::LOCALHOST, flooded.webrtc));
@@ -105,6 +112,7 @@ fn a_flooded_socket_does_not_silence_another() {
             }
         });
         let peer = peer(Ipv4Addr::LOCALHOST.into());
+        rig.metrics_when(|metrics| metrics.datagrams_received > 5_000);
         for round in 0..500u32 {
             peer.send_to(&round.to_be_bytes(), (Ipv4Addr::LOCALHOST, quiet.webrtc)).unwrap();
             let mut came = [0; 16];
@@ -113,8 +121,7 @@ fn a_flooded_socket_does_not_silence_another() {
         }
         stop.store(true, Ordering::Relaxed);
         flood.join().unwrap();
-        let metrics = rig.metrics_when(|metrics| metrics.datagrams_received > 5_000);
-        println!("{driver:?}: {metrics:?}");
+        assert!(driver != Driver::IoUring || rig.engine.metrics(0).sockets_paused > 0, "{:?}", rig.engine.metrics(0));
         rig.engine.stop();
     }
 }
@@ -134,9 +141,10 @@ fn a_burst_beyond_a_sockets_share_is_dropped_and_counted_and_the_socket_lives() 
     }
     rig.shared.hold.store(false, Ordering::SeqCst);
     let metrics = rig.metrics_when(|metrics| metrics.datagrams_received == 61);
-    assert_eq!((metrics.datagrams_excess, metrics.sockets_paused), (60 - 32, 1));
+    // What the kernel had not yet handed over when the socket was put to rest came after it.
+    assert!((1..=60 - 32).contains(&metrics.datagrams_excess) && metrics.sockets_paused > 0, "{metrics:?}");
     let mut came = [0; 2000];
-    for _ in 0..32 {
+    for _ in metrics.datagrams_excess..60 {
         assert_eq!(peer.recv(&mut came).unwrap(), 100);
     }
     peer.send_to(b"alive", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
@@ -149,11 +157,11 @@ fn a_burst_beyond_a_sockets_share_is_dropped_and_counted_and_the_socket_lives() 
 fn opening_and_closing_leaks_no_descriptor_and_ports_rest() {
     let _alone = alone();
     for driver in DRIVERS {
-        // 21 pairs: a bridge takes one and a half.
+        // 21 pairs. A bridge takes one and a half, and the other half rests with its neighbour.
         let mut rig = Rig::start(driver, 20_700..=20_741);
         let before = open_files();
         let mut seen = Vec::new();
-        for number in 0..14 {
+        for number in 0..10 {
             let legs = rig.open(number);
             rig.command(number, BridgeCommand::Close);
             assert_eq!(rig.ended(number), Cause::Closed);
@@ -175,6 +183,7 @@ fn opening_and_closing_leaks_no_descriptor_and_ports_rest() {
 
 #[test]
 fn a_port_in_use_is_skipped_and_an_empty_range_refuses() {
+    let _alone = alone();
     for (driver, first) in DRIVERS.into_iter().zip([20_800u16, 20_810]) {
         #[expect(clippy::disallowed_methods, reason = "a stranger on the system")]
         let _stranger = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, first + 3)).unwrap();
@@ -190,6 +199,7 @@ fn a_port_in_use_is_skipped_and_an_empty_range_refuses() {
 
 #[test]
 fn an_icmp_answer_is_noise() {
+    let _alone = alone();
     for (driver, first) in DRIVERS.into_iter().zip([20_900u16, 20_920]) {
         let mut rig = Rig::start(driver, first..=first + 19);
         let legs = rig.open(1);
@@ -209,6 +219,7 @@ fn an_icmp_answer_is_noise() {
 
 #[test]
 fn a_panic_ends_its_bridge_and_no_other() {
+    let _alone = alone();
     for (driver, first) in DRIVERS.into_iter().zip([21_000u16, 21_020]) {
         let mut rig = Rig::start(driver, first..=first + 19);
         rig.open(1);
@@ -228,6 +239,7 @@ fn a_panic_ends_its_bridge_and_no_other() {
 
 #[test]
 fn a_deadline_comes_though_no_packet_does() {
+    let _alone = alone();
     for (driver, first) in DRIVERS.into_iter().zip([21_100u16, 21_120]) {
         let mut rig = Rig::start(driver, first..=first + 19);
         rig.open(1);
@@ -242,6 +254,7 @@ fn a_deadline_comes_though_no_packet_does() {
 
 #[test]
 fn stop_says_goodbye_and_every_bridge_ends_once() {
+    let _alone = alone();
     for (driver, first) in DRIVERS.into_iter().zip([21_200u16, 21_300]) {
         let mut rig = Rig::start(driver, first..=first + 99);
         let peer = peer(Ipv4Addr::LOCALHOST.into());
@@ -307,7 +320,48 @@ fn no_worker_takes_more_bridges_than_it_has_slots_for() {
 }
 
 #[test]
+fn a_control_that_does_not_read_is_held_back_and_still_gets_every_end() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        let mut rig = Rig::start(driver, 22_000..=23_999);
+        for number in 0..100 {
+            rig.open(number);
+        }
+        // Each asks for an event, and none is read: the worker stops taking commands, and its queue fills up.
+        let digit = Digit::from_char('1').unwrap();
+        let press = |number: u64| {
+            let command = BridgeCommand::SendDigit { leg: LegName::A, digit, duration_ms: 0 };
+            rig.engine.command(0, Command::Bridge { bridge: BridgeId(number % 100), command })
+        };
+        let (mut sent, mut refused) = (0, 0);
+        while refused < 100 {
+            match press(sent) {
+                Ok(()) => (sent, refused) = (sent + 1, 0),
+                Err(MailboxFull) => {
+                    refused += 1;
+                    pause();
+                }
+            }
+        }
+        assert!(sent >= COMMANDS_MAX as u64);
+        let (mut events, mut ended, mut stopping) = (0, 0, false);
+        while ended < 100 {
+            let event = rig.next_event();
+            events += 1;
+            ended += u32::from(matches!(event, Event::Bridge { event: BridgeEvent::Ended { .. }, .. }));
+            stopping = stopping || rig.engine.command(0, Command::Stop).is_ok();
+        }
+        assert!(
+            events >= EVENTS_MAX - BRIDGES_PER_WORKER_MAX,
+            "{driver:?}: {events} events are not all there was room for"
+        );
+        rig.engine.stop();
+    }
+}
+
+#[test]
 fn several_workers_share_the_load_and_the_ports() {
+    let _alone = alone();
     let mut rig = Rig::start_with(Driver::Auto, 21_500..=21_599, 3);
     let mut ports = Vec::new();
     for number in 0..9 {
@@ -521,12 +575,11 @@ impl Rig {
     }
 
     fn wait_for(&mut self, what: &str, mut come: impl FnMut(&Rig) -> bool) {
-        let pause = (Mutex::new(()), Condvar::new());
         for _ in 0..PATIENCE.as_millis() / 5 {
             if come(self) {
                 return;
             }
-            drop(pause.1.wait_timeout(pause.0.lock().unwrap(), Duration::from_millis(5)).unwrap());
+            pause();
         }
         panic!("waited in vain for {what}: {:?}", self.engine.metrics(0));
     }
@@ -548,6 +601,11 @@ fn peer(localhost: IpAddr) -> UdpSocket {
     let socket = UdpSocket::bind((localhost, 0)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
+}
+
+#[expect(clippy::disallowed_methods, reason = "the other side of this wait is a thread that says nothing")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 fn open_files() -> usize {

@@ -97,9 +97,7 @@ impl Net {
         let mmsg = || Mmsg::new(sockets_max, wake).map(|mmsg| Net::Mmsg(Box::new(mmsg)));
         match driver {
             Driver::Mmsg => Ok(Started { net: mmsg()?, fallback: None }),
-            Driver::IoUring => {
-                Ok(Started { net: Net::Ring(Box::new(Ring::new(sockets_max, wake)?)), fallback: None })
-            }
+            Driver::IoUring => Ok(Started { net: Net::Ring(Box::new(Ring::new(sockets_max, wake)?)), fallback: None }),
             Driver::Auto => match Ring::new(sockets_max, wake) {
                 Ok(ring) => Ok(Started { net: Net::Ring(Box::new(ring)), fallback: None }),
                 Err(error) => Ok(Started { net: mmsg()?, fallback: Some(error) }),
@@ -226,4 +224,206 @@ fn is_noise(errno: i32) -> bool {
             | libc::EINVAL
             | libc::EPROTO
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::DATAGRAM_BYTES_MAX;
+    use address::Family;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::os::fd::AsFd;
+
+    /// Every way datagrams can move.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Way {
+        Registered,
+        Descriptors,
+        Mmsg,
+    }
+
+    const WAYS: [Way; 3] = [Way::Registered, Way::Descriptors, Way::Mmsg];
+    /// Turns after which a test gives up; each waits 10 ms at most.
+    const TURNS_MAX: usize = 1_000;
+
+    struct Rig {
+        net: Net,
+        metrics: Metrics,
+        /// Owner's slot and datagram, in the order they came.
+        came: Vec<(u32, SocketAddr, Vec<u8>)>,
+    }
+
+    impl Rig {
+        fn new(way: Way, sockets_max: usize) -> Rig {
+            let wake = Arc::new(WakeFd::new().unwrap());
+            let net = match way {
+                Way::Registered => Net::Ring(Box::new(Ring::new(sockets_max, &wake).unwrap())),
+                Way::Descriptors => Net::Ring(Box::new(Ring::with_files(sockets_max, &wake, false).unwrap())),
+                Way::Mmsg => Net::Mmsg(Box::new(Mmsg::new(sockets_max, &wake).unwrap())),
+            };
+            Rig { net, metrics: Metrics::default(), came: Vec::new() }
+        }
+
+        fn open(&mut self, family: Family, slot: u32) -> (SocketKey, u16) {
+            let socket = MediaSocket::bind(family, None, 0).unwrap();
+            let port = socket.port().unwrap();
+            (self.net.open(socket, Owner { slot, generation: 0, port: 0 }).unwrap(), port)
+        }
+
+        fn send(&mut self, from: SocketKey, to: SocketAddr, bytes: &[u8]) {
+            self.net.send_buffer(&mut self.metrics)[..bytes.len()].copy_from_slice(bytes);
+            self.net.send(from, to, bytes.len(), &mut self.metrics);
+        }
+
+        fn turn(&mut self) {
+            self.net.wait(clock::now().plus_millis(10), &mut self.metrics).unwrap();
+            self.net.collect(clock::now(), &mut self.metrics);
+            while let Some(packet) = self.net.next_packet(&mut self.metrics) {
+                self.came.push((packet.owner.slot, packet.from, packet.datagram.to_vec()));
+            }
+        }
+
+        fn turn_until(&mut self, come: impl Fn(&Rig) -> bool) {
+            for _ in 0..TURNS_MAX {
+                if come(self) {
+                    return;
+                }
+                self.turn();
+            }
+            panic!("waited in vain: {:?}, {} came", self.metrics, self.came.len());
+        }
+    }
+
+    fn localhost(port: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    #[test]
+    fn a_connection_refused_is_counted_and_the_socket_goes_on() {
+        for way in WAYS {
+            let mut rig = Rig::new(way, 8);
+            let (socket, port) = rig.open(Family::Dual, 1);
+            let gone = MediaSocket::bind(Family::V4, None, 0).unwrap();
+            let gone_port = gone.port().unwrap();
+            rig.net.connect(socket, localhost(gone_port)).unwrap();
+            drop(gone);
+            for _ in 0..3 {
+                rig.send(socket, localhost(gone_port), b"anyone?");
+                rig.turn();
+            }
+            rig.turn_until(|rig| rig.metrics.socket_errors > 0);
+            let back = MediaSocket::bind(Family::V4, Some(Ipv4Addr::LOCALHOST.into()), gone_port).unwrap();
+            let mut table = socket::MessageTable::new(1).unwrap();
+            table.bytes(0, 4).copy_from_slice(b"here");
+            assert!(table.prepare(0, Family::V4, localhost(port), 4));
+            table.send(back.as_fd(), 0, 1).unwrap();
+            rig.turn_until(|rig| !rig.came.is_empty());
+            assert_eq!(rig.came, [(1, localhost(gone_port), b"here".to_vec())], "{way:?}");
+        }
+    }
+
+    #[test]
+    fn datagrams_of_a_closed_socket_never_reach_the_next_owner_of_its_number() {
+        for way in WAYS {
+            let mut rig = Rig::new(way, 2);
+            let (sender, _) = rig.open(Family::Dual, 0);
+            for slot in 1..100 {
+                let (socket, port) = rig.open(Family::Dual, slot);
+                for _ in 0..3 {
+                    rig.send(sender, localhost(port), &slot.to_be_bytes());
+                }
+                match slot % 3 {
+                    // Closed before anything was seen, after some of it came, after all.
+                    0 => {}
+                    1 => rig.turn(),
+                    _ => rig.turn_until(|rig| rig.came.len() == 3),
+                }
+                rig.net.close(socket, &mut rig.metrics);
+                let came = rig.came.len();
+                let mut closed = None;
+                for _ in 0..TURNS_MAX {
+                    closed = closed.or(rig.net.next_closed());
+                    if closed.is_some() {
+                        break;
+                    }
+                    rig.turn();
+                }
+                assert_eq!(closed.map(|owner| owner.slot), Some(slot));
+                assert_eq!(rig.came.len(), came, "{way:?}: a closed socket is silent");
+                rig.send(socket, localhost(port), b"old key");
+                assert!(rig.came.drain(..).all(|(owner, _, bytes)| owner == slot && bytes == slot.to_be_bytes()));
+            }
+            assert_eq!((rig.metrics.datagrams_unsent, rig.net.sockets_open()), (99, 1));
+        }
+    }
+
+    #[test]
+    fn more_datagrams_than_send_slots_leave_in_one_turn_in_order() {
+        for way in WAYS {
+            let mut rig = Rig::new(way, 64);
+            let (sender, _) = rig.open(Family::V4, 0);
+            let ports: Vec<u16> = (1..=60).map(|slot| rig.open(Family::Dual, slot).1).collect();
+            rig.turn();
+            for index in 0..50u32 {
+                for &port in &ports {
+                    rig.send(sender, localhost(port), &index.to_be_bytes());
+                }
+            }
+            // What a socket may hold at once is less than it got: what came is in order all the same.
+            rig.turn_until(|rig| rig.metrics.datagrams_received == 3_000);
+            assert_eq!((rig.metrics.datagrams_sent, rig.metrics.datagrams_unsent), (3_000, 0));
+            assert_eq!(rig.came.len() as u64 + rig.metrics.datagrams_excess, 3_000);
+            for slot in 1..=60 {
+                let own: Vec<&Vec<u8>> = rig.came.iter().filter(|came| came.0 == slot).map(|came| &came.2).collect();
+                assert!(own.len() >= 32 && own.is_sorted(), "{way:?} {}", own.len());
+            }
+            assert_eq!(rig.net.buffers_lent(), 0);
+        }
+    }
+
+    #[test]
+    fn a_datagram_too_long_or_to_an_unreachable_family_is_counted() {
+        for way in WAYS {
+            let mut rig = Rig::new(way, 8);
+            let (v4, port) = rig.open(Family::V4, 1);
+            rig.send(v4, SocketAddr::from((Ipv6Addr::LOCALHOST, 9)), b"no way");
+            assert_eq!(rig.metrics.datagrams_unsent, 1);
+            #[expect(clippy::disallowed_methods, reason = "only a stranger sends more than we can")]
+            let stranger = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            rig.turn();
+            stranger.send_to(&[1; DATAGRAM_BYTES_MAX + 1], localhost(port)).unwrap();
+            stranger.send_to(&[2; DATAGRAM_BYTES_MAX], localhost(port)).unwrap();
+            stranger.send_to(&[], localhost(port)).unwrap();
+            rig.turn_until(|rig| rig.came.len() == 2);
+            assert_eq!(rig.metrics.datagrams_malformed, 1);
+            assert_eq!((rig.came[0].2.len(), rig.came[1].2.len()), (DATAGRAM_BYTES_MAX, 0), "{way:?}");
+        }
+    }
+
+    #[test]
+    fn where_io_uring_is_forbidden_auto_falls_back_and_says_why() {
+        std::thread::spawn(|| {
+            system::tests::forbid_io_uring();
+            let wake = Arc::new(WakeFd::new().unwrap());
+            let started = Net::start(Driver::Auto, 4, &wake).unwrap();
+            assert_eq!(started.net.driver(), Driver::Mmsg);
+            assert_eq!(started.fallback.and_then(|error| error.raw_os_error()), Some(libc::EPERM));
+            assert!(Net::start(Driver::IoUring, 4, &wake).is_err(), "io_uring or nothing");
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn one_socket_more_than_there_is_room_for_is_refused() {
+        for way in WAYS {
+            let mut rig = Rig::new(way, 1);
+            let (first, _) = rig.open(Family::V4, 1);
+            let second = MediaSocket::bind(Family::V4, None, 0).unwrap();
+            assert!(rig.net.open(second, Owner::default()).is_err());
+            rig.net.close(first, &mut rig.metrics);
+            rig.turn_until(|rig| rig.net.sockets_open() == 0);
+            rig.open(Family::V4, 2);
+        }
+    }
 }

@@ -12,7 +12,10 @@
 //! What the kernel has, it owns: a receive buffer comes back with its completion, a send slot too, and a closed socket's
 //! entry stays until every completion of it has come. Generations in `user_data` tell old from new all the same.
 //!
-//! Why multishot recvmsg and not recv: unconnected sockets need the source of each datagram.
+//! Why multishot recvmsg and not recv: unconnected sockets need the source of each datagram. Why registered files only on
+//! newer kernels: before 6.13 a file taken out of the table is closed only when every request that is older than its removal
+//! has ended. A receive is armed for a whole call, so that one long call would keep the ports of all that ended meanwhile.
+//! Descriptors cost two atomic operations per send, a hundredth of it.
 #![allow(unsafe_code)]
 
 mod buffers;
@@ -30,7 +33,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
 /// Submission entries: every send of the pool and as many receives and cancellations; a full queue is handed over early.
@@ -65,6 +68,14 @@ pub struct Ring {
     /// Packets shown in this turn.
     shown: usize,
     wake_armed: bool,
+    /// Whether sockets are in the table of registered files.
+    registered: bool,
+}
+
+/// A socket by its place in the table, or by its number in the process.
+enum Target {
+    Registered(Fixed),
+    Descriptor(Fd),
 }
 
 /// Everything that completions change.
@@ -135,9 +146,18 @@ impl Ring {
     /// Room for `sockets_max` sockets. `wake` ends a wait. Fails where the kernel (before 6.0), its settings or a container
     /// forbid io_uring.
     pub fn new(sockets_max: usize, wake: &Arc<WakeFd>) -> io::Result<Ring> {
+        Ring::with_files(sockets_max, wake, true)
+    }
+
+    /// [`Ring::new`], without registered files where `register` is false.
+    pub(super) fn with_files(sockets_max: usize, wake: &Arc<WakeFd>, register: bool) -> io::Result<Ring> {
         let entries = (2 * sockets_max).next_power_of_two().clamp(256, RING_BUFFERS_MAX);
         let ring = build((entries + 2 * SENDS_MAX) as u32)?;
-        ring.submitter().register_files_sparse(sockets_max.max(1) as u32)?;
+        // The first feature flag after 6.13 is of 6.15.
+        let registered = register && ring.params().is_feature_no_iowait();
+        if registered {
+            ring.submitter().register_files_sparse(sockets_max.max(1) as u32)?;
+        }
         let mut buffers = Buffers::new(entries as u16)?;
         buffers.register(&ring)?;
         // SAFETY: `msghdr` is plain numbers and pointers, for which zero is valid.
@@ -161,14 +181,14 @@ impl Ring {
             wake: Arc::clone(wake),
         };
         let scratch = vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice();
-        Ok(Ring { ring, state, scratch, current: None, lent: None, shown: 0, wake_armed: false })
+        Ok(Ring { ring, state, scratch, current: None, lent: None, shown: 0, wake_armed: false, registered })
     }
 
     pub(super) fn open(&mut self, socket: MediaSocket, owner: Owner) -> io::Result<SocketKey> {
         let Some(index) = self.state.free.pop() else {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         };
-        if let Err(error) = self.ring.submitter().register_files_update(index, &[socket.as_fd().as_raw_fd()]) {
+        if let Err(error) = self.register(index, socket.as_fd().as_raw_fd()) {
             self.state.free.push(index);
             return Err(error);
         }
@@ -294,12 +314,17 @@ impl Ring {
             return;
         };
         let header = &raw const self.state.sends.headers[usize::from(slot)];
+        let send = match self.target(key.index) {
+            Target::Registered(file) => opcode::SendMsg::new(file, header),
+            Target::Descriptor(fd) => opcode::SendMsg::new(fd, header),
+        };
         // MSG_DONTWAIT: a socket whose buffer is full loses the datagram. Late audio is worth nothing, and a send that waits
         // would keep its slot and hold up the socket's close.
-        let send = opcode::SendMsg::new(Fixed(key.index), header)
-            .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
-            .build()
-            .user_data(user_data(KIND_SEND, u32::from(slot), 0));
+        let send = send.flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32).build().user_data(user_data(
+            KIND_SEND,
+            u32::from(slot),
+            0,
+        ));
         if self.push(&send) {
             self.current = None;
             self.state.sockets[key.index as usize].sending += 1;
@@ -324,9 +349,11 @@ impl Ring {
             if entry.receive != Receive::Idle || entry.paused {
                 continue;
             }
-            let receive = opcode::RecvMsgMulti::new(Fixed(key.index), header, GROUP)
-                .build()
-                .user_data(user_data(KIND_RECEIVE, key.index, key.generation));
+            let receive = match self.target(key.index) {
+                Target::Registered(file) => opcode::RecvMsgMulti::new(file, header, GROUP).build(),
+                Target::Descriptor(fd) => opcode::RecvMsgMulti::new(fd, header, GROUP).build(),
+            };
+            let receive = receive.user_data(user_data(KIND_RECEIVE, key.index, key.generation));
             if !self.push(&receive) {
                 self.state.to_arm.push(key);
                 return;
@@ -346,7 +373,8 @@ impl Ring {
                 continue;
             }
             let target = user_data(KIND_RECEIVE, key.index, key.generation);
-            let cancel = opcode::AsyncCancel::new(target).build().user_data(user_data(KIND_CANCEL, key.index, key.generation));
+            let cancel =
+                opcode::AsyncCancel::new(target).build().user_data(user_data(KIND_CANCEL, key.index, key.generation));
             if !self.push(&cancel) {
                 self.state.to_cancel.push(key);
                 return;
@@ -399,11 +427,28 @@ impl Ring {
         self.finish();
     }
 
+    /// Puts `fd` into the table of registered files, or empties its place (-1).
+    fn register(&self, index: u32, fd: RawFd) -> io::Result<()> {
+        match self.registered {
+            true => self.ring.submitter().register_files_update(index, &[fd]).map(drop),
+            false => Ok(()),
+        }
+    }
+
+    /// How the kernel is to find the socket `index`.
+    fn target(&self, index: u32) -> Target {
+        match (self.registered, &self.state.sockets[index as usize].socket) {
+            (false, Some(socket)) => Target::Descriptor(Fd(socket.as_fd().as_raw_fd())),
+            (false, None) => Target::Descriptor(Fd(-1)),
+            (true, _) => Target::Registered(Fixed(index)),
+        }
+    }
+
     /// Lets go of the sockets whose last completion has come.
     fn finish(&mut self) {
         while let Some(index) = self.state.to_finish.pop() {
             // An entry that cannot be emptied now is replaced when its number is used again.
-            let _ = self.ring.submitter().register_files_update(index, &[-1]);
+            let _ = self.register(index, -1);
             let entry = &mut self.state.sockets[index as usize];
             let owner = entry.owner;
             *entry = Entry { generation: entry.generation.wrapping_add(1) & GENERATION_MASK, ..Entry::new() };

@@ -143,7 +143,7 @@ impl Engine {
         let open_files = system::raise_open_files();
         // The clock's zero lies before every worker's first turn.
         clock::now();
-        let mut engine = Engine { workers: Vec::with_capacity(workers), driver: config.driver };
+        let mut engine = Engine { workers: Vec::with_capacity(workers), driver: Driver::IoUring };
         let (ready, started) = channel();
         for index in 0..workers {
             let mailbox = Arc::new(Mailbox::new().map_err(StartError::Io)?);
@@ -166,7 +166,9 @@ impl Engine {
             // A worker that dies before it answers takes the process with it.
             let ready = started.recv().map_err(|_| StartError::Io(io::ErrorKind::BrokenPipe.into()))?;
             let ready = ready.map_err(StartError::Io)?;
-            engine.driver = ready.driver;
+            if ready.driver == Driver::Mmsg {
+                engine.driver = Driver::Mmsg;
+            }
             fallback = ready.fallback.or(fallback);
         }
         if let Some(error) = fallback {
@@ -206,7 +208,7 @@ impl Engine {
         *newest
     }
 
-    /// Which kernel interface the workers ended up with.
+    /// Which kernel interface the workers ended up with: `IoUring` when all of them have it.
     pub fn driver(&self) -> Driver {
         self.driver
     }
@@ -306,7 +308,9 @@ fn remedy(error: &io::Error) -> &'static str {
             "io_uring is forbidden here; set the sysctl kernel.io_uring_disabled to 0, and in a container allow \
              io_uring_setup, io_uring_enter and io_uring_register in its seccomp profile"
         }
-        Some(libc::ENOMEM) => "raise the limit of locked memory (ulimit -l, LimitMEMLOCK=infinity, --ulimit memlock=-1)",
+        Some(libc::ENOMEM) => {
+            "raise the limit of locked memory (ulimit -l, LimitMEMLOCK=infinity, --ulimit memlock=-1)"
+        }
         Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n, LimitNOFILE)",
         Some(libc::EINVAL) => "io_uring needs Linux 6.0 or newer",
         _ => "io_uring did not start",

@@ -343,7 +343,10 @@ mod tests {
     #[test]
     fn deadlines_of_one_tick_share_its_end_and_never_stays_never() {
         let at = |nanos| tick_after(Instant::from_nanos(nanos)).as_nanos();
-        assert_eq!((at(0), at(1), at(999_999), at(1_000_000), at(1_000_001)), (0, 1_000_000, 1_000_000, 1_000_000, 2_000_000));
+        assert_eq!(
+            (at(0), at(1), at(999_999), at(1_000_000), at(1_000_001)),
+            (0, 1_000_000, 1_000_000, 1_000_000, 2_000_000)
+        );
         assert_eq!(tick_after(Instant::NEVER), Instant::NEVER);
     }
 }
