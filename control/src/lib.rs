@@ -3,6 +3,7 @@
 
 pub mod call;
 pub mod client;
+pub mod config;
 pub mod http;
 pub mod sip;
 pub mod trace;
