@@ -2,4 +2,5 @@
 
 pub mod event;
 pub mod graph;
+pub mod graph_client;
 pub mod signature;
