@@ -9,7 +9,7 @@ use engine::sdp::Codec;
 
 const WHATSAPP: Kind = Kind::WhatsApp(Codec::Opus);
 const BOT: Kind = Kind::Rtp(Codec::Pcmu);
-const BAD_LINK: Faults = Faults { loss_pct: 10, duplicate_pct: 2, jitter_ms: 60, is_cut: false };
+const BAD_LINK: Faults = Faults { loss_pct: 10, duplicate_pct: 2, jitter_ms: 60, is_cut: false, drops_dtls: false };
 
 fn ticks(kind: Kind) -> u32 {
     kind.codec().clock_rate_hz() / 50

@@ -37,6 +37,10 @@ pub struct Counters {
     pub server_hellos: u64,
     /// Anything else.
     pub unknown: u64,
+    /// SSRC of the first RTP packet; SRTP leaves the header readable (RFC 3711 §3.1).
+    pub ssrc: Option<u32>,
+    /// RTP packets with any other SSRC.
+    pub other_ssrc: u64,
     /// When the first RTP packet came.
     pub first_rtp: Option<Instant>,
     /// When the first RTP or RTCP packet came.
@@ -53,6 +57,10 @@ impl Counters {
                 self.rtp += 1;
                 self.first_rtp.get_or_insert(now);
                 self.first_media.get_or_insert(now);
+                if let Some(&[a, b, c, d]) = datagram.get(8..12) {
+                    let ssrc = u32::from_be_bytes([a, b, c, d]);
+                    self.other_ssrc += u64::from(*self.ssrc.get_or_insert(ssrc) != ssrc);
+                }
             }
             Class::Rtcp => {
                 self.rtcp += 1;
@@ -151,6 +159,15 @@ mod tests {
         assert!(!wire.media_before(Some(Instant::from_millis(5))));
         wire.incoming(Instant::from_millis(9), &[0x80, 111, 0, 1]);
         assert_eq!((wire.first_rtp, wire.rtp, wire.rtcp), (Some(Instant::from_millis(9)), 1, 1));
+    }
+
+    #[test]
+    fn a_second_source_is_counted() {
+        let mut wire = Counters::default();
+        for last in [7, 7, 8] {
+            wire.incoming(Instant::ZERO, &[0x80, 111, 0, 1, 0, 0, 0, 0, 1, 2, 3, last, 0xff]);
+        }
+        assert_eq!((wire.ssrc, wire.other_ssrc), (Some(0x0102_0307), 1));
     }
 
     #[test]

@@ -41,8 +41,9 @@ pub struct RtpRemote {
 
 /// An rtp leg.
 ///
-/// Latching: RTP is accepted from the described address and, once per description, from the first other source of the same
-/// IP address family whose packet is valid; from then on we send there (RFC 4961). A third source is dropped as `UnknownSource`.
+/// Latching: RTP is accepted from the described address and, once per description and only while that address is silent, from
+/// the first other source of the same IP address family whose packet is valid; from then on we send there (RFC 4961). A third
+/// source is dropped as `UnknownSource`.
 pub struct RtpLeg {
     remote: Option<Remote>,
     stream: Stream,
@@ -53,6 +54,8 @@ pub struct RtpLeg {
 struct Remote {
     described: RtpRemote,
     since: Instant,
+    /// RTP came from the described address: nobody else is needed.
+    is_confirmed: bool,
     /// The one other source that was taken.
     latched: Option<SocketAddr>,
     /// Where RTCP goes: as described, until the peer's RTCP comes from elsewhere.
@@ -95,7 +98,7 @@ impl RtpLeg {
     pub fn set_remote(&mut self, now: Instant, remote: RtpRemote) {
         self.stream.set_format(remote.format);
         let rtcp_to = if remote.rtcp_mux { remote.address } else { remote.rtcp_address };
-        self.remote = Some(Remote { described: remote, since: now, latched: None, rtcp_to });
+        self.remote = Some(Remote { described: remote, since: now, is_confirmed: false, latched: None, rtcp_to });
     }
 
     /// What was negotiated.
@@ -138,11 +141,13 @@ impl RtpLeg {
     ) -> Result<RtpPacket<'p>, DropReason> {
         let remote = self.remote.as_mut().ok_or(DropReason::NotReady)?;
         let is_known = from == remote.described.address || remote.latched == Some(from);
-        let may_latch = remote.latched.is_none() && from.is_ipv4() == remote.described.address.is_ipv4();
+        let may_latch =
+            !remote.is_confirmed && remote.latched.is_none() && from.is_ipv4() == remote.described.address.is_ipv4();
         if !is_known && !may_latch {
             return Err(DropReason::UnknownSource);
         }
         let packet = self.stream.receive(now, datagram)?;
+        remote.is_confirmed |= from == remote.described.address;
         if !is_known {
             remote.latched = Some(from);
             remote.rtcp_to = if remote.described.rtcp_mux { from } else { rtcp_of(remote, from) };

@@ -18,7 +18,6 @@ use engine::media::decode::Decoder;
 use engine::media::encode::{Encoder, FRAME_SAMPLES};
 use engine::metrics::Metrics;
 use engine::random::Random;
-use engine::rtp::header;
 use engine::rtp::telephone_event::{Digit, EventSender};
 use engine::sdp::{Candidate, Codec, IceDescription, OpusParameters};
 use engine::time::{Duration, Instant, RtpTimestamp, WallAnchor};
@@ -68,6 +67,8 @@ pub struct Faults {
     pub jitter_ms: u32,
     /// Nothing passes.
     pub is_cut: bool,
+    /// No DTLS passes.
+    pub drops_dtls: bool,
 }
 
 /// One RTP packet that a peer heard.
@@ -97,6 +98,8 @@ pub struct Left {
 /// What a peer says every packet time.
 pub enum Speech {
     Nothing,
+    /// Packets of digital silence.
+    Silence,
     /// A sine at this frequency.
     Tone(f64),
     /// A payload per packet, by its number.
@@ -210,12 +213,18 @@ pub fn rtp_remote(address: SocketAddr, format: MediaFormat) -> RtpRemote {
 impl World {
     /// Opens a bridge; leg A's peer has offered, leg B's answer comes with `answer_b`.
     pub fn new(seed: u64, a: Kind, b: Kind, hold: bool) -> World {
+        World::with(seed, a, b, hold, |_| {})
+    }
+
+    /// The same, with a word on the configuration.
+    pub fn with(seed: u64, a: Kind, b: Kind, hold: bool, change: impl FnOnce(&mut BridgeConfig)) -> World {
         let mut random = Random::from_test_seed(seed);
         let now = Instant::from_millis(1_000);
         let shared = Shared { identity: Identity::generate().unwrap(), anchor: ANCHOR };
         let peers = [Peer::new(now, a, LegName::A, &mut random), Peer::new(now, b, LegName::B, &mut random)];
-        let config =
+        let mut config =
             BridgeConfig { a: leg_config(a, &peers[0], hold, true), b: leg_config(b, &peers[1], false, false) };
+        change(&mut config);
         let bridge = Bridge::open(now, config, &shared, random.fork());
         let mut world = World {
             now,
@@ -342,7 +351,8 @@ impl World {
         let faults = self.links[link];
         let copies = 1 + u32::from(self.random.below(100) < faults.duplicate_pct);
         for _ in 0..copies {
-            if faults.is_cut || self.random.below(100) < faults.loss_pct {
+            let is_dropped = faults.drops_dtls && demux::classify(&bytes) == Class::Dtls;
+            if faults.is_cut || is_dropped || self.random.below(100) < faults.loss_pct {
                 continue;
             }
             let delay_us = 10_000 + self.random.below(faults.jitter_ms * 1_000 + 1);
@@ -586,9 +596,10 @@ impl Peer {
                     return Vec::new();
                 }
                 Speech::Payloads(payload) => payload(number),
+                Speech::Silence => self.sound(0.0, 0.0),
                 Speech::Tone(hz) => {
                     let hz = *hz;
-                    self.tone(hz)
+                    self.sound(hz, 8_000.0)
                 }
             };
             packet[12..12 + payload.len()].copy_from_slice(&payload);
@@ -599,10 +610,10 @@ impl Peer {
         vec![packet]
     }
 
-    fn tone(&mut self, hz: f64) -> Vec<u8> {
+    fn sound(&mut self, hz: f64, amplitude: f64) -> Vec<u8> {
         let mut pcm = vec![0; self.ptime_ms as usize * 8];
         for sample in &mut pcm {
-            *sample = (self.phase.sin() * 8_000.0) as i16;
+            *sample = (self.phase.sin() * amplitude) as i16;
             self.phase += core::f64::consts::TAU * hz / 8_000.0;
         }
         let mut payload = vec![0; 4_000];
@@ -646,7 +657,12 @@ impl Peer {
         let audio = self.leg.format().unwrap().receive_payload_type;
         let mut pcm = Vec::new();
         let mut out = [0; 1_920];
-        for heard in self.heard.iter().filter(|heard| heard.payload_type == audio) {
+        // In the order they were sent: what a jitter buffer would do.
+        let mut packets: Vec<_> = self.heard.iter().filter(|heard| heard.payload_type == audio).collect();
+        let first = packets.first().map_or(0, |heard| heard.sequence);
+        packets.sort_by_key(|heard| heard.sequence.wrapping_sub(first) as i16);
+        packets.dedup_by_key(|heard| heard.sequence);
+        for heard in packets {
             let samples = decoder.decode(&heard.payload, &mut out).unwrap();
             if heard.at >= since {
                 pcm.extend(out[..samples].iter().map(|&sample| f64::from(sample)));
@@ -670,9 +686,9 @@ impl Peer {
     }
 }
 
-/// Share of the energy that lies at `hz`, measured in windows of 100 ms so that a change of phase does not hide it.
+/// Share of the energy that lies at `hz`, measured in windows of 40 ms so that a change of phase does not hide it.
 pub fn tone_share(pcm: &[f64], rate_hz: u32, hz: f64) -> f64 {
-    let window = rate_hz as usize / 10;
+    let window = rate_hz as usize / 25;
     let (mut tone, mut total) = (0.0, 0.0);
     for samples in pcm.chunks_exact(window) {
         let step = core::f64::consts::TAU * hz / f64::from(rate_hz);
@@ -687,9 +703,4 @@ pub fn tone_share(pcm: &[f64], rate_hz: u32, hz: f64) -> f64 {
     }
     // Silence is no tone.
     if total < pcm.len() as f64 * 100.0 { 0.0 } else { tone / total }
-}
-
-/// Whether `header` reads as RTP.
-pub fn is_rtp(bytes: &[u8]) -> bool {
-    header::parse(bytes).is_ok()
 }
