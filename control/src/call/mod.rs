@@ -1,7 +1,54 @@
 //! The path of a call. `orchestrator` talks to WhatsApp, `edge` joins the legs; both are pure and meet only in the messages
 //! below, in one process or over HTTP.
 
+mod allow;
+pub mod edge;
+pub mod limits;
+mod machine;
+mod negotiate;
+pub mod orchestrator;
+mod session;
+
 use serde::{Deserialize, Serialize};
+
+/// What an orchestrator asks of an edge; the same three calls over HTTP (`POST /webrtc/...`) and in one process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EdgeRequest {
+    /// `POST /webrtc/new`; answered by `EdgeReply::Created`.
+    New(Box<NewSession>),
+    /// `POST /webrtc/release`
+    Release {
+        /// Opaque.
+        edge_session_id: String,
+    },
+    /// `POST /webrtc/hangup`
+    Hangup {
+        /// Opaque.
+        edge_session_id: String,
+    },
+}
+
+/// Success of an `EdgeRequest`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EdgeReply {
+    /// To `New`.
+    Created(SessionCreated),
+    /// To `Release` and `Hangup`.
+    Done,
+}
+
+/// When WhatsApp's call is accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AcceptPolicy {
+    /// When the SIP side has answered and DTLS is up.
+    #[default]
+    OnAnswer,
+    /// Already when the SIP side sends early media (18x with SDP).
+    OnProgress,
+    /// As soon as pre_accept has succeeded.
+    Immediate,
+}
 
 /// `POST /webrtc/new`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +69,9 @@ pub struct NewSession {
     /// Whether sending toward the WebRTC side waits for `/webrtc/release`.
     #[serde(default)]
     pub hold_media: bool,
+    /// Whether media of a 18x with SDP is carried; otherwise it is discarded until the final answer.
+    #[serde(default)]
+    pub early_media: bool,
     /// Where `EdgeEvent`s are posted, allow-listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback_url: Option<String>,
@@ -49,6 +99,23 @@ pub struct EdgeError {
     /// For 429 and 503: seconds.
     #[serde(skip)]
     pub retry_after_s: Option<u32>,
+}
+
+impl EdgeError {
+    /// A refusal with an HTTP status.
+    pub fn new(status: u16, code: &str, message: impl Into<String>) -> EdgeError {
+        EdgeError { status, code: code.to_owned(), message: message.into(), retry_after_s: None }
+    }
+
+    /// Status 0: the request or its reply was lost, which says nothing about the request. It may be asked again.
+    pub fn lost(code: &str, message: impl Into<String>) -> EdgeError {
+        EdgeError::new(0, code, message)
+    }
+
+    /// A refusal that passes by itself.
+    pub fn busy(status: u16, code: &str, message: impl Into<String>) -> EdgeError {
+        EdgeError { retry_after_s: Some(limits::RETRY_AFTER_S), ..EdgeError::new(status, code, message) }
+    }
 }
 
 /// What the edge tells the orchestrator, in process or by callback (JSON, `{"edge_session_id":..., "call_id":..., "event":...}`).

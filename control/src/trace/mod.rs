@@ -1,1 +1,4 @@
-//! To be written.
+//! What happened in a call, and when.
+
+pub mod redact;
+pub mod timeline;

@@ -1,0 +1,88 @@
+//! Every capacity and patience of the call plane, what it costs and what happens when it is reached.
+
+/// Calls one orchestrator carries unless configured otherwise. Past it a new call is rejected through Graph.
+pub const CALLS_MAX: usize = 8_192;
+
+/// Calls above the limit whose `reject` may be under way. Past it the webhook is only counted and WhatsApp rings out.
+pub const REJECTS_MAX: usize = 1_024;
+
+/// Ended call ids remembered, so that a late or repeated `connect` is not answered. Past it the oldest is forgotten.
+pub const TOMBSTONES_MAX: usize = 32_768;
+
+/// How long an ended call id is remembered. After this a repeated `connect` is stale by its timestamp.
+pub const TOMBSTONE_MS: u64 = 600_000;
+
+/// Age by its own timestamp at which a `connect` is ignored: WhatsApp rings for 30 to 60 s.
+pub const CONNECT_AGE_S_MAX: u64 = 60;
+const _: () = assert!(TOMBSTONE_MS > CONNECT_AGE_S_MAX * 1_000);
+
+/// Time the SIP side may ring before it is cancelled.
+pub const RING_MS_MAX: u64 = 25_000;
+
+/// Time from the webhook to the far side's answer, seen by the orchestrator: a backstop behind `RING_MS_MAX`, for an edge
+/// that says nothing.
+pub const ANSWER_MS_MAX: u64 = 28_000;
+const _: () = assert!(ANSWER_MS_MAX > RING_MS_MAX);
+
+/// Time ICE and DTLS may take once the far side has answered and pre_accept has succeeded. Past it the call is rejected.
+pub const MEDIA_READY_MS_MAX: u64 = 8_000;
+
+/// Time from the webhook until `accept` must have left, retries included: past it nobody rings any more.
+pub const ACCEPT_MS_MAX: u64 = 45_000;
+const _: () = assert!(ACCEPT_MS_MAX > ANSWER_MS_MAX + MEDIA_READY_MS_MAX);
+
+/// Time one Graph request may take before it counts as lost. A late reply is ignored.
+pub const GRAPH_MS_MAX: u64 = 10_000;
+
+/// Tries of `pre_accept` and `accept`.
+pub const GRAPH_TRIES_MAX: u32 = 3;
+
+/// Tries of `reject` and `terminate`: billing depends on them.
+pub const GOODBYE_TRIES_MAX: u32 = 6;
+
+/// First pause between two tries of a Graph request; it doubles, and a quarter of it is random.
+pub const GRAPH_BACKOFF_MS: u64 = 300;
+
+/// Longest pause between two tries.
+pub const GRAPH_BACKOFF_MS_MAX: u64 = 8_000;
+
+/// Time one edge request may take before it counts as lost.
+pub const EDGE_MS_MAX: u64 = 5_000;
+
+/// Tries of an edge request whose failure says nothing about it (no connection, no reply). All three are idempotent.
+pub const EDGE_TRIES_MAX: u32 = 3;
+
+/// First pause between two tries of an edge request; it doubles.
+pub const EDGE_BACKOFF_MS: u64 = 200;
+
+/// Live sessions of one edge unless configured otherwise. Past it `new` is refused with 503.
+pub const SESSIONS_MAX: usize = 8_192;
+
+/// Ended sessions kept, so that a repeated `new` gets the same answer. Past it the oldest is forgotten. About 2 KB each.
+pub const SESSIONS_RETAINED_MAX: usize = 4_096;
+
+/// How long an ended session is kept.
+pub const SESSION_RETAINED_MS: u64 = 300_000;
+
+/// Repeated `new` requests waiting for one session to open. Past it the repetition is refused with 429.
+pub const SESSION_WAITERS_MAX: usize = 8;
+
+/// Time the engine may take to open a bridge. Past it `new` is refused with 503.
+pub const OPEN_MS_MAX: u64 = 5_000;
+
+/// Time a session may be held without `release`. Past it its orchestrator is taken for dead and the session ends.
+pub const HELD_MS_MAX: u64 = 60_000;
+const _: () = assert!(HELD_MS_MAX > ACCEPT_MS_MAX + GRAPH_MS_MAX);
+
+/// Time a session may take from its end until bridge and SIP call are both gone (SIP timer F is 32 s). Past it the session is
+/// forgotten and counted as a bug.
+pub const ENDING_MS_MAX: u64 = 45_000;
+
+/// Pause before commands are offered again to a worker whose mailbox was full.
+pub const MAILBOX_RETRY_MS: u64 = 20;
+
+/// Longest call id, in bytes. WhatsApp's have about 120.
+pub const CALL_ID_BYTES_MAX: usize = 512;
+
+/// Seconds written into `Retry-After`.
+pub const RETRY_AFTER_S: u32 = 5;

@@ -1,0 +1,167 @@
+//! Health, figures and timelines.
+
+use super::{Shared, failure, overloaded};
+use crate::runtime::{Figures, Input};
+use axum::Router;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use engine::error::DropReason;
+use engine::metrics::Metrics;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Time the runtime may take to answer.
+const REPLY_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// `GET /` is the original's health check.
+pub fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/", get(|| async { "tandem is running\n" }))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/calls/{call_id}/timeline", get(timeline))
+}
+
+/// 503 while draining, so that a balancer sends new calls elsewhere.
+async fn health(State(shared): State<Shared>) -> Response {
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    match shared.draining.load(Ordering::Relaxed) {
+        false => (json, "{\"status\":\"ok\"}").into_response(),
+        true => (StatusCode::SERVICE_UNAVAILABLE, json, "{\"status\":\"draining\"}").into_response(),
+    }
+}
+
+async fn timeline(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(call_id): Path<String>,
+    Query(query): Query<BTreeMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    if !shared.access.admits_reader(peer, &headers) {
+        return failure(StatusCode::UNAUTHORIZED, "unauthorized", "timelines are shown on this host or with the token");
+    }
+    let since = query.get("since").and_then(|since| since.parse().ok()).unwrap_or(0);
+    match ask(&shared, |reply| Input::Timeline { call_id, since, reply }).await {
+        Some(Some(page)) => axum::Json(page).into_response(),
+        Some(None) => failure(StatusCode::NOT_FOUND, "unknown_call", "no call with this id is remembered"),
+        None => overloaded(),
+    }
+}
+
+async fn metrics(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    if !shared.access.admits_reader(peer, &headers) {
+        return failure(StatusCode::UNAUTHORIZED, "unauthorized", "figures are shown on this host or with the token");
+    }
+    let Some(figures) = ask(&shared, Input::Figures).await else { return overloaded() };
+    let counted = &shared.counters;
+    let mut text = exposition(&figures);
+    for (name, count) in [
+        ("tandem_webhooks_taken_total", &counted.webhooks_taken),
+        ("tandem_webhooks_unproven_total", &counted.webhooks_unproven),
+        ("tandem_webhooks_unreadable_total", &counted.webhooks_unreadable),
+        ("tandem_edge_unauthorized_total", &counted.edge_unauthorized),
+        ("tandem_http_overloaded_total", &counted.overloaded),
+    ] {
+        line(&mut text, name, "", count.load(Ordering::Relaxed));
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+async fn ask<T>(shared: &Shared, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
+    let (reply, answer) = oneshot::channel();
+    if !shared.offer(input(reply)) {
+        return None;
+    }
+    tokio::time::timeout(REPLY_TIME_MAX, answer).await.ok()?.ok()
+}
+
+/// The figures as text, one line each (Prometheus' format).
+pub fn exposition(figures: &Figures) -> String {
+    let mut text = String::new();
+    if let Some((alive, counted)) = &figures.orchestrator {
+        for (name, value) in [
+            ("tandem_calls_alive", *alive as u64),
+            ("tandem_calls_begun_total", counted.calls_begun),
+            ("tandem_calls_accepted_total", counted.calls_accepted),
+            ("tandem_calls_ended_total", counted.calls_ended),
+            ("tandem_connects_repeated_total", counted.connects_repeated),
+            ("tandem_connects_stale_total", counted.connects_stale),
+            ("tandem_connects_refused_total", counted.connects_refused),
+            ("tandem_terminates_unmatched_total", counted.terminates_unmatched),
+            ("tandem_events_unknown_total", counted.events_unknown),
+            ("tandem_edge_events_unmatched_total", counted.edge_events_unmatched),
+            ("tandem_graph_retries_total", counted.graph_retries),
+            ("tandem_graph_failures_total", counted.graph_failures),
+        ] {
+            line(&mut text, name, "", value);
+        }
+    }
+    if let Some((alive, counted)) = &figures.edge {
+        for (name, value) in [
+            ("tandem_sessions_alive", alive.sessions as u64),
+            ("tandem_sip_calls_alive", alive.sip_calls as u64),
+            ("tandem_sip_transactions_alive", alive.sip_transactions as u64),
+            ("tandem_sessions_begun_total", counted.sessions_begun),
+            ("tandem_sessions_ended_total", counted.sessions_ended),
+            ("tandem_sessions_refused_total", counted.sessions_refused),
+            ("tandem_sessions_abandoned_total", counted.sessions_abandoned),
+            ("tandem_mailbox_full_total", counted.mailbox_full),
+            ("tandem_sip_unsent_total", figures.sip_unsent),
+        ] {
+            line(&mut text, name, "", value);
+        }
+        engine(&mut text, &figures.engine);
+    }
+    line(&mut text, "tandem_timelines", "", figures.timeline.0 as u64);
+    line(&mut text, "tandem_timeline_entries_lost_total", "", figures.timeline.1);
+    text
+}
+
+/// The workers' counters, added up.
+fn engine(text: &mut String, workers: &[Metrics]) {
+    let sum = |of: fn(&Metrics) -> u64| workers.iter().map(of).sum::<u64>();
+    for (name, value) in [
+        ("engine_workers", workers.len() as u64),
+        ("engine_bridges_open", sum(|m| m.bridges_open)),
+        ("engine_sockets_open", sum(|m| m.sockets_open)),
+        // Every socket of the engine is bound to one media port.
+        ("engine_ports_in_use", sum(|m| m.sockets_open)),
+        ("engine_timers_set", sum(|m| m.timers_set)),
+        ("engine_buffers_lent", sum(|m| m.buffers_lent)),
+        ("engine_bridges_opened_total", sum(|m| m.bridges_opened)),
+        ("engine_bridges_refused_total", sum(|m| m.bridges_refused)),
+        ("engine_bridges_ended_total", sum(|m| m.bridges_ended)),
+        ("engine_bridges_panicked_total", sum(|m| m.bridges_panicked)),
+        ("engine_datagrams_received_total", sum(|m| m.datagrams_received)),
+        ("engine_datagrams_sent_total", sum(|m| m.datagrams_sent)),
+        ("engine_datagrams_unsent_total", sum(|m| m.datagrams_unsent)),
+        ("engine_socket_errors_total", sum(|m| m.socket_errors)),
+        ("engine_events_lost_total", sum(|m| m.events_lost)),
+        ("engine_ports_taken_early_total", sum(|m| m.ports_taken_early)),
+        ("engine_packets_concealed_total", sum(|m| m.packets_concealed)),
+        ("engine_rearmed_total", sum(|m| m.rearmed)),
+        ("engine_turns_total", sum(|m| m.turns)),
+    ] {
+        line(text, name, "", value);
+    }
+    for reason in DropReason::ALL {
+        let dropped = workers.iter().map(|m| m.dropped[reason as usize]).sum();
+        line(text, "engine_packets_dropped_total", &format!("{{reason=\"{reason:?}\"}}"), dropped);
+    }
+}
+
+fn line(text: &mut String, name: &str, labels: &str, value: u64) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{name}{labels} {value}");
+}

@@ -1,0 +1,91 @@
+//! The orchestrator's webhooks: proven, read, acknowledged at once; the work is done afterwards.
+
+use super::{Shared, failure, overloaded, read_body};
+use crate::runtime::Input;
+use crate::whatsapp::event::{self, BodyError, FlatForm};
+use crate::whatsapp::signature;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+/// Longest webhook: a batch of 1,000 updates of about 2.5 KB each. Past it the answer is 413.
+pub const WEBHOOK_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Longest challenge that is echoed.
+const CHALLENGE_BYTES_MAX: usize = 256;
+
+/// The routes; `/wa/webhook` is the one URL for everything.
+pub fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/wa/calling/connect", get(subscribe).post(connect))
+        .route("/wa/calling/terminate", get(subscribe).post(terminate))
+        .route("/wa/webhook", get(subscribe).post(anything))
+}
+
+/// `hub.mode=subscribe` with our token gets the bare challenge back.
+async fn subscribe(State(shared): State<Shared>, Query(query): Query<BTreeMap<String, String>>) -> Response {
+    let value = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
+    let ours = &shared.access.verify_token.0;
+    let proven = !ours.is_empty() && signature::same_secret(ours, value("hub.verify_token"));
+    let challenge = value("hub.challenge");
+    if value("hub.mode") == "subscribe" && proven && challenge.len() <= CHALLENGE_BYTES_MAX {
+        return challenge.to_owned().into_response();
+    }
+    failure(StatusCode::FORBIDDEN, "forbidden", "mode or verify token is wrong")
+}
+
+type Peer = ConnectInfo<SocketAddr>;
+
+async fn connect(state: State<Shared>, peer: Peer, headers: HeaderMap, body: Body) -> Response {
+    take(state, peer, headers, body, FlatForm::Connect).await
+}
+
+async fn terminate(state: State<Shared>, peer: Peer, headers: HeaderMap, body: Body) -> Response {
+    take(state, peer, headers, body, FlatForm::Terminate).await
+}
+
+async fn anything(state: State<Shared>, peer: Peer, headers: HeaderMap, body: Body) -> Response {
+    take(state, peer, headers, body, FlatForm::ByContent).await
+}
+
+async fn take(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): Peer,
+    headers: HeaderMap,
+    body: Body,
+    flat: FlatForm,
+) -> Response {
+    let bytes = match read_body(body, WEBHOOK_BYTES_MAX).await {
+        Ok(bytes) => bytes,
+        Err(response) => return response,
+    };
+    if !shared.access.admits_webhook(peer, &headers, &bytes) {
+        shared.counters.webhooks_unproven.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!("a webhook without valid proof was refused");
+        return failure(StatusCode::UNAUTHORIZED, "unauthorized", "signature or shared header is missing or wrong");
+    }
+    let events = match event::parse(&bytes, flat) {
+        Ok(events) => events,
+        Err(error) => {
+            shared.counters.webhooks_unreadable.fetch_add(1, Ordering::Relaxed);
+            let message = match error {
+                BodyError::NotJson => "the body is not JSON",
+                BodyError::NotAnEvent => "the body is neither an envelope nor a flat event",
+                BodyError::WithoutCallId => "call_id is missing",
+                BodyError::WithoutSdp => "session.sdp is missing, or is no offer",
+            };
+            return failure(StatusCode::BAD_REQUEST, "bad_request", message);
+        }
+    };
+    if !shared.offer(Input::Webhook(events)) {
+        return overloaded(); // WhatsApp sends it again
+    }
+    shared.counters.webhooks_taken.fetch_add(1, Ordering::Relaxed);
+    ([("content-type", "application/json")], "{\"success\":true}").into_response()
+}

@@ -1,0 +1,451 @@
+//! The one task that owns every call: it feeds the two pure machines and carries out what they want.
+//!
+//! ```text
+//!  HTTP handlers --Input--> [ Runtime: Orchestrator <-> Edge ] --> Graph, remote edge, callbacks (one task per request)
+//!        SIP socket ------> [             |                  ] --> SIP socket
+//!        engine events ---> [        Timeline                ] --> engine commands
+//! ```
+//!
+//! Why one task and no locks: every decision about a call is made in one place and in one order, which is the order that the
+//! simulator replays. Nothing in here waits for a network; whatever does runs in a task of its own and reports back as an `Input`.
+
+use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput};
+use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, OrchestratorOutput};
+use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest};
+use crate::engine_link::EngineLink;
+use crate::http::edge_client::{CallbackClient, EdgeClient};
+use crate::trace::timeline::{Entry, Page, Step, Timeline};
+use crate::whatsapp::event::WebhookEvent;
+use crate::whatsapp::graph::GraphError;
+use crate::whatsapp::graph_client::GraphClient;
+use engine::io::clock;
+use engine::metrics::Metrics;
+use engine::time::Instant;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, oneshot};
+
+/// Inputs waiting for the runtime. Past it HTTP requests are answered 503, and tasks that report back wait.
+pub const INPUTS_MAX: usize = 8_192;
+
+/// Inputs, datagrams or events taken in one turn before the others are looked at again.
+const TURN_MAX: usize = 256;
+
+/// Largest SIP datagram.
+const SIP_BYTES_MAX: usize = 65_535;
+
+/// Time a look-up in the DNS may take.
+const RESOLVE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 16;
+
+/// Longest sleep, so that a deadline that never comes still is a timer that tokio can hold.
+const SLEEP_MAX: Duration = Duration::from_secs(3_600);
+
+/// What reaches the runtime.
+pub enum Input {
+    /// Events of a webhook, already acknowledged.
+    Webhook(Vec<WebhookEvent>),
+    /// The outcome of a Graph request.
+    Graph {
+        /// Which.
+        request: u64,
+        /// What.
+        result: Result<(), GraphError>,
+    },
+    /// The outcome of a request to a remote edge.
+    EdgeReply {
+        /// Which.
+        request: u64,
+        /// What.
+        result: Result<EdgeReply, EdgeError>,
+    },
+    /// A remote edge's callback.
+    EdgeEvent(EdgeEvent),
+    /// A request of our edge API.
+    EdgeRequest {
+        /// What.
+        what: EdgeRequest,
+        /// Where the outcome goes.
+        reply: oneshot::Sender<Result<EdgeReply, EdgeError>>,
+    },
+    /// A name was looked up.
+    Resolved {
+        /// Which question.
+        query: u64,
+        /// Its addresses.
+        addresses: Vec<SocketAddr>,
+    },
+    /// Somebody wants to see a call's timeline.
+    Timeline {
+        /// Which call.
+        call_id: String,
+        /// From which entry on.
+        since: u64,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Option<Page>>,
+    },
+    /// Somebody wants the figures.
+    Figures(oneshot::Sender<Figures>),
+    /// Take no new calls; stop when the last one is over.
+    Drain,
+    /// End all calls, then stop.
+    Stop,
+}
+
+/// A snapshot of everything that is counted.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Calls that are not over, and what was counted; `None` where no orchestrator runs.
+    pub orchestrator: Option<(usize, OrchestratorCounters)>,
+    /// The same of the edge.
+    pub edge: Option<(EdgeAlive, EdgeCounters)>,
+    /// Per worker.
+    pub engine: Vec<Metrics>,
+    /// Calls whose timeline is remembered, and entries that found no room.
+    pub timeline: (usize, u64),
+    /// SIP datagrams that the socket did not take.
+    pub sip_unsent: u64,
+}
+
+/// An edge in this process, with what it needs of the world.
+pub struct LocalEdge {
+    /// The machine.
+    pub edge: Edge,
+    /// The SIP side.
+    pub socket: UdpSocket,
+    /// The media side.
+    pub engine: EngineLink,
+}
+
+/// An orchestrator, with what it needs of the world.
+pub struct LocalOrchestrator {
+    /// The machine.
+    pub orchestrator: Orchestrator,
+    /// The way to WhatsApp.
+    pub graph: GraphClient,
+    /// The edge elsewhere, unless it is in this process.
+    pub remote: Option<EdgeClient>,
+}
+
+/// The task's state.
+pub struct Runtime {
+    orchestrator: Option<LocalOrchestrator>,
+    edge: Option<LocalEdge>,
+    callbacks: CallbackClient,
+    timeline: Timeline,
+    inputs: mpsc::Receiver<Input>,
+    back: mpsc::Sender<Input>,
+    /// Requests to the local edge that are not answered yet, and who asked.
+    origins: BTreeMap<u64, Origin>,
+    next_request: u64,
+    sip_unsent: u64,
+    draining: bool,
+}
+
+enum Origin {
+    Orchestrator(u64),
+    Http(oneshot::Sender<Result<EdgeReply, EdgeError>>),
+}
+
+impl Runtime {
+    /// A runtime, and the way to reach it.
+    pub fn new(
+        orchestrator: Option<LocalOrchestrator>,
+        edge: Option<LocalEdge>,
+        callbacks: CallbackClient,
+    ) -> (Runtime, mpsc::Sender<Input>) {
+        let (back, inputs) = mpsc::channel(INPUTS_MAX);
+        let sender = back.clone();
+        let runtime = Runtime {
+            orchestrator,
+            edge,
+            callbacks,
+            timeline: Timeline::new(),
+            inputs,
+            back,
+            origins: BTreeMap::new(),
+            next_request: 1,
+            sip_unsent: 0,
+            draining: false,
+        };
+        (runtime, sender)
+    }
+
+    /// Runs until it was told to drain or stop and nothing is left. Answers the engine, for its stop.
+    pub async fn run(mut self) -> Option<EngineLink> {
+        let mut datagram = vec![0; SIP_BYTES_MAX];
+        loop {
+            let due = self.settle(clock::now());
+            if self.draining && self.is_idle() {
+                return self.edge.map(|edge| edge.engine);
+            }
+            self.wait(due).await;
+            let now = clock::now();
+            self.take_engine_events(now);
+            self.take_datagrams(now, &mut datagram);
+            for _ in 0..TURN_MAX {
+                let Ok(input) = self.inputs.try_recv() else { break };
+                self.take_input(now, input);
+            }
+            // Not earlier: whatever moved a deadline is settled first.
+            if now >= due {
+                self.handle_timeout(now);
+            }
+        }
+    }
+
+    /// Waits for whatever comes first; takes only an input, since that is gone once received.
+    async fn wait(&mut self, due: Instant) {
+        let sleep = tokio::time::sleep(due.since(clock::now()).min(SLEEP_MAX));
+        let received = match &self.edge {
+            Some(edge) => tokio::select! {
+                input = self.inputs.recv() => input,
+                () = edge.engine.woken() => None,
+                _ = edge.socket.readable() => None,
+                () = sleep => None,
+            },
+            None => tokio::select! {
+                input = self.inputs.recv() => input,
+                () = sleep => None,
+            },
+        };
+        if let Some(input) = received {
+            self.take_input(clock::now(), input);
+        }
+    }
+
+    fn take_engine_events(&mut self, now: Instant) {
+        let Some(edge) = &mut self.edge else { return };
+        for worker in 0..edge.engine.workers() {
+            while let Some(event) = edge.engine.poll_event(worker) {
+                edge.edge.handle_engine(now, worker, event);
+            }
+        }
+    }
+
+    fn take_datagrams(&mut self, now: Instant, buffer: &mut [u8]) {
+        let Some(edge) = &mut self.edge else { return };
+        for _ in 0..TURN_MAX {
+            match edge.socket.try_recv_from(buffer) {
+                Ok((len, from)) => edge.edge.handle_sip(now, from, &buffer[..len]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                // ECONNREFUSED and the like belong to something that was sent earlier.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn take_input(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Webhook(events) => {
+                if let Some(local) = &mut self.orchestrator {
+                    local.orchestrator.handle_webhook(now, wall_seconds(now), events);
+                }
+            }
+            Input::Graph { request, result } => {
+                if let Some(local) = &mut self.orchestrator {
+                    local.orchestrator.handle_graph(now, request, result);
+                }
+            }
+            Input::EdgeReply { request, result } => {
+                if let Some(local) = &mut self.orchestrator {
+                    local.orchestrator.handle_edge_reply(now, request, result);
+                }
+            }
+            Input::EdgeEvent(event) => {
+                if let Some(local) = &mut self.orchestrator {
+                    local.orchestrator.handle_edge_event(now, event);
+                }
+            }
+            Input::EdgeRequest { what, reply } => self.ask_local_edge(now, Origin::Http(reply), what),
+            Input::Resolved { query, addresses } => {
+                if let Some(edge) = &mut self.edge {
+                    edge.edge.resolved(now, query, &addresses);
+                }
+            }
+            // Whoever asked may have gone away meanwhile.
+            Input::Timeline { call_id, since, reply } => drop(reply.send(self.timeline.page(&call_id, since))),
+            Input::Figures(reply) => drop(reply.send(self.figures())),
+            Input::Drain => self.drain(),
+            Input::Stop => self.stop(now),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if let Some(local) = &mut self.orchestrator {
+            local.orchestrator.handle_timeout(now);
+        }
+        if let Some(edge) = &mut self.edge {
+            edge.edge.handle_timeout(now);
+        }
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        if let Some(local) = &mut self.orchestrator {
+            local.orchestrator.drain();
+        }
+        if let Some(edge) = &mut self.edge {
+            edge.edge.drain();
+        }
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.drain();
+        // The orchestrator hangs up its sessions itself; those of others are ended by the edge.
+        if let Some(local) = &mut self.orchestrator {
+            local.orchestrator.shut_down(now);
+        }
+        if let Some(edge) = &mut self.edge {
+            edge.edge.shut_down(now);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        let calls = self.orchestrator.as_ref().map_or(0, |local| local.orchestrator.alive());
+        let alive = self.edge.as_ref().map(|edge| edge.edge.alive()).unwrap_or_default();
+        calls == 0 && alive.sessions == 0 && alive.sip_calls == 0
+    }
+
+    /// Carries out everything that both machines want; answers when the next of them wants to be called.
+    fn settle(&mut self, now: Instant) -> Instant {
+        loop {
+            let orchestrator = self.settle_orchestrator(now);
+            let (edge, notified) = self.settle_edge(now);
+            if !notified {
+                return orchestrator.min(edge);
+            }
+        }
+    }
+
+    fn settle_orchestrator(&mut self, now: Instant) -> Instant {
+        loop {
+            let Some(local) = &mut self.orchestrator else { return Instant::NEVER };
+            match local.orchestrator.poll_output(now) {
+                OrchestratorOutput::Timeout(due) => return due,
+                OrchestratorOutput::Timeline(entry) => self.record(&entry),
+                OrchestratorOutput::Graph(request) => {
+                    let (graph, back) = (local.graph.clone(), self.back.clone());
+                    tokio::spawn(async move {
+                        let result = graph.ask(&request).await;
+                        let _ = back.send(Input::Graph { request: request.request, result }).await;
+                    });
+                }
+                OrchestratorOutput::Edge { request, what } => match &local.remote {
+                    None => self.ask_local_edge(now, Origin::Orchestrator(request), what),
+                    Some(remote) => {
+                        let (remote, back) = (remote.clone(), self.back.clone());
+                        tokio::spawn(async move {
+                            let result = remote.ask(&what).await;
+                            let _ = back.send(Input::EdgeReply { request, result }).await;
+                        });
+                    }
+                },
+            }
+        }
+    }
+
+    /// Answers the edge's deadline, and whether the orchestrator heard of something.
+    fn settle_edge(&mut self, now: Instant) -> (Instant, bool) {
+        let mut notified = false;
+        loop {
+            let Some(local) = &mut self.edge else { return (Instant::NEVER, notified) };
+            match local.edge.poll_output(now) {
+                EdgeOutput::Timeout(due) => return (due, notified),
+                EdgeOutput::Timeline(entry) => self.record(&entry),
+                EdgeOutput::Engine { worker, command } => {
+                    if let Err(command) = local.engine.command(worker, command) {
+                        local.edge.handle_mailbox_full(now, worker, command);
+                    }
+                }
+                EdgeOutput::Sip { to, bytes } => {
+                    // SIP repeats what is lost (RFC 3261 §17); waiting for a socket would stop every call.
+                    if local.socket.try_send_to(&bytes, to).is_err() {
+                        self.sip_unsent += 1;
+                    }
+                }
+                EdgeOutput::Resolve { query, host, port } => self.resolve(query, host, port),
+                EdgeOutput::Notify { callback_url: Some(url), event } => self.callbacks.post(url, event),
+                EdgeOutput::Notify { callback_url: None, event } => {
+                    if let Some(orchestrator) = &mut self.orchestrator {
+                        orchestrator.orchestrator.handle_edge_event(now, event);
+                        notified = true;
+                    }
+                }
+                EdgeOutput::Reply { request, result } => match self.origins.remove(&request) {
+                    Some(Origin::Http(reply)) => drop(reply.send(result)),
+                    Some(Origin::Orchestrator(request)) => {
+                        if let Some(orchestrator) = &mut self.orchestrator {
+                            orchestrator.orchestrator.handle_edge_reply(now, request, result);
+                            notified = true;
+                        }
+                    }
+                    None => {}
+                },
+            }
+        }
+    }
+
+    fn ask_local_edge(&mut self, now: Instant, origin: Origin, what: EdgeRequest) {
+        let request = self.next_request;
+        self.next_request += 1;
+        match (&mut self.edge, origin) {
+            (Some(local), origin) => {
+                self.origins.insert(request, origin);
+                local.edge.handle_request(now, request, what);
+            }
+            (None, Origin::Http(reply)) => drop(reply.send(Err(EdgeError::busy(503, "no_edge", "no edge runs here")))),
+            (None, Origin::Orchestrator(_)) => {}
+        }
+    }
+
+    fn resolve(&self, query: u64, host: String, port: u16) {
+        let back = self.back.clone();
+        tokio::spawn(async move {
+            let looked_up = tokio::time::timeout(RESOLVE_TIME_MAX, tokio::net::lookup_host((host, port))).await;
+            let addresses = match looked_up {
+                Ok(Ok(addresses)) => addresses.take(ADDRESSES_MAX).collect(),
+                Ok(Err(_)) | Err(_) => Vec::new(),
+            };
+            let _ = back.send(Input::Resolved { query, addresses }).await;
+        });
+    }
+
+    fn record(&mut self, entry: &Entry) {
+        if !self.timeline.push(entry) {
+            return;
+        }
+        let (call, step, detail) = (&entry.call_id, entry.step.name(), &entry.detail);
+        match entry.step {
+            // First packets and keys are for the timeline; they change no state.
+            Step::FirstPacketFromWhatsapp
+            | Step::FirstPacketToWhatsapp
+            | Step::FirstPacketFromSip
+            | Step::FirstPacketToSip
+            | Step::Digit => tracing::debug!(call, "{step} {detail}"),
+            _ => tracing::info!(call, "{step} {detail}"),
+        }
+    }
+
+    fn figures(&self) -> Figures {
+        let engine = |edge: &LocalEdge| (0..edge.engine.workers()).map(|worker| edge.engine.metrics(worker)).collect();
+        Figures {
+            orchestrator: self.orchestrator.as_ref().map(|o| (o.orchestrator.alive(), o.orchestrator.counters())),
+            edge: self.edge.as_ref().map(|edge| (edge.edge.alive(), edge.edge.counters())),
+            engine: self.edge.as_ref().map(engine).unwrap_or_default(),
+            timeline: self.timeline.figures(),
+            sip_unsent: self.sip_unsent,
+        }
+    }
+}
+
+/// Unix time. Read anew for every webhook: a host that was suspended must not take a fresh `connect` for a stale one.
+fn wall_seconds(now: Instant) -> u64 {
+    /// Seconds from 1900 to 1970 (RFC 5905 §6).
+    const NTP_UNIX_OFFSET: u64 = 2_208_988_800;
+    (clock::wall_anchor().ntp(now) >> 32).saturating_sub(NTP_UNIX_OFFSET)
+}

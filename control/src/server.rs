@@ -1,0 +1,287 @@
+//! From a configuration to running servers, and back to nothing on shutdown.
+
+use crate::call::edge::Edge;
+use crate::call::orchestrator::Orchestrator;
+use crate::config::{Config, Mode};
+use crate::engine_link::EngineLink;
+use crate::http::edge_client::{CallbackClient, EdgeClient};
+use crate::http::{Access, HttpCounters, Shared, edge_api, status, webhook};
+use crate::runtime::{Input, LocalEdge, LocalOrchestrator, Runtime};
+use crate::whatsapp::graph_client::{GraphClient, outdated_version};
+use anyhow::{Context, Result, anyhow};
+use axum::Router;
+use engine::random::Random;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+/// Time that calls have to say goodbye after the second signal.
+const GOODBYE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Runs until a signal has ended it. The first SIGTERM or SIGINT drains, the second ends all calls.
+pub fn run(config: Config, mode: Mode) -> Result<()> {
+    config.check(mode)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("no threads for the control plane")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let running = start(config, mode).await?;
+        let inputs = running.inputs.clone();
+        let draining = running.draining.clone();
+        let signals = async move {
+            let mut second = false;
+            loop {
+                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+                draining.store(true, Ordering::Relaxed);
+                let (input, what) = match second {
+                    false => (Input::Drain, "draining: no new calls; a second signal ends the calls that are left"),
+                    true => (Input::Stop, "ending all calls"),
+                };
+                tracing::info!("{what}");
+                let _ = inputs.send(input).await;
+                if second {
+                    tokio::time::sleep(GOODBYE_TIME_MAX).await;
+                    return;
+                }
+                second = true;
+            }
+        };
+        tokio::select! {
+            outcome = running.finished() => outcome,
+            () = signals => {
+                tracing::warn!("some goodbyes were not answered in time");
+                Ok(())
+            }
+        }
+    })
+}
+
+/// A started program.
+pub struct Running {
+    /// Where webhooks are served.
+    pub webhooks: Option<SocketAddr>,
+    /// Where the edge API is served.
+    pub edge_api: Option<SocketAddr>,
+    /// The SIP socket's address.
+    pub sip: Option<SocketAddr>,
+    /// The way to the runtime.
+    pub inputs: mpsc::Sender<Input>,
+    /// What `/health` says.
+    pub draining: Arc<AtomicBool>,
+    done: tokio::task::JoinHandle<Option<EngineLink>>,
+    stop_servers: watch::Sender<bool>,
+}
+
+impl Running {
+    /// Waits until the runtime has drained or stopped, then stops the servers and the engine.
+    pub async fn finished(self) -> Result<()> {
+        // A panic of the task that owns every call is the program's end.
+        let outcome = self.done.await.context("the task that owns the calls has died");
+        let _ = self.stop_servers.send(true);
+        if let Some(engine) = outcome? {
+            // Waits for the workers' threads.
+            tokio::task::spawn_blocking(move || engine.stop()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts everything that `mode` needs. Ports of 0 are chosen by the system.
+pub async fn start(config: Config, mode: Mode) -> Result<Running> {
+    let wants_edge = mode == Mode::Edge || (mode == Mode::Tandem && config.edge.api.is_none());
+    let edge = if wants_edge { Some(start_edge(&config).await?) } else { None };
+    let orchestrator = if mode.orchestrates() { Some(make_orchestrator(&config)?) } else { None };
+    let sip = edge.as_ref().and_then(|edge| edge.socket.local_addr().ok());
+    let driver = edge.as_ref().map(|edge| edge.engine.driver());
+
+    let callbacks = CallbackClient::new(config.edge.token.clone()).map_err(|error| anyhow!(error))?;
+    let (runtime, inputs) = Runtime::new(orchestrator, edge, callbacks);
+    let draining = Arc::new(AtomicBool::new(false));
+    let shared = Shared {
+        inputs: inputs.clone(),
+        access: Arc::new(access(&config)),
+        counters: Arc::new(HttpCounters::default()),
+        draining: draining.clone(),
+    };
+    let (stop_servers, stopped) = watch::channel(false);
+    let mut webhooks = None;
+    if mode.orchestrates() {
+        let address = SocketAddr::new(config.http.bind, config.http.port);
+        let routes = webhook::routes().merge(edge_api::callback_routes());
+        webhooks = Some(serve(address, "PORT", routes, &shared, stopped.clone()).await?);
+        warn_about_webhooks(&config);
+    }
+    let mut edge_address = None;
+    if wants_edge {
+        edge_address = Some(serve(config.edge.bind, "EDGE_BIND", edge_api::routes(), &shared, stopped).await?);
+    }
+    announce(&config, webhooks, edge_address, sip, driver);
+    let done = tokio::spawn(runtime.run());
+    Ok(Running { webhooks, edge_api: edge_address, sip, inputs, draining, done, stop_servers })
+}
+
+async fn serve(
+    address: SocketAddr,
+    variable: &str,
+    routes: Router<Shared>,
+    shared: &Shared,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<SocketAddr> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("{address} cannot be bound: choose another with {variable}"))?;
+    let local = listener.local_addr()?;
+    let router = routes.merge(status::routes()).with_state(shared.clone());
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let stop = async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    tokio::spawn(served(axum::serve(listener, service).with_graceful_shutdown(stop)));
+    Ok(local)
+}
+
+async fn served(server: impl IntoFuture<Output = std::io::Result<()>, IntoFuture: Future + Send>) {
+    if let Err(error) = server.await {
+        tracing::error!("an HTTP server has stopped: {error}");
+    }
+}
+
+fn make_orchestrator(config: &Config) -> Result<LocalOrchestrator> {
+    let settings = &config.whatsapp;
+    if let Some(version) = outdated_version(&settings.base) {
+        tracing::warn!("version v{version}.0 of the Graph API is no longer served: change WABA_BASE");
+    }
+    let graph = GraphClient::new(&settings.base, &settings.token, settings.provider).map_err(|error| anyhow!(error))?;
+    let remote = match &config.edge.api {
+        Some(base) => Some(EdgeClient::new(base, config.edge.token.clone()).map_err(|error| anyhow!(error))?),
+        None => None,
+    };
+    Ok(LocalOrchestrator { orchestrator: Orchestrator::new(config.orchestrator(), random()?), graph, remote })
+}
+
+async fn start_edge(config: &Config) -> Result<LocalEdge> {
+    let bind = config.sip.bind;
+    let socket = UdpSocket::bind(bind).await;
+    let socket = socket.with_context(|| format!("{bind} cannot be bound for SIP: choose another with SIP_BIND"))?;
+    let sip_port = socket.local_addr()?.port();
+
+    // Toward the SIP side: the address that this host would send from, unless one is configured.
+    let next_hop = config.sip.proxy.as_ref().or(config.sip.target.as_ref());
+    let toward_sip = source_toward(next_hop.and_then(|uri| host_of(uri)).unwrap_or(DOCUMENTATION_V4)).await;
+    let public_v4 = config.media.public_ip.iter().copied().find(IpAddr::is_ipv4);
+    let sip_ip = match bind.ip() {
+        ip if !ip.is_unspecified() && public_v4.is_none() => ip,
+        _ => public_v4.or(toward_sip).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    };
+    let webrtc = match config.media.public_ip.is_empty() {
+        false => config.media.public_ip.clone(),
+        true => own_addresses().await,
+    };
+    let engine = EngineLink::start(&config.engine())?;
+    let edge = config.edge(SocketAddr::new(sip_ip, sip_port), webrtc, sip_ip);
+    Ok(LocalEdge { edge: Edge::new(edge, engine.workers(), random()?), socket, engine })
+}
+
+const DOCUMENTATION_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// The addresses that this host would send from, toward anywhere; loopback where there is no network.
+async fn own_addresses() -> Vec<IpAddr> {
+    let v6: IpAddr = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+    let mut addresses = Vec::new();
+    for toward in [DOCUMENTATION_V4, v6] {
+        addresses.extend(source_toward(toward).await);
+    }
+    if addresses.is_empty() {
+        addresses.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    addresses
+}
+
+/// The address that the kernel would send from toward `address`. Connecting a UDP socket sends nothing.
+async fn source_toward(address: IpAddr) -> Option<IpAddr> {
+    let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
+    let socket = UdpSocket::bind(any).await.ok()?;
+    socket.connect((address, 9)).await.ok()?;
+    socket.local_addr().ok().map(|local| local.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+/// The host of a SIP URI, if it is an address.
+fn host_of(uri: &str) -> Option<IpAddr> {
+    let rest = uri.split_once(':')?.1;
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let host = match rest.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next()?,
+        None => rest.split([':', ';', '?']).next()?,
+    };
+    host.parse().ok()
+}
+
+fn access(config: &Config) -> Access {
+    Access {
+        edge_token: config.edge.token.clone(),
+        app_secret: config.whatsapp.app_secret.clone(),
+        shared_header: config.whatsapp.shared_header.clone(),
+        verify_token: config.whatsapp.verify_token.clone(),
+        webhooks_open: config.whatsapp.webhooks_open,
+    }
+}
+
+fn warn_about_webhooks(config: &Config) {
+    let settings = &config.whatsapp;
+    if !settings.app_secret.0.is_empty() || !settings.shared_header.0.is_empty() {
+        return;
+    }
+    match settings.webhooks_open {
+        true => tracing::warn!("webhooks are open: anybody who reaches this port can place calls; set META_APP_SECRET"),
+        false => tracing::info!("webhooks are taken from this host only, until META_APP_SECRET is set"),
+    }
+}
+
+fn announce(
+    config: &Config,
+    webhooks: Option<SocketAddr>,
+    edge: Option<SocketAddr>,
+    sip: Option<SocketAddr>,
+    driver: Option<&str>,
+) {
+    let mut parts = Vec::new();
+    parts.extend(webhooks.map(|address| format!("webhooks http://{address}/wa/webhook")));
+    parts.extend(edge.map(|address| format!("edge API http://{address}/webrtc/new")));
+    parts.extend(sip.map(|address| format!("SIP udp {address}")));
+    let ports = &config.media.ports;
+    parts.extend(driver.map(|driver| format!("media udp {}-{} by {driver}", ports.start(), ports.end())));
+    tracing::info!("serving {}", parts.join(", "));
+}
+
+/// A stream of random numbers that nobody can guess.
+fn random() -> Result<Random> {
+    let mut seed = [0; 32];
+    aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow!("the system gives no random numbers"))?;
+    Ok(Random::from_seed(seed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_a_sip_uri_is_found_where_it_is_an_address() {
+        for (uri, host) in [
+            ("sip:bot@127.0.0.1:5080;transport=udp", Some("127.0.0.1")),
+            ("sip:[2001:db8::1]:5060", Some("2001:db8::1")),
+            ("sip:us1.sip.twilio.com", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(host_of(uri), host.map(|host| host.parse().unwrap()), "{uri}");
+        }
+    }
+}

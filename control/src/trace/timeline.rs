@@ -1,0 +1,188 @@
+//! The timeline of each call: one line per step, kept for a while after the call and served by
+//! `GET /calls/{call_id}/timeline`.
+//!
+//! Why a ring per call and not a log file: the caller's page, a test and an operator all ask about one call while it is
+//! happening, and none of them should have to search. What a call writes is bounded (`ENTRIES_MAX`), and so is the number of
+//! calls remembered (`CALLS_MAX`): the call that was quiet for longest is forgotten first.
+
+use engine::time::Instant;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Calls remembered, live and ended. Past it the one that was quiet for longest is forgotten.
+pub const CALLS_MAX: usize = 4_096;
+
+/// Entries of one call. Past it further ones are counted, save `end`, which takes the last place.
+pub const ENTRIES_MAX: usize = 128;
+
+/// A step of a call. The names are part of the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// WhatsApp's `connect` came.
+    Webhook,
+    /// The offer was understood and is answered.
+    Offer,
+    /// `pre_accept` succeeded or failed.
+    PreAccept,
+    /// ICE chose its pair.
+    IcePair,
+    /// DTLS is up.
+    Dtls,
+    /// The INVITE left.
+    Invite,
+    /// 401 or 407 came.
+    Challenge,
+    /// 18x came.
+    Ringing,
+    /// 200 came.
+    Answered,
+    /// `accept` succeeded or failed.
+    Accept,
+    /// Held media was released.
+    Release,
+    /// First RTP packet from WhatsApp.
+    FirstPacketFromWhatsapp,
+    /// First RTP packet to WhatsApp.
+    FirstPacketToWhatsapp,
+    /// First RTP packet from the SIP side.
+    FirstPacketFromSip,
+    /// First RTP packet to the SIP side.
+    FirstPacketToSip,
+    /// A key was pressed.
+    Digit,
+    /// The call ended: why and whose side.
+    End,
+}
+
+impl Step {
+    /// The step's name in JSON and in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Step::Webhook => "webhook",
+            Step::Offer => "offer",
+            Step::PreAccept => "pre_accept",
+            Step::IcePair => "ice_pair",
+            Step::Dtls => "dtls",
+            Step::Invite => "invite",
+            Step::Challenge => "challenge",
+            Step::Ringing => "ringing",
+            Step::Answered => "answered",
+            Step::Accept => "accept",
+            Step::Release => "release",
+            Step::FirstPacketFromWhatsapp => "first_packet_from_whatsapp",
+            Step::FirstPacketToWhatsapp => "first_packet_to_whatsapp",
+            Step::FirstPacketFromSip => "first_packet_from_sip",
+            Step::FirstPacketToSip => "first_packet_to_sip",
+            Step::Digit => "digit",
+            Step::End => "end",
+        }
+    }
+}
+
+/// One step of one call, as the orchestrator and the edge report it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Which call.
+    pub call_id: String,
+    /// When.
+    pub at: Instant,
+    /// What.
+    pub step: Step,
+    /// In words, for a person.
+    pub detail: String,
+}
+
+/// One entry as it is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// Counts from 0 within the call.
+    pub n: u64,
+    /// Milliseconds since the call's first entry.
+    pub at_ms: u64,
+    /// What.
+    pub step: Step,
+    /// In words.
+    pub detail: String,
+}
+
+/// The answer of `GET /calls/{call_id}/timeline`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Page {
+    /// From the `n` that was asked for.
+    pub entries: Vec<Line>,
+    /// Whether `end` was written.
+    pub ended: bool,
+}
+
+/// The timelines of all calls remembered.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    calls: BTreeMap<String, CallTimeline>,
+    /// When each call last wrote, to find the quietest.
+    quiet: BTreeSet<(Instant, String)>,
+    entries_lost: u64,
+}
+
+#[derive(Debug)]
+struct CallTimeline {
+    first: Instant,
+    last: Instant,
+    lines: Vec<Line>,
+    ended: bool,
+}
+
+impl Timeline {
+    /// An empty one.
+    pub fn new() -> Timeline {
+        Timeline::default()
+    }
+
+    /// Writes one entry. Answers whether it was kept: a second `end` and anything past the limit is not.
+    pub fn push(&mut self, entry: &Entry) -> bool {
+        if !self.calls.contains_key(&entry.call_id) {
+            self.make_room();
+            self.calls.insert(
+                entry.call_id.clone(),
+                CallTimeline { first: entry.at, last: entry.at, lines: Vec::new(), ended: false },
+            );
+        }
+        let Some(call) = self.calls.get_mut(&entry.call_id) else { return false };
+        self.quiet.remove(&(call.last, entry.call_id.clone()));
+        call.last = call.last.max(entry.at);
+        self.quiet.insert((call.last, entry.call_id.clone()));
+
+        let ends = entry.step == Step::End;
+        if ends && call.ended {
+            return false; // both planes report the end; the first knows why
+        }
+        if call.lines.len() + usize::from(!ends) > ENTRIES_MAX {
+            self.entries_lost += 1;
+            return false;
+        }
+        call.ended |= ends;
+        let n = call.lines.len() as u64;
+        let at_ms = u64::try_from(entry.at.since(call.first).as_millis()).unwrap_or(u64::MAX);
+        call.lines.push(Line { n, at_ms, step: entry.step, detail: entry.detail.clone() });
+        true
+    }
+
+    /// The entries of a call from number `since` on; `None` for a call that is not remembered.
+    pub fn page(&self, call_id: &str, since: u64) -> Option<Page> {
+        let call = self.calls.get(call_id)?;
+        let since = usize::try_from(since).unwrap_or(usize::MAX).min(call.lines.len());
+        Some(Page { entries: call.lines[since..].to_vec(), ended: call.ended })
+    }
+
+    /// Calls remembered, and entries that found no room.
+    pub fn figures(&self) -> (usize, u64) {
+        (self.calls.len(), self.entries_lost)
+    }
+
+    fn make_room(&mut self) {
+        while self.calls.len() >= CALLS_MAX {
+            let Some((_, quietest)) = self.quiet.pop_first() else { return };
+            self.calls.remove(&quietest);
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! Bytes of a webhook to typed events: Meta's envelope with its batches, and the flat form of a relay in front of it.
+//!
+//! Read leniently: whatever is missing or of another type than documented costs that field or that event, never the batch. What
+//! this program does not handle becomes `Unknown`, which is acknowledged and counted.
+//!
+//! Why not `serde` derives: one field of an unexpected type would refuse a body of a thousand events, and a refused body comes
+//! again for a week.
+
+use serde_json::Value;
+
+/// Events taken out of one body; WhatsApp batches at most 1,000 updates. Past it the rest is not read.
+pub const EVENTS_MAX: usize = 4_096;
+
+/// Why a body yields no events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    /// Neither an envelope nor a flat body.
+    NotAnEvent,
+    /// Not JSON.
+    NotJson,
+    /// A flat body without `call_id`.
+    WithoutCallId,
+    /// A flat `connect` without `session.sdp`.
+    WithoutSdp,
+}
+
+/// One event of a webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WebhookEvent {
+    /// A user calls.
+    Connect(Connect),
+    /// A call ended, in whatever state it was.
+    Terminate(Terminate),
+    /// RINGING, ACCEPTED, REJECTED of a call that the business placed.
+    Status {
+        /// Which call.
+        call_id: String,
+        /// In upper case.
+        status: String,
+    },
+    /// Something that this program does not handle; acknowledged and counted.
+    Unknown {
+        /// What it was.
+        what: String,
+    },
+}
+
+/// A `connect` that a user initiated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connect {
+    /// Opaque.
+    pub call_id: String,
+    /// `metadata.phone_number_id`; absent in the flat form.
+    pub phone_number_id: Option<String>,
+    /// Digits of the caller, or else the business-scoped user id.
+    pub from: Option<String>,
+    /// The caller's display name.
+    pub from_name: Option<String>,
+    /// Digits that were called.
+    pub to: Option<String>,
+    /// Unix seconds, if readable.
+    pub timestamp_s: Option<u64>,
+    /// The offer.
+    pub sdp: String,
+}
+
+/// The end of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terminate {
+    /// Which call.
+    pub call_id: String,
+    /// `COMPLETED`, `FAILED`, in upper case.
+    pub status: Option<String>,
+    /// The first of `errors`: code and text.
+    pub error: Option<(u64, String)>,
+    /// Seconds of the call, when it was picked up.
+    pub duration_s: Option<u64>,
+}
+
+/// What a flat body means on the path it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlatForm {
+    /// `/wa/calling/connect`
+    Connect,
+    /// `/wa/calling/terminate`
+    Terminate,
+    /// The URL for everything: its `event` says, or else whether it has an SDP.
+    ByContent,
+}
+
+/// Reads one body.
+pub fn parse(body: &[u8], flat: FlatForm) -> Result<Vec<WebhookEvent>, BodyError> {
+    let value: Value = serde_json::from_slice(body).map_err(|_| BodyError::NotJson)?;
+    if !value.is_object() {
+        return Err(BodyError::NotAnEvent);
+    }
+    if value.get("entry").is_some() || value.get("object").is_some() {
+        let mut events = Vec::new();
+        for change in list(&value, "entry").flat_map(|entry| list(entry, "changes")) {
+            read_change(change, &mut events);
+        }
+        events.truncate(EVENTS_MAX);
+        return Ok(events);
+    }
+    Ok(vec![read_flat(&value, flat)?])
+}
+
+fn read_flat(value: &Value, flat: FlatForm) -> Result<WebhookEvent, BodyError> {
+    let call_id = text(value, "call_id").or_else(|| text(value, "id"));
+    let terminate = match flat {
+        FlatForm::Connect => false,
+        FlatForm::Terminate => true,
+        FlatForm::ByContent => match text(value, "event").as_deref() {
+            Some("connect") => false,
+            Some("terminate") => true,
+            Some(_) => return Err(BodyError::NotAnEvent),
+            None if call_id.is_none() => return Err(BodyError::NotAnEvent),
+            None => value.get("session").is_none(),
+        },
+    };
+    let call_id = call_id.ok_or(BodyError::WithoutCallId)?;
+    if terminate {
+        return Ok(WebhookEvent::Terminate(read_terminate(value, value, call_id)));
+    }
+    let sdp = offer(value).ok_or(BodyError::WithoutSdp)?;
+    Ok(WebhookEvent::Connect(Connect {
+        call_id,
+        phone_number_id: text(value, "phone_number_id"),
+        from: text(value, "from").or_else(|| text(value, "from_user_id")),
+        from_name: None,
+        to: text(value, "to"),
+        timestamp_s: number(value, "timestamp"),
+        sdp,
+    }))
+}
+
+fn read_change(change: &Value, events: &mut Vec<WebhookEvent>) {
+    let field = text(change, "field").unwrap_or_default();
+    let Some(value) = change.get("value").filter(|_| field == "calls") else {
+        events.push(unknown(&field));
+        return;
+    };
+    for call in list(value, "calls") {
+        events.push(read_call(value, call));
+    }
+    for status in list(value, "statuses") {
+        let call_id = text(status, "id").unwrap_or_default();
+        let status = text(status, "status").unwrap_or_default().to_ascii_uppercase();
+        events.push(WebhookEvent::Status { call_id, status });
+    }
+}
+
+fn read_call(value: &Value, call: &Value) -> WebhookEvent {
+    let event = text(call, "event").unwrap_or_default();
+    let Some(call_id) = text(call, "id") else { return unknown(&event) };
+    match event.as_str() {
+        "terminate" => WebhookEvent::Terminate(read_terminate(value, call, call_id)),
+        "connect" => {
+            // The answer to a call that the business placed; this program places none.
+            let ours = text(call, "direction").is_some_and(|direction| direction == "BUSINESS_INITIATED");
+            match offer(call) {
+                Some(sdp) if !ours => WebhookEvent::Connect(read_connect(value, call, call_id, sdp)),
+                _ => unknown("connect without an offer"),
+            }
+        }
+        _ => unknown(&event),
+    }
+}
+
+fn read_connect(value: &Value, call: &Value, call_id: String, sdp: String) -> Connect {
+    let contact = list(value, "contacts").next();
+    let of_contact = |key| contact.and_then(|contact| text(contact, key));
+    let metadata = value.get("metadata");
+    Connect {
+        call_id,
+        phone_number_id: metadata.and_then(|metadata| text(metadata, "phone_number_id")),
+        // A user who has adopted a username shows no number; the business-scoped id takes its place.
+        from: text(call, "from")
+            .or_else(|| of_contact("wa_id"))
+            .or_else(|| text(call, "from_user_id"))
+            .or_else(|| of_contact("user_id")),
+        from_name: contact.and_then(|contact| text(contact.get("profile")?, "name")),
+        to: text(call, "to"),
+        timestamp_s: number(call, "timestamp"),
+        sdp,
+    }
+}
+
+fn read_terminate(value: &Value, call: &Value, call_id: String) -> Terminate {
+    // Documented beside the calls, observed inside them as well.
+    let error = list(call, "errors").chain(list(value, "errors")).next();
+    let status = call.get("status");
+    let status = status.and_then(|status| status.as_str().or_else(|| status.get(0)?.as_str()));
+    Terminate {
+        call_id,
+        status: status.map(str::to_ascii_uppercase),
+        error: error.and_then(|error| {
+            let details = error.get("error_data").and_then(|data| text(data, "details"));
+            let words = details.or_else(|| text(error, "message")).or_else(|| text(error, "title"));
+            Some((number(error, "code")?, words.unwrap_or_default()))
+        }),
+        duration_s: number(call, "duration"),
+    }
+}
+
+/// The offer of a `connect`; an answer is none.
+fn offer(call: &Value) -> Option<String> {
+    let session = call.get("session")?;
+    let is_offer = text(session, "sdp_type").is_none_or(|kind| kind.eq_ignore_ascii_case("offer"));
+    text(session, "sdp").filter(|sdp| is_offer && !sdp.is_empty())
+}
+
+fn unknown(what: &str) -> WebhookEvent {
+    WebhookEvent::Unknown { what: what.chars().take(64).collect() }
+}
+
+fn list<'v>(value: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
+    value.get(key).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// A string that is not empty.
+fn text(value: &Value, key: &str) -> Option<String> {
+    value.get(key)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// A number, or a string that holds one.
+fn number(value: &Value, key: &str) -> Option<u64> {
+    let value = value.get(key)?;
+    value
+        .as_u64()
+        .or_else(|| value.as_f64().filter(|n| *n >= 0.0).map(|n| n as u64))
+        .or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(name: &str) -> Vec<WebhookEvent> {
+        let path = format!("{}/tests/data/whatsapp/{name}", env!("CARGO_MANIFEST_DIR"));
+        parse(&std::fs::read(path).unwrap(), FlatForm::ByContent).unwrap()
+    }
+
+    #[test]
+    fn a_connect_is_read_from_both_forms_of_its_bytes() {
+        let events = read("connect-uic.json");
+        assert_eq!(events, read("connect-uic.wire.json"));
+        let [WebhookEvent::Connect(connect)] = events.as_slice() else { panic!("{events:?}") };
+        assert!(connect.call_id.starts_with("wacid.") && connect.sdp.starts_with("v=0\r\n"));
+        assert_eq!(connect.phone_number_id.as_deref(), Some("118000000000021"));
+        assert_eq!((connect.from.as_deref(), connect.to.as_deref()), (Some("447700900123"), Some("15550100123")));
+        assert_eq!(connect.timestamp_s, Some(1_767_225_600));
+    }
+
+    #[test]
+    fn a_caller_without_a_number_is_known_by_the_scoped_id() {
+        let events = read("connect-uic-username.json");
+        let [WebhookEvent::Connect(connect)] = events.as_slice() else { panic!("{events:?}") };
+        assert_eq!(connect.from.as_deref(), Some("GB.20000000000000000001"));
+    }
+
+    #[test]
+    fn a_failed_terminate_carries_its_code() {
+        let events = read("terminate-failed-138021.json");
+        let [WebhookEvent::Terminate(terminate)] = events.as_slice() else { panic!("{events:?}") };
+        assert_eq!(terminate.status.as_deref(), Some("FAILED"));
+        assert_eq!(terminate.error.as_ref().map(|(code, _)| *code), Some(138_021));
+        assert_eq!(terminate.duration_s, Some(20));
+        let events = read("terminate-completed.json");
+        assert!(matches!(&events[..], [WebhookEvent::Terminate(Terminate { error: None, duration_s: Some(120), .. })]));
+        assert!(matches!(&read("terminate-unanswered.json")[..], [WebhookEvent::Terminate(_)]));
+    }
+
+    #[test]
+    fn a_batch_is_read_in_its_order_with_everything_in_it() {
+        let kinds = |name| -> Vec<String> {
+            read(name)
+                .iter()
+                .map(|event| match event {
+                    WebhookEvent::Connect(_) => "connect".to_owned(),
+                    WebhookEvent::Terminate(_) => "terminate".to_owned(),
+                    WebhookEvent::Status { status, .. } => status.clone(),
+                    WebhookEvent::Unknown { what } => format!("? {what}"),
+                })
+                .collect()
+        };
+        let expected = [
+            "terminate",
+            "connect",
+            "RINGING",
+            "ACCEPTED",
+            "? messages",
+            "connect",
+            "connect",
+            "? call_recording_available",
+        ];
+        assert_eq!(kinds("batch-mixed.json"), expected);
+        assert_eq!(kinds("batch-mixed.wire.json"), expected);
+    }
+
+    #[test]
+    fn what_belongs_to_calls_of_the_business_is_not_ours() {
+        for name in ["connect-bic-answer.json", "connect-bic-answer-passive.json", "permission-reply.json"] {
+            assert!(read(name).iter().all(|event| matches!(event, WebhookEvent::Unknown { .. })), "{name}");
+        }
+        assert!(
+            matches!(&read("status-rejected.json")[..], [WebhookEvent::Status { status, .. }] if status == "REJECTED")
+        );
+    }
+
+    #[test]
+    fn flat_bodies_say_what_they_lack() {
+        let connect =
+            br#"{"call_id":"a","session":{"sdp":"v=0","sdp_type":"offer"},"direction":"inbound","timestamp":7}"#;
+        let events = parse(connect, FlatForm::Connect).unwrap();
+        assert!(matches!(&events[..], [WebhookEvent::Connect(Connect { timestamp_s: Some(7), .. })]));
+        assert_eq!(parse(connect, FlatForm::ByContent).unwrap(), events);
+        assert!(matches!(parse(br#"{"call_id":"a"}"#, FlatForm::Terminate).unwrap()[..], [WebhookEvent::Terminate(_)]));
+        assert!(matches!(parse(br#"{"call_id":"a"}"#, FlatForm::ByContent).unwrap()[..], [WebhookEvent::Terminate(_)]));
+        for (body, form, error) in [
+            (&b"{"[..], FlatForm::Connect, BodyError::NotJson),
+            (b"[]", FlatForm::Connect, BodyError::NotAnEvent),
+            (b"{}", FlatForm::ByContent, BodyError::NotAnEvent),
+            (b"{}", FlatForm::Terminate, BodyError::WithoutCallId),
+            (br#"{"call_id":""}"#, FlatForm::Connect, BodyError::WithoutCallId),
+            (br#"{"call_id":7}"#, FlatForm::Connect, BodyError::WithoutCallId),
+            (br#"{"call_id":"a"}"#, FlatForm::Connect, BodyError::WithoutSdp),
+            (br#"{"call_id":"a","session":{"sdp":5}}"#, FlatForm::Connect, BodyError::WithoutSdp),
+            (
+                br#"{"call_id":"a","session":{"sdp":"v=0","sdp_type":"answer"}}"#,
+                FlatForm::Connect,
+                BodyError::WithoutSdp,
+            ),
+        ] {
+            assert_eq!(parse(body, form), Err(error), "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn an_envelope_of_surprises_costs_only_the_surprises() {
+        let body = br#"{"object":"whatsapp_business_account","entry":[7,{"changes":"none"},{"changes":[null,
+            {"field":"calls","value":{"calls":[{"id":5,"event":"connect"},{"id":"x","event":"terminate","status":["Failed"],
+            "errors":[{"code":"138021"}]},"what"],"statuses":[{}]}}]}]}"#;
+        let events = parse(body, FlatForm::ByContent).unwrap();
+        let WebhookEvent::Terminate(terminate) = &events[2] else { panic!("{events:?}") };
+        assert_eq!(
+            (terminate.status.as_deref(), terminate.error.as_ref().map(|e| e.0)),
+            (Some("FAILED"), Some(138_021))
+        );
+        assert_eq!(events.len(), 5);
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let _ = parse(&body, FlatForm::ByContent);
+        }
+    }
+}

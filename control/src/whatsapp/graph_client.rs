@@ -1,0 +1,223 @@
+//! The HTTP half of `graph`: one request, one outcome. It does not repeat anything; the call's machine knows what may be repeated.
+
+use super::graph::{GraphAction, GraphError, GraphErrorKind, GraphRequest};
+use crate::trace::redact::Secret;
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Where the API is served unless configured otherwise. Versions live for about two years.
+pub const BASE_DEFAULT: &str = "https://graph.facebook.com/v24.0";
+
+/// The oldest version of the API that is still served; older ones are named in the log at start and in errors.
+pub const VERSION_SERVED_MIN: u32 = 21;
+
+/// Time for one request and its reply. Shorter than the machine's patience, so that the machine hears of it from here.
+const REQUEST_TIME_MAX: Duration = Duration::from_millis(9_500);
+const _: () = assert!(9_500 < crate::call::limits::GRAPH_MS_MAX);
+
+/// Time for the connection alone.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(4);
+
+/// Bytes of a reply that are read; the rest is ignored.
+const REPLY_BYTES_MAX: usize = 64 * 1024;
+
+/// Whose API it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+pub enum Provider {
+    /// `POST {base}/{phone_number_id}/calls` with a bearer token.
+    #[default]
+    #[serde(rename = "meta")]
+    Meta,
+    /// `POST {base}/calling/calls` with `D360-API-KEY`, which names the number.
+    #[serde(rename = "360dialog")]
+    Dialog360,
+}
+
+/// Speaks to one Graph API.
+#[derive(Clone)]
+pub struct GraphClient {
+    http: reqwest::Client,
+    base: String,
+    provider: Provider,
+    header: (HeaderName, HeaderValue),
+}
+
+impl GraphClient {
+    /// A client of the API at `base`. The error is a sentence for the operator.
+    pub fn new(base: &str, token: &Secret, provider: Provider) -> Result<GraphClient, String> {
+        let parsed = reqwest::Url::parse(base).map_err(|error| format!("{base} is no URL: {error}"))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(format!("{base} is neither http nor https"));
+        }
+        let (name, value) = match provider {
+            Provider::Meta => (AUTHORIZATION, format!("Bearer {}", token.0)),
+            Provider::Dialog360 => (HeaderName::from_static("d360-api-key"), token.0.clone()),
+        };
+        let mut value =
+            HeaderValue::from_str(&value).map_err(|_| "the token holds characters that no header can".to_owned())?;
+        value.set_sensitive(true);
+        let http = reqwest::Client::builder()
+            .timeout(REQUEST_TIME_MAX)
+            .connect_timeout(CONNECT_TIME_MAX)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("tandem/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| format!("no HTTP client: {error}"))?;
+        Ok(GraphClient { http, base: base.trim_end_matches('/').to_owned(), provider, header: (name, value) })
+    }
+
+    /// Asks once.
+    pub async fn ask(&self, request: &GraphRequest) -> Result<(), GraphError> {
+        let url = match self.provider {
+            Provider::Meta => format!("{}/{}/calls", self.base, request.phone_number_id),
+            Provider::Dialog360 => format!("{}/calling/calls", self.base),
+        };
+        let asked =
+            self.http.post(url).header(self.header.0.clone(), self.header.1.clone()).json(&body(request)).send();
+        let mut response = asked.await.map_err(|error| lost(&error))?;
+        let status = response.status().as_u16();
+        let mut bytes = Vec::new();
+        while bytes.len() < REPLY_BYTES_MAX {
+            match response.chunk().await {
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                // The status has come: a body that breaks off says no more than an empty one.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        bytes.truncate(REPLY_BYTES_MAX);
+        let mut outcome = read_reply(status, &bytes);
+        if let Err(error) = &mut outcome
+            && matches!(error.kind, GraphErrorKind::Status(400 | 404 | 410))
+            && let Some(version) = outdated_version(&self.base)
+        {
+            error.message =
+                format!("{} (API version v{version}.0 is probably no longer served: change WABA_BASE)", error.message);
+        }
+        outcome
+    }
+}
+
+/// The version in `base`, if it is one that is no longer served.
+pub fn outdated_version(base: &str) -> Option<u32> {
+    let rest = base.split_once("graph.facebook.com/v")?.1;
+    let version: u32 = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+    (version < VERSION_SERVED_MIN).then_some(version)
+}
+
+/// The JSON of a request. `sdp_type` is `answer` for both actions; Meta's table says otherwise and is wrong.
+pub fn body(request: &GraphRequest) -> Value {
+    let session = |sdp: &str| json!({"sdp_type": "answer", "sdp": sdp});
+    let (action, session) = match &request.action {
+        GraphAction::PreAccept { sdp } => ("pre_accept", Some(session(sdp))),
+        GraphAction::Accept { sdp } => ("accept", Some(session(sdp))),
+        GraphAction::Reject => ("reject", None),
+        GraphAction::Terminate => ("terminate", None),
+    };
+    let mut body = json!({"messaging_product": "whatsapp", "call_id": request.call_id, "action": action});
+    if let Some(session) = session {
+        body["session"] = session;
+    }
+    body
+}
+
+/// What a reply means. A 2xx whose body cannot be read is a success: the status is the contract.
+pub fn read_reply(status: u16, bytes: &[u8]) -> Result<(), GraphError> {
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let succeeded = (200..300).contains(&status);
+    if succeeded && value.get("success").and_then(Value::as_bool) != Some(false) {
+        return Ok(());
+    }
+    let kind = if succeeded { GraphErrorKind::Unsuccessful } else { GraphErrorKind::Status(status) };
+    let error = value.get("error").unwrap_or(&Value::Null);
+    let word = |value: &Value, key: &str| -> Option<String> { Some(clean(value.get(key)?.as_str()?)) };
+    let number = |key: &str| error.get(key).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
+    Err(GraphError {
+        kind,
+        code: number("code"),
+        subcode: number("error_subcode"),
+        // 360dialog also answers {"error": "<text>"}.
+        message: error.as_str().map(clean).or_else(|| word(error, "message")).unwrap_or_default(),
+        details: error.get("error_data").and_then(|data| word(data, "details")),
+        fbtrace_id: word(error, "fbtrace_id"),
+        is_transient: error.get("is_transient").and_then(Value::as_bool).unwrap_or(false),
+    })
+}
+
+/// A stranger's text, fit for one line of our log.
+fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+fn lost(error: &reqwest::Error) -> GraphError {
+    let kind = if error.is_connect() || error.is_builder() { GraphErrorKind::Connect } else { GraphErrorKind::Timeout };
+    // Without the URL, which holds the phone number id; the source tells more than the error itself.
+    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    GraphError { kind, message: clean(&source), ..GraphError::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::whatsapp::graph::GraphFault;
+
+    #[test]
+    fn replies_are_classified_as_the_reference_says() {
+        let responses = include_str!("../../tests/data/whatsapp/graph-responses.json");
+        let responses: Value = serde_json::from_str(responses).unwrap();
+        let outcome = |name: &str| {
+            let response = &responses[name];
+            let bytes = serde_json::to_vec(&response["body"]).unwrap();
+            read_reply(response["http_status"].as_u64().unwrap() as u16, &bytes)
+        };
+        for name in ["pre_accept_ok", "accept_ok", "terminate_ok", "terminate_ok_short"] {
+            assert_eq!(outcome(name), Ok(()), "{name}");
+        }
+        for (name, fault) in [
+            ("sdp_invalid_fingerprint", GraphFault::Final),
+            ("sdp_invalid_138008", GraphFault::Final),
+            ("no_permission", GraphFault::Final),
+            ("sip_enabled", GraphFault::Operator),
+            ("concurrency_limit", GraphFault::Retry),
+            ("connection_error", GraphFault::Retry),
+            ("token_expired", GraphFault::Operator),
+        ] {
+            assert_eq!(outcome(name).unwrap_err().fault(), fault, "{name}");
+        }
+        let error = outcome("sdp_invalid_fingerprint").unwrap_err().to_string();
+        for part in ["HTTP 400", "100/2494010", "Fingerprint algo is not SHA256", "AbCdEfGhIjKlMnOpQrStUvW"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn odd_replies_are_read_by_their_status() {
+        assert_eq!(read_reply(200, b""), Ok(()));
+        assert_eq!(read_reply(200, b"<html>"), Ok(()));
+        assert_eq!(read_reply(200, br#"{"success":false}"#).unwrap_err().kind, GraphErrorKind::Unsuccessful);
+        let text = read_reply(400, br#"{"error":"no\nsuch call"}"#).unwrap_err();
+        assert_eq!((text.message.as_str(), text.fault()), ("nosuch call", GraphFault::Final));
+        assert_eq!(read_reply(502, b"<html>").unwrap_err().fault(), GraphFault::Retry);
+        assert_eq!(read_reply(429, b"").unwrap_err().fault(), GraphFault::Retry);
+        assert_eq!(read_reply(403, b"").unwrap_err().fault(), GraphFault::Operator);
+        assert_eq!(read_reply(302, b"").unwrap_err().fault(), GraphFault::Final);
+    }
+
+    #[test]
+    fn bodies_carry_the_answer_where_one_belongs() {
+        let request =
+            |action| GraphRequest { request: 1, phone_number_id: "118".into(), call_id: "wacid.A".into(), action };
+        let accept = body(&request(GraphAction::Accept { sdp: "v=0\r\n".into() }));
+        assert_eq!(accept["session"], json!({"sdp_type": "answer", "sdp": "v=0\r\n"}));
+        assert_eq!((&accept["action"], &accept["messaging_product"]), (&json!("accept"), &json!("whatsapp")));
+        let terminate = body(&request(GraphAction::Terminate));
+        assert_eq!(terminate, json!({"messaging_product": "whatsapp", "call_id": "wacid.A", "action": "terminate"}));
+    }
+
+    #[test]
+    fn a_version_that_is_no_longer_served_is_recognised() {
+        assert_eq!(outdated_version("https://graph.facebook.com/v20.0"), Some(20));
+        assert_eq!(outdated_version(BASE_DEFAULT), None);
+        assert_eq!(outdated_version("http://127.0.0.1:4000/v20.0"), None);
+    }
+}

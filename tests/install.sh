@@ -1,0 +1,63 @@
+#!/bin/sh
+# install.sh demo|test: installs from Debian's packages (and PyPI, for scoring speech) what the machine lacks.
+# demo needs a compiler and cmake; test also the independent programs that the interop tests call.
+set -eu
+cd "$(dirname "$0")/.."
+
+demo_packages="gcc g++ libc6-dev make cmake pkg-config"
+test_packages="$demo_packages chromium chromium-driver kamailio baresip-core sip-tester golang-go golang-github-pion-webrtc.v3-dev \
+iproute2 util-linux tcpdump procps sox espeak-ng ffmpeg openssl valgrind python3-venv python3-dev"
+
+case "${1:-}" in
+demo) packages=$demo_packages ;;
+test) packages=$test_packages ;;
+*) echo "usage: install.sh demo|test" >&2; exit 2 ;;
+esac
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else echo "install.sh: needs root (or sudo) to install:$missing" >&2; exit 1
+    fi
+}
+
+missing=
+for package in $packages; do
+    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$status" = installed ] || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    echo "installing:$missing"
+    # A server that is only a test's peer must not start as a service of this machine.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        printf '#!/bin/sh\nexit 101\n' >"${TMPDIR:-/tmp}/policy-rc.d.$$"
+        as_root install -m 755 "${TMPDIR:-/tmp}/policy-rc.d.$$" /usr/sbin/policy-rc.d
+        rm -f "${TMPDIR:-/tmp}/policy-rc.d.$$"
+        trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    as_root apt-get update -q
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
+fi
+
+command -v cargo >/dev/null || { echo "install.sh: cargo not found; install Rust 1.95 or newer" >&2; exit 1; }
+
+if [ "$1" = test ]; then
+    tools=target/tools
+    mkdir -p "$tools"
+    # PESQ (ITU-T P.862) scores what was heard.
+    wanted=$(cat tests/interop/requirements.txt)
+    if [ "$(cat "$tools/requirements.installed" 2>/dev/null || true)" != "$wanted" ]; then
+        /usr/bin/python3 -m venv "$tools/python"
+        "$tools/python/bin/pip" install -q --disable-pip-version-check -r tests/interop/requirements.txt
+        printf '%s' "$wanted" >"$tools/requirements.installed"
+    fi
+    # Licences, bans and sources of what is linked in.
+    if ! "$tools/bin/cargo-deny" --version 2>/dev/null | grep -q 0.20.2; then
+        cargo install -q --locked --debug --root "$tools" cargo-deny@0.20.2
+    fi
+    # The WebRTC peer that shares no code with us, in WhatsApp's place.
+    if [ ! -x "$tools/lite-pion" ] || [ tests/interop/pion/main.go -nt "$tools/lite-pion" ]; then
+        sh tests/interop/pion/build.sh "$tools/lite-pion"
+    fi
+fi

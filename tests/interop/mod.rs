@@ -1,0 +1,194 @@
+//! What the interop tests share: a private network, other people's programs, a browser, and a judge of speech.
+//!
+//! Every test runs again inside a network and process namespace of its own: ports never clash, nothing can leave the
+//! machine, and whatever a test starts dies with it.
+#![allow(dead_code, reason = "each test uses its part")]
+
+pub mod baresip;
+pub mod browser;
+pub mod speech;
+pub mod wire;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// The address that programs in the namespace use for each other, beside 127.0.0.1.
+pub const HOST: &str = "10.77.0.1";
+
+const INSIDE: &str = "TANDEM_TEST_INSIDE";
+
+/// Runs `body` in a fresh network and process namespace: this test program is started again there with only `test`.
+///
+/// # Panics
+/// When the body fails, or the namespace cannot be made (it needs root; a missing right fails, it never skips).
+pub fn in_namespace(test: &str, body: impl AsyncFnOnce(&Path)) {
+    if std::env::var_os(INSIDE).is_some() {
+        let folder = fresh_folder(test);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        runtime.block_on(body(&folder));
+        return;
+    }
+    let program = std::env::current_exe().expect("the path of this program");
+    let set_up = format!(
+        "ip link set lo up && ip link add t0 type veth peer name t1 && ip link set t0 up && ip link set t1 up \
+         && ip addr add {HOST}/24 dev t0 && exec \"$0\" --exact {test} --nocapture --test-threads 1"
+    );
+    let status = Command::new("unshare")
+        .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &set_up])
+        .arg(program)
+        .env(INSIDE, "1")
+        .status()
+        .expect("unshare (util-linux) runs");
+    assert!(status.success(), "{test} failed inside its namespace; see its output above");
+}
+
+/// An empty folder for what one test writes: recordings and logs stay there for a look afterwards.
+pub fn fresh_folder(test: &str) -> PathBuf {
+    let folder = repo().join("target/tests").join(test);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder under target/");
+    folder
+}
+
+/// The root of the repository.
+pub fn repo() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A file of `tests/interop`.
+pub fn script(name: &str) -> String {
+    repo().join("tests/interop").join(name).display().to_string()
+}
+
+/// A program that `cargo build` made beside this test.
+pub fn built(name: &str) -> PathBuf {
+    let deps = std::env::current_exe().expect("the path of this program");
+    let path = deps.parent().and_then(Path::parent).expect("target/<profile>/deps").join(name);
+    assert!(path.exists(), "{} is missing: cargo build --workspace --bins", path.display());
+    path
+}
+
+/// A program that runs beside a test and is killed with it; its output goes to a log.
+pub struct Program {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Starts `command` with both outputs in `<folder>/<name>.log`.
+    pub fn start(folder: &Path, name: &str, command: &mut Command) -> Program {
+        let log = folder.join(format!("{name}.log"));
+        let file = File::create(&log).expect("a log file");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a second handle"))
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start ({error}); tests/install.sh test installs it"));
+        Program { name: name.to_owned(), child, log }
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until it has printed `text`.
+    pub async fn wait_for(&mut self, text: &str, seconds: u64) -> String {
+        for _ in 0..seconds * 20 {
+            let output = self.output();
+            if output.contains(text) {
+                return output;
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("{} ended with {status} before it said {text:?}:\n{}", self.name, self.output());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{} did not say {text:?} in {seconds} s:\n{}", self.name, self.output());
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Asks it to end, as Ctrl-C does, and waits.
+    pub async fn stop(&mut self) {
+        let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        self.ended(10).await;
+    }
+
+    /// Waits for its end and answers whether it succeeded.
+    pub async fn ended(&mut self, seconds: u64) -> bool {
+        for _ in 0..seconds * 20 {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return status.success();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{} still runs after {seconds} s:\n{}", self.name, self.output());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let output = self.output();
+            let tail: Vec<&str> = output.lines().rev().take(40).collect();
+            eprintln!("--- the last lines of {}", self.name);
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+/// Runs a command to its end and answers its standard output.
+pub fn output_of(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Asks until `check` answers something, for at most `seconds`.
+pub async fn until<T>(what: &str, seconds: u64, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..seconds * 10 {
+        if let Some(answer) = check().await {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{what} did not happen in {seconds} s");
+}
+
+/// GET of a JSON document.
+pub async fn get_json(url: &str) -> serde_json::Value {
+    let text = reqwest::get(url).await.unwrap_or_else(|error| panic!("GET {url}: {error}")).text().await.expect("a body");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("GET {url} answered no JSON ({error}): {text}"))
+}
+
+/// Kamailio as the SIP provider on `HOST:5060`: digest is really checked, calls go along its Record-Route.
+pub async fn kamailio(folder: &Path) -> Program {
+    let architecture = output_of(Command::new("gcc").arg("-dumpmachine"));
+    let modules = format!("/usr/lib/{}/kamailio/modules/", architecture.trim());
+    let mut command = Command::new("kamailio");
+    command.args(["-f", &script("kamailio.cfg"), "-DD", "-E", "-m", "64", "-M", "8", "-L", &modules, "-w"]).arg(folder);
+    command.arg("-Y").arg(folder).arg("-P").arg(folder.join("kamailio.pid")).args(["-A", &format!("LISTEN=udp:{HOST}:5060")]);
+    let mut program = Program::start(folder, "kamailio", &mut command);
+    program.wait_for("Listening on", 20).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    program
+}
+
+/// What a gateway's `/metrics` say is still there: empty when nothing of any call is left.
+pub async fn left_behind(edge: &str) -> Vec<String> {
+    let reply = reqwest::get(format!("{edge}/metrics")).await.unwrap_or_else(|error| panic!("metrics of {edge}: {error}"));
+    let text = reply.text().await.expect("a body");
+    let gauges: Vec<&str> = text.lines().filter(|line| GAUGES.iter().any(|gauge| line.starts_with(gauge))).collect();
+    assert_eq!(gauges.len(), GAUGES.len(), "a gauge is missing from the metrics:\n{text}");
+    gauges.into_iter().filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect()
+}

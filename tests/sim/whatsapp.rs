@@ -1,0 +1,327 @@
+//! WhatsApp's side: webhooks, Graph with its checks, and an ICE-lite media relay that is DTLS server on one fixed port for
+//! all calls, as Meta's is.
+
+use crate::tone;
+use control::whatsapp::event::{Connect, Terminate, WebhookEvent};
+use control::whatsapp::graph::{GraphAction, GraphError, GraphErrorKind, GraphRequest};
+use engine::bridge::Shared;
+use engine::dtls::{DtlsRole, DtlsVersions};
+use engine::ice::IceRole;
+use engine::leg::webrtc::{WebrtcConfig, WebrtcLeg, WebrtcRemote};
+use engine::leg::{EventFormat, LegEvent, LegOutput, LocalLeg, MediaFormat, Received};
+use engine::limits::DATAGRAM_BYTES_MAX;
+use engine::random::Random;
+use engine::rtp::header::HEADER_BYTES;
+use engine::sdp::{self, Codec, CodecFormat, OpusParameters, Setup, TelephoneEventFormat, WebrtcLocal};
+use engine::time::Instant;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// The relay: one address for every call.
+pub const RELAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 49)), 3480);
+
+/// Unix time at the start of every simulation.
+pub const WALL_SECONDS: u64 = 1_767_225_600;
+
+/// Samples of what a caller heard that are kept: the last second at 8 kHz.
+const HEARD_SAMPLES: usize = 8_000;
+
+/// One user's call.
+pub struct UserCall {
+    /// Its id.
+    pub id: String,
+    leg: WebrtcLeg,
+    deadline: Instant,
+    answer: Option<String>,
+    gateway: Option<SocketAddr>,
+    /// Successful accepts: never more than one.
+    pub accepts: u32,
+    /// When Graph said 200 to accept.
+    pub accepted_at: Option<Instant>,
+    /// When the call ended, whoever ended it.
+    pub ended_at: Option<Instant>,
+    /// Whether DTLS came up.
+    pub connected: bool,
+    frame: usize,
+    next_frame: Instant,
+    decoder: Option<Box<opus::Decoder>>,
+    heard: Vec<i16>,
+    /// RTP packets that came.
+    pub received: u64,
+}
+
+/// What Graph and the webhooks do wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HttpFaults {
+    /// Graph requests answered with 500, per cent; half of them were carried out all the same.
+    pub graph_error_pct: u32,
+    /// Graph is slow by up to this.
+    pub graph_ms: u32,
+    /// Webhooks delivered twice or three times, per cent.
+    pub webhook_repeat_pct: u32,
+    /// Each webhook is late by up to this.
+    pub webhook_ms: u32,
+}
+
+/// WhatsApp.
+pub struct WhatsApp {
+    calls: BTreeMap<String, UserCall>,
+    by_gateway: BTreeMap<SocketAddr, String>,
+    shared: Shared,
+    random: Random,
+    /// What goes wrong on the HTTP side.
+    pub faults: HttpFaults,
+    /// Whether callers decode what they hear (costs time).
+    pub listening: bool,
+}
+
+impl WhatsApp {
+    /// Without calls.
+    pub fn new(shared: Shared, random: Random) -> WhatsApp {
+        WhatsApp { calls: BTreeMap::new(), by_gateway: BTreeMap::new(), shared, random, faults: HttpFaults::default(), listening: false }
+    }
+
+    /// A user presses the button: answers the call's id and its webhook.
+    pub fn call(&mut self, now: Instant) -> (String, WebhookEvent) {
+        let id = format!("wacid.{}==", self.random.token(24));
+        let config = WebrtcConfig { ice: IceRole::Lite, versions: DtlsVersions::Auto, hold: false, remote: None };
+        let leg = WebrtcLeg::new(now, config, &self.shared.identity, self.shared.anchor, self.random.fork());
+        let sdp = offer(&leg);
+        let call = UserCall {
+            id: id.clone(),
+            leg,
+            deadline: now,
+            answer: None,
+            gateway: None,
+            accepts: 0,
+            accepted_at: None,
+            ended_at: None,
+            connected: false,
+            frame: 0,
+            next_frame: Instant::NEVER,
+            decoder: None,
+            heard: Vec::new(),
+            received: 0,
+        };
+        self.calls.insert(id.clone(), call);
+        let connect = Connect {
+            call_id: id.clone(),
+            phone_number_id: Some("118000000000021".to_owned()),
+            from: Some("447700900123".to_owned()),
+            from_name: Some("Ana Example".to_owned()),
+            to: Some("15550100123".to_owned()),
+            timestamp_s: Some(WALL_SECONDS + now.as_millis() / 1_000),
+            sdp,
+        };
+        (id, WebhookEvent::Connect(connect))
+    }
+
+    /// A call.
+    pub fn get(&self, id: &str) -> &UserCall {
+        &self.calls[id]
+    }
+
+    /// All calls.
+    pub fn calls(&self) -> impl Iterator<Item = &UserCall> {
+        self.calls.values()
+    }
+
+    /// The user hangs up: media stops, and a webhook says so. `None` when the call was over.
+    pub fn hang_up(&mut self, now: Instant, id: &str) -> Option<WebhookEvent> {
+        self.end(now, id)
+    }
+
+    /// Carries out one Graph request.
+    pub fn handle_graph(&mut self, now: Instant, request: &GraphRequest) -> (Result<(), GraphError>, Option<WebhookEvent>) {
+        let fails = self.random.below(100) < self.faults.graph_error_pct;
+        if fails && self.random.below(2) == 0 {
+            return (Err(failure(500)), None);
+        }
+        let (result, webhook) = self.act(now, request);
+        (if fails { Err(failure(500)) } else { result }, webhook)
+    }
+
+    /// A datagram that reached the relay. Answers whether a call knew its source.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &mut [u8]) {
+        let Some(call) = self.by_gateway.get(&from).and_then(|id| self.calls.get_mut(id)) else { return };
+        if call.ended_at.is_some() {
+            return;
+        }
+        call.deadline = now;
+        if let Received::Rtp(packet) = call.leg.handle_datagram(now, from, bytes) {
+            call.received += 1;
+            if self.listening && packet.payload_type == 111 {
+                let decoder = call.decoder.get_or_insert_with(|| {
+                    Box::new(opus::Decoder::new(8_000, opus::Channels::Mono).expect("libopus"))
+                });
+                let mut pcm = [0; 960];
+                let count = decoder.decode(packet.payload, &mut pcm, false).expect("the gateway sends valid Opus");
+                call.heard.extend_from_slice(&pcm[..count]);
+                let excess = call.heard.len().saturating_sub(HEARD_SAMPLES);
+                call.heard.drain(..excess);
+            }
+        }
+    }
+
+    /// What the caller heard in the last second, 8 kHz.
+    pub fn heard(&self, id: &str) -> &[i16] {
+        &self.calls[id].heard
+    }
+
+    /// Whether media may go to this call now: Graph has answered accept with 200.
+    pub fn is_accepted(&self, gateway: SocketAddr) -> bool {
+        let call = self.by_gateway.get(&gateway).and_then(|id| self.calls.get(id));
+        call.is_some_and(|call| call.accepted_at.is_some())
+    }
+
+    /// The earliest timer.
+    pub fn deadline(&self) -> Instant {
+        let live = self.calls.values().filter(|call| call.ended_at.is_none());
+        live.map(|call| call.deadline.min(call.next_frame)).min().unwrap_or(Instant::NEVER)
+    }
+
+    /// Fires what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for call in self.calls.values_mut().filter(|call| call.ended_at.is_none() && call.deadline <= now) {
+            call.leg.handle_timeout(now);
+        }
+    }
+
+    /// Everything the relay has to send: `(to, bytes)`.
+    pub fn drain(&mut self, now: Instant, out: &mut Vec<(SocketAddr, Vec<u8>)>) {
+        for call in self.calls.values_mut().filter(|call| call.ended_at.is_none()) {
+            call.speak(now, out);
+            if call.deadline <= now {
+                call.drain_leg(now, out);
+            }
+        }
+    }
+
+    fn act(&mut self, now: Instant, request: &GraphRequest) -> (Result<(), GraphError>, Option<WebhookEvent>) {
+        let Some(call) = self.calls.get_mut(&request.call_id) else { return (Err(failure(400)), None) };
+        match &request.action {
+            _ if call.ended_at.is_some() => (Err(failure(400)), None),
+            GraphAction::PreAccept { sdp } => {
+                let gateway = call.pre_accept(now, sdp);
+                self.by_gateway.insert(gateway, request.call_id.clone());
+                (Ok(()), None)
+            }
+            GraphAction::Accept { sdp } => (call.accept(now, sdp), None),
+            GraphAction::Reject | GraphAction::Terminate => (Ok(()), self.end(now, &request.call_id)),
+        }
+    }
+
+    fn end(&mut self, now: Instant, id: &str) -> Option<WebhookEvent> {
+        let call = self.calls.get_mut(id)?;
+        if call.ended_at.is_some() {
+            return None;
+        }
+        call.ended_at = Some(now);
+        let duration_s = call.accepted_at.map(|at| now.since(at).as_secs());
+        let status = Some("COMPLETED".to_owned());
+        Some(WebhookEvent::Terminate(Terminate { call_id: id.to_owned(), status, error: None, duration_s }))
+    }
+}
+
+impl UserCall {
+    fn pre_accept(&mut self, now: Instant, sdp: &str) -> SocketAddr {
+        let answer = sdp::parse(sdp).expect("the gateway's answer is valid SDP");
+        let ice = answer.ice.expect("the answer has credentials");
+        assert!(!ice.lite, "a lite answer to a lite offer: nobody would check");
+        assert_eq!(answer.setup, Some(Setup::Active), "the gateway must be DTLS client toward WhatsApp");
+        assert_eq!(answer.mid.as_deref(), Some("audio"));
+        let gateway = ice.candidates.first().expect("a candidate").address;
+        if let Some(earlier) = &self.answer {
+            assert_eq!(earlier, sdp, "two different answers for one call");
+            return gateway;
+        }
+        let event = EventFormat { send_payload_type: 126, receive_payload_type: 126, clock_rate_hz: 8_000 };
+        let format = MediaFormat {
+            codec: Codec::Opus,
+            send_payload_type: 111,
+            receive_payload_type: 111,
+            opus: OpusParameters::default(),
+            telephone_event: Some(event),
+        };
+        let fingerprint = answer.fingerprint.expect("a sha-256 fingerprint");
+        self.leg.set_remote(now, WebrtcRemote { ice, fingerprint, dtls: DtlsRole::Server, format });
+        self.answer = Some(sdp.to_owned());
+        self.gateway = Some(gateway);
+        self.deadline = now;
+        gateway
+    }
+
+    fn accept(&mut self, now: Instant, sdp: &str) -> Result<(), GraphError> {
+        if self.answer.as_deref() != Some(sdp) || self.accepts > 0 {
+            return Err(failure(400));
+        }
+        self.accepts += 1;
+        self.accepted_at = Some(now);
+        self.next_frame = now;
+        Ok(())
+    }
+
+    fn speak(&mut self, now: Instant, out: &mut Vec<(SocketAddr, Vec<u8>)>) {
+        while self.next_frame <= now {
+            self.next_frame = self.next_frame.plus_millis(20);
+            if !self.leg.can_send() {
+                continue;
+            }
+            let packets = tone::caller_packets();
+            let payload = &packets[self.frame % packets.len()];
+            self.frame += 1;
+            let mut packet = [0; DATAGRAM_BYTES_MAX];
+            packet[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(payload);
+            let len = self.leg.sender().audio(now, 111, self.frame == 1, payload.len(), 960, &mut packet);
+            if let Some((to, len)) = self.leg.send(now, &mut packet, len) {
+                out.push((to, packet[..len].to_vec()));
+            }
+        }
+    }
+
+    fn drain_leg(&mut self, now: Instant, out: &mut Vec<(SocketAddr, Vec<u8>)>) {
+        let mut buffer = [0; DATAGRAM_BYTES_MAX];
+        loop {
+            match self.leg.poll_output(now, &mut buffer) {
+                LegOutput::Transmit { to, len, .. } => out.push((to, buffer[..len].to_vec())),
+                LegOutput::Event(LegEvent::DtlsConnected { .. }) => self.connected = true,
+                LegOutput::Event(_) => {}
+                LegOutput::Timeout(at) => {
+                    self.deadline = at;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The offer, in the shape of the live captures.
+fn offer(leg: &WebrtcLeg) -> String {
+    let LocalLeg::Webrtc { ufrag, pwd, fingerprint, ssrc, .. } = leg.local() else { unreachable!("a webrtc leg") };
+    let opus = OpusParameters {
+        max_average_bitrate: Some(20_000),
+        max_playback_rate_hz: Some(16_000),
+        max_capture_rate_hz: Some(16_000),
+        min_ptime_ms: Some(20),
+        use_inband_fec: true,
+        ..OpusParameters::default()
+    };
+    let local = WebrtcLocal {
+        addresses: vec![RELAY.ip()],
+        port: RELAY.port(),
+        ufrag,
+        pwd,
+        lite: true,
+        fingerprint,
+        setup: Setup::ActPass,
+        ssrc,
+        codec: CodecFormat { codec: Codec::Opus, payload_type: 111, opus },
+        telephone_event: Some(TelephoneEventFormat { payload_type: 126, clock_rate_hz: 8_000 }),
+        session_id: 1_767_225_600_412,
+    };
+    sdp::write_webrtc_offer(&local, "audio")
+}
+
+fn failure(status: u16) -> GraphError {
+    GraphError { kind: GraphErrorKind::Status(status), code: Some(100), ..GraphError::default() }
+}
