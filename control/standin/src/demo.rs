@@ -208,8 +208,9 @@ async fn press_key(
     let (pressed, heard_samples) = (clock::now(), snapshot(peer).heard.pcm.len());
     peer.press(digit, KEY_MS);
     let mut media = bot.media.clone();
-    let understood = tokio::time::timeout(KEY_LIMIT, media.wait_for(|seen| !seen.digits.is_empty())).await;
-    ensure!(understood.is_ok(), "digit: the bot heard no key within {} s", KEY_LIMIT.as_secs());
+    // Only whether it came: what `wait_for` lends would lock the bot's media out of its own record.
+    let understood = tokio::time::timeout(KEY_LIMIT, media.wait_for(|seen| !seen.digits.is_empty())).await.is_ok();
+    ensure!(understood, "digit: the bot heard no key within {} s", KEY_LIMIT.as_secs());
     let tone = pcm::dtmf_hz(KEY).context("digit: the key has no tone")?;
     let answered =
         peer.wait(KEY_LIMIT, |seen| has_tone(&seen.heard.pcm[heard_samples..], seen.heard.rate_hz, tone)).await;
