@@ -1,7 +1,7 @@
 //! The agent: states, decisions, and the one drain.
 
 use super::consent::Consent;
-use super::pairs::{PEER_REFLEXIVE_PRIORITY, PairTable, Transaction};
+use super::pairs::{CHECK_SENDS_MAX, PEER_REFLEXIVE_PRIORITY, PairTable, RTO_MS_MAX, Transaction};
 use super::stun::{
     Class, IntegrityKey, Message, ReadError, RoleAttribute, TransactionId, USERNAME_BYTES_MAX, UnknownTypes, Writer,
 };
@@ -23,8 +23,14 @@ const NOMINATION_WAIT_MS: u64 = 80;
 /// peer sends its check again.
 const REPLIES_MAX: usize = 8;
 
+/// Transactions that try to nominate one pair. The peer may have heard the first and lost only its answers: turning to
+/// another pair would be a switch to it, so the pair is given up late (after about six seconds).
+const NOMINATION_TRANSACTIONS_MAX: u32 = 2;
+
 /// How long after the first nomination a controlled agent takes a later one for a peer that nominates every pair it checks.
-const NOMINATIONS_SETTLE_MS: u64 = 5_000;
+/// Shorter than a peer of our kind takes to give up a pair.
+const NOMINATIONS_SETTLE_MS: u64 = 2_000;
+const _: () = assert!(NOMINATIONS_SETTLE_MS < (CHECK_SENDS_MAX * NOMINATION_TRANSACTIONS_MAX - 3) as u64 * RTO_MS_MAX);
 
 /// What the agent does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +117,8 @@ pub struct IceAgent {
     nominate_at: Instant,
     /// The pair whose check carries USE-CANDIDATE.
     nominating: Option<usize>,
+    /// Nominating transactions that nobody answered.
+    nominations_in_vain: u32,
     nominated: Option<SocketAddr>,
     nominated_is_new: bool,
     nominations_settle_at: Instant,
@@ -139,6 +147,7 @@ impl IceAgent {
             next_check_at: now,
             nominate_at: Instant::NEVER,
             nominating: None,
+            nominations_in_vain: 0,
             nominated: None,
             nominated_is_new: false,
             nominations_settle_at: Instant::NEVER,
@@ -541,6 +550,7 @@ impl IceAgent {
         self.nominate_at = self.nominate_at.min(now.plus_millis(NOMINATION_WAIT_MS));
         if leads || self.nominate_at <= now {
             self.nominating = Some(index);
+            self.nominations_in_vain = 0;
             self.pairs.as_mut_slice()[index].trigger(now);
         }
     }
@@ -611,8 +621,8 @@ impl IceAgent {
         Some(IceOutput::Transmit { to, len })
     }
 
-    /// All sends of a transaction were in vain. Before nomination the pair starts over, and a pair that does not answer
-    /// its nomination has to prove itself again; afterwards it rests.
+    /// All sends of a transaction were in vain. Before nomination the pair starts over, and a pair that leaves its
+    /// nomination unanswered has to prove itself again; afterwards it rests.
     fn give_up_transaction(&mut self, index: usize) {
         let is_settled = self.nominated.is_some();
         let pair = &mut self.pairs.as_mut_slice()[index];
@@ -621,8 +631,12 @@ impl IceAgent {
             pair.wanted = false;
             pair.rest();
         }
-        if self.nominating.take_if(|nominating| *nominating == index).is_some() {
-            pair.valid = false;
+        if self.nominating == Some(index) {
+            self.nominations_in_vain += 1;
+            if self.nominations_in_vain == NOMINATION_TRANSACTIONS_MAX {
+                self.nominating = None;
+                pair.valid = false;
+            }
         }
     }
 
@@ -667,7 +681,8 @@ impl IceAgent {
             if due != Instant::NEVER {
                 next = next.min(due.max(self.next_check_at));
             }
-            let may_nominate = self.role == IceRole::Controlling && self.nominating.is_none() && self.nominated.is_none();
+            let may_nominate =
+                self.role == IceRole::Controlling && self.nominating.is_none() && self.nominated.is_none();
             if may_nominate && self.pairs.best_valid(true).is_some() {
                 next = next.min(self.nominate_at);
             }

@@ -1,4 +1,4 @@
-use super::super::pairs::{CHECK_SENDS_MAX, RTO_MS};
+use super::super::pairs::RTO_MS;
 use super::super::stun::STUN_BYTES_MAX;
 use super::*;
 use crate::limits::{CANDIDATE_PAIRS_MAX, CONSENT_MS_MAX};
@@ -419,11 +419,15 @@ fn unanswered_nomination_is_bounded_and_the_pair_must_prove_itself_again() {
     let first = drain(&mut agent, at(0));
     agent.handle_datagram(at(20), address(V6), &success(&first.sent[0].1)).unwrap();
     let all = run(&mut agent, at(20), at(ICE_MS_MAX));
-    let nominations: Vec<_> = all.iter().flat_map(|(_, drained)| {
-        (0..drained.sent.len()).map(|index| drained.message(index).use_candidate)
-    }).collect();
-    assert_eq!(nominations.iter().filter(|is_nomination| **is_nomination).count(), CHECK_SENDS_MAX as usize);
-    assert!(nominations.contains(&false));
+    let nominations: Vec<_> = all
+        .iter()
+        .flat_map(|(_, drained)| (0..drained.sent.len()).map(|index| drained.message(index).use_candidate))
+        .collect();
+    let count = nominations.iter().filter(|is_nomination| **is_nomination).count();
+    assert_eq!(count, (CHECK_SENDS_MAX * NOMINATION_TRANSACTIONS_MAX) as usize);
+    // Meanwhile the other pair rests; afterwards both are asked without USE-CANDIDATE.
+    assert!(nominations[..count].iter().all(|is_nomination| *is_nomination));
+    assert!(nominations[count..].iter().all(|is_nomination| !*is_nomination) && nominations.len() > count + 10);
     assert_eq!(all.last().unwrap().1.events, [IceOutput::Failed]);
 }
 
@@ -489,10 +493,9 @@ fn unusable_and_surplus_candidates_are_left_out() {
     let mut remote = description(true);
     remote.candidates.push(Candidate { address: address("192.0.2.1:0"), priority: 1 });
     remote.candidates.push(Candidate { address: address("0.0.0.0:5"), priority: 1 });
-    remote.candidates.extend((1..100).map(|port| Candidate {
-        address: SocketAddr::new(address(V4).ip(), port),
-        priority: 1,
-    }));
+    remote
+        .candidates
+        .extend((1..100).map(|port| Candidate { address: SocketAddr::new(address(V4).ip(), port), priority: 1 }));
     agent.set_remote(at(0), &remote);
     assert_eq!(agent.pairs.as_slice().len(), REMOTE_CANDIDATES_MAX - 2);
 }
@@ -577,8 +580,7 @@ fn controlled_agent_takes_the_best_of_many_nominations_at_first_and_any_move_lat
 fn consent_is_asked_every_four_to_six_seconds_and_lost_thirty_seconds_after_the_last_answer() {
     let mut agent = nominated_agent();
     let all = run(&mut agent, at(41), at(60_000));
-    let times: Vec<u64> =
-        all.iter().flat_map(|(now, drained)| drained.sent.iter().map(|_| now.as_millis())).collect();
+    let times: Vec<u64> = all.iter().flat_map(|(now, drained)| drained.sent.iter().map(|_| now.as_millis())).collect();
     assert!((5..=7).contains(&times.len()), "{times:?}");
     assert!(times.windows(2).all(|pair| (4_000..=6_000).contains(&(pair[1] - pair[0]))), "{times:?}");
     for (_, drained) in &all {
@@ -630,10 +632,16 @@ fn answered_consent_lasts_for_an_hour_and_the_pair_stays() {
 #[test]
 fn peers_checks_are_answered_after_nomination_without_a_switch() {
     let mut agent = nominated_agent();
-    agent.handle_datagram(at(100), address(V4), &request("usus:x", OUR_PWD, |writer| {
-        writer.role(RoleAttribute::Controlled(1));
-        writer.use_candidate();
-    })).unwrap();
+    agent
+        .handle_datagram(
+            at(100),
+            address(V4),
+            &request("usus:x", OUR_PWD, |writer| {
+                writer.role(RoleAttribute::Controlled(1));
+                writer.use_candidate();
+            }),
+        )
+        .unwrap();
     let drained = drain(&mut agent, at(100));
     assert_eq!((drained.sent.len(), drained.message(0).class), (1, Class::Success));
     assert!(drained.events.is_empty());

@@ -150,12 +150,8 @@ impl PairTable {
         let keep = keep?;
         let silent_since = |pair: &Pair| pair.heard_at.unwrap_or(Instant::ZERO);
         let is_stale = |pair: &Pair| pair.remote != keep && silent_since(pair).plus_millis(CONSENT_MS_MAX) < now;
-        let (index, _) = self
-            .0
-            .iter()
-            .enumerate()
-            .filter(|(_, pair)| is_stale(pair))
-            .min_by_key(|(_, pair)| silent_since(pair))?;
+        let (index, _) =
+            self.0.iter().enumerate().filter(|(_, pair)| is_stale(pair)).min_by_key(|(_, pair)| silent_since(pair))?;
         self.0[index] = pair;
         Some(index)
     }

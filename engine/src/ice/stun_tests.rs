@@ -12,8 +12,17 @@ define_attribute_enums!(
     AttributeDecoder,
     AttributeEncoder,
     [
-        Username, MessageIntegrity, ErrorCode, UnknownAttributes, XorMappedAddress, Software, Fingerprint, Priority,
-        UseCandidate, IceControlled, IceControlling
+        Username,
+        MessageIntegrity,
+        ErrorCode,
+        UnknownAttributes,
+        XorMappedAddress,
+        Software,
+        Fingerprint,
+        Priority,
+        UseCandidate,
+        IceControlled,
+        IceControlling
     ]
 );
 

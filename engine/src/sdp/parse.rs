@@ -46,7 +46,8 @@ fn worse_of(a: SdpError, b: SdpError) -> SdpError {
 
 /// The pre-pass: `o=` id and version, and the text with nothing in it that `sdp-types` could stumble over.
 fn clean(text: &str) -> Result<((String, String), String), SdpError> {
-    let mut lines = text.trim_start_matches('\u{feff}').split(['\r', '\n']).map(str::trim_end).filter(|line| !line.is_empty());
+    let mut lines =
+        text.trim_start_matches('\u{feff}').split(['\r', '\n']).map(str::trim_end).filter(|line| !line.is_empty());
     if lines.next() != Some("v=0") {
         return Err(SdpError::Malformed);
     }
@@ -186,9 +187,8 @@ impl<'s> Section<'s> {
     }
 
     fn ice(&self) -> Option<IceDescription> {
-        let credential = |name| {
-            self.value_of_either(name).map(str::trim).filter(|value| (1..=ICE_CHARS_MAX).contains(&value.len()))
-        };
+        let credential =
+            |name| self.value_of_either(name).map(str::trim).filter(|value| (1..=ICE_CHARS_MAX).contains(&value.len()));
         let mut candidates: Vec<Candidate> = Vec::new();
         for candidate in values(&self.media.attributes, "candidate").filter_map(parse_candidate) {
             let is_new = candidates.iter().all(|known| known.address != candidate.address);
@@ -273,7 +273,8 @@ fn parse_fingerprint(value: &str) -> Option<Fingerprint> {
     let mut fingerprint = [0; 32];
     let mut pairs = hex.trim().split(':');
     for byte in &mut fingerprint {
-        let pair = pairs.next().filter(|pair| pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        let pair =
+            pairs.next().filter(|pair| pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
         *byte = u8::from_str_radix(pair, 16).ok()?;
     }
     pairs.next().is_none().then_some(fingerprint)
@@ -318,7 +319,8 @@ fn parse_formats(media: &Media) -> (Vec<CodecFormat>, Vec<TelephoneEventFormat>)
         }
         match parse_encoding(media, payload_type) {
             Some(Encoding::Audio(codec)) => {
-                let opus = if codec == Codec::Opus { parse_opus(media, payload_type) } else { OpusParameters::default() };
+                let opus =
+                    if codec == Codec::Opus { parse_opus(media, payload_type) } else { OpusParameters::default() };
                 codecs.push(CodecFormat { codec, payload_type, opus });
             }
             Some(Encoding::Event(clock_rate_hz)) => events.push(TelephoneEventFormat { payload_type, clock_rate_hz }),

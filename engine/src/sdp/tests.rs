@@ -2,7 +2,8 @@ use super::*;
 use crate::limits::{REMOTE_CANDIDATES_MAX, SDP_BYTES_MAX};
 use proptest::prelude::*;
 
-const FINGERPRINT: &str = "AE:89:C4:6B:2C:5F:E3:29:01:D4:8C:F2:52:A8:9D:F2:D9:F4:8C:5E:78:50:A8:ED:58:C7:5F:A5:25:92:14:0B";
+const FINGERPRINT: &str =
+    "AE:89:C4:6B:2C:5F:E3:29:01:D4:8C:F2:52:A8:9D:F2:D9:F4:8C:5E:78:50:A8:ED:58:C7:5F:A5:25:92:14:0B";
 const WHATSAPP: &str = include_str!("../../tests/data/whatsapp_sdp/connect-uic.sdp");
 
 /// What a fixture must read as.
@@ -181,10 +182,7 @@ fn dtls_fixtures() -> Vec<Expected> {
             lite: true,
             ufrag: "QmZ7rT2xLp9VkDsA",
             pwd: "n4Fq+1zR8w/Kp0aYt3LdXg==",
-            candidates: &[
-                ("203.0.113.49:3480", 2122260223),
-                ("[2001:db8:f36b:131:face:b00c:0:699c]:3480", 2122262783),
-            ],
+            candidates: &[("203.0.113.49:3480", 2122260223), ("[2001:db8:f36b:131:face:b00c:0:699c]:3480", 2122262783)],
             setup: Setup::ActPass,
             fingerprint_starts: [0xAE, 0x89, 0xC4],
             codecs: OPUS_111,
@@ -201,10 +199,7 @@ fn dtls_fixtures() -> Vec<Expected> {
             lite: true,
             ufrag: "Bb4nGh7tQwEr2Zx9",
             pwd: "p0OiU7yT5rE3wQ1aS2dFgA==",
-            candidates: &[
-                ("203.0.113.49:3478", 2122260223),
-                ("[2001:db8:f36b:131:face:b00c:0:699c]:3478", 2122262783),
-            ],
+            candidates: &[("203.0.113.49:3478", 2122260223), ("[2001:db8:f36b:131:face:b00c:0:699c]:3478", 2122262783)],
             setup: Setup::ActPass,
             fingerprint_starts: [0x78, 0xAC, 0x88],
             codecs: BROWSER_CODECS,
@@ -251,10 +246,7 @@ fn whatsapp_answer(name: &'static str, text: &'static str, setup: Setup) -> Expe
         lite: true,
         ufrag: "X4tGb9QwHnPz/8",
         pwd: "Rk3vN8yWqZ1sLd6TfUbXc0PmJhG5eA2/",
-        candidates: &[
-            ("203.0.113.130:3482", 2113937151),
-            ("[2001:db8:f211:d1:face:b00c:0:699c]:3482", 2113939711),
-        ],
+        candidates: &[("203.0.113.130:3482", 2113937151), ("[2001:db8:f211:d1:face:b00c:0:699c]:3482", 2113939711)],
         setup,
         fingerprint_starts: [0x43, 0x83, 0x96],
         codecs: OPUS_111,
@@ -582,7 +574,8 @@ fn payload_types_follow_rfc_3551_and_5761() {
     assert_eq!(numbers("audio 5004 RTP/AVP 72 0", &(opus(72) + "a=rtcp-mux\r\n")), [(Codec::Pcmu, 0)]);
     assert_eq!(numbers("audio 5004 RTP/AVP 35", &opus(35)), [(Codec::Opus, 35)]);
     assert_eq!(numbers("audio 5004 RTP/AVP 97", "a=rtpmap:97 pcmu/8000/1\r\n"), [(Codec::Pcmu, 97)]);
-    let wrong = "a=rtpmap:96 opus/16000\r\na=rtpmap:97 PCMU/16000\r\na=rtpmap:98 PCMA/8000/2\r\na=rtpmap:99 opus/48000/1\r\n";
+    let wrong =
+        "a=rtpmap:96 opus/16000\r\na=rtpmap:97 PCMU/16000\r\na=rtpmap:98 PCMA/8000/2\r\na=rtpmap:99 opus/48000/1\r\n";
     assert_eq!(parse(&rtp_text("audio 5004 RTP/AVP 96 97 98 99", wrong)), Err(SdpError::NoCommonCodec));
 }
 
@@ -638,7 +631,8 @@ fn negotiation_follows_our_order_and_pairs_the_event_clock() {
 
 #[test]
 fn answer_mirrors_the_direction_and_muxes_only_what_was_offered() {
-    let text = WHATSAPP.replace("a=sendrecv", "a=sendonly").replace("a=rtcp-mux\r\n", "").replace("BUNDLE audio", "BUNDLE x");
+    let text =
+        WHATSAPP.replace("a=sendrecv", "a=sendonly").replace("a=rtcp-mux\r\n", "").replace("BUNDLE audio", "BUNDLE x");
     let answer = write_webrtc_answer(&parse(&text).unwrap(), &local());
     assert!(answer.contains("a=recvonly\r\n"));
     assert!(!answer.contains("rtcp-mux") && !answer.contains("BUNDLE"));
@@ -707,22 +701,24 @@ fn webrtc_local() -> impl Strategy<Value = WebrtcLocal> {
         (proptest::collection::btree_set(address, 1..4), 1_u16.., "[a-zA-Z0-9+/]{4,16}", "[a-zA-Z0-9+/=]{22,40}"),
         (any::<bool>(), any::<[u8; 32]>(), setup, any::<u32>(), codec, any::<bool>(), any::<u64>()),
     )
-        .prop_map(|((addresses, port, ufrag, pwd), (lite, fingerprint, setup, ssrc, codec, has_event, session_id))| {
-            let event = TelephoneEventFormat { payload_type: 35, clock_rate_hz: codec.codec.clock_rate_hz() };
-            WebrtcLocal {
-                addresses: addresses.into_iter().collect(),
-                port,
-                ufrag,
-                pwd,
-                lite,
-                fingerprint,
-                setup,
-                ssrc,
-                codec,
-                telephone_event: has_event.then_some(event),
-                session_id,
-            }
-        })
+        .prop_map(
+            |((addresses, port, ufrag, pwd), (lite, fingerprint, setup, ssrc, codec, has_event, session_id))| {
+                let event = TelephoneEventFormat { payload_type: 35, clock_rate_hz: codec.codec.clock_rate_hz() };
+                WebrtcLocal {
+                    addresses: addresses.into_iter().collect(),
+                    port,
+                    ufrag,
+                    pwd,
+                    lite,
+                    fingerprint,
+                    setup,
+                    ssrc,
+                    codec,
+                    telephone_event: has_event.then_some(event),
+                    session_id,
+                }
+            },
+        )
 }
 
 proptest! {
