@@ -368,10 +368,10 @@ impl WebrtcLeg {
     }
 
     fn poll_notify(&mut self, now: Instant, out: &mut [u8]) -> Option<LegOutput> {
-        if let (Some(session), Some(to), false) = (&mut self.dtls, self.nominated, self.is_mute) {
-            if let DtlsOutput::Transmit(len) = session.poll_output(now, out) {
-                return Some(transmit(to, len));
-            }
+        if let (Some(session), Some(to), false) = (&mut self.dtls, self.nominated, self.is_mute)
+            && let DtlsOutput::Transmit(len) = session.poll_output(now, out)
+        {
+            return Some(transmit(to, len));
         }
         self.phase = Phase::Closed;
         None
