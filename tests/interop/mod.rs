@@ -192,3 +192,13 @@ pub async fn left_behind(edge: &str) -> Vec<String> {
     assert_eq!(gauges.len(), GAUGES.len(), "a gauge is missing from the metrics:\n{text}");
     gauges.into_iter().filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect()
 }
+
+const GAUGES: [&str; 7] = [
+    "tandem_calls_alive",
+    "tandem_sessions_alive",
+    "tandem_sip_calls_alive",
+    "engine_bridges_open",
+    "engine_sockets_open",
+    "engine_timers_set",
+    "engine_buffers_lent",
+];

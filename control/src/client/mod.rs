@@ -20,10 +20,14 @@ pub mod sip_answerer;
 pub mod socket;
 pub mod speech;
 pub mod wav;
+pub mod webrtc_answerer;
 pub mod webrtc_caller;
 pub mod webrtc_offerer;
 pub mod webrtc_peer;
 pub mod wire;
+
+#[cfg(test)]
+mod tests;
 
 use engine::random::Random;
 

@@ -263,8 +263,13 @@ impl Task {
             self.next_frame = self.next_frame.plus_millis(20);
             sent += 1;
         }
-        if now >= self.next_frame && self.next_frame != Instant::NEVER {
-            self.next_frame = now.plus_millis(20);
+        // Far behind: whole packet times are skipped, on the clock and in the timestamps alike.
+        while now >= self.next_frame {
+            self.next_frame = self.next_frame.plus_millis(20);
+            if let Some(sound) = self.sound.as_ref().filter(|sound| sound.started) {
+                let ticks = sound.sender.frame_ticks();
+                self.leg.sender().skip(ticks);
+            }
         }
     }
 
@@ -319,7 +324,8 @@ impl Task {
             if !playing {
                 seen.played.last_mut().into_iter().for_each(|clip| clip.until = Some(now));
             } else if seen.played.len() < NOTES_MAX {
-                seen.played.push(Played { from: now, until: None });
+                let heard_samples = seen.heard.pcm.len();
+                seen.played.push(Played { from: now, until: None, heard_samples });
             }
         });
     }

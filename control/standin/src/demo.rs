@@ -173,9 +173,11 @@ async fn hear_echo(peer: &WebrtcPeer, placed: Instant, marks: &mut Vec<Mark>) ->
     ensure!(peer.wait(limit, played).await.is_ok(), "speech: it was not played to its end");
     tokio::time::sleep(ECHO_LIMIT).await;
     let seen = snapshot(peer);
-    let Some(Played { from, .. }) = seen.played.last().copied() else { bail!("speech: it was not played") };
+    let Some(Played { from, heard_samples, .. }) = seen.played.last().copied() else {
+        bail!("speech: it was not played")
+    };
     mark(marks, placed, from, "caller", "speaks", format!("{} ms", length_ms(&speech)));
-    let found = similarity(&speech.pcm, speech.rate_hz, seen.heard.since(from), seen.heard.rate_hz);
+    let found = similarity(&speech.pcm, speech.rate_hz, &seen.heard.pcm[heard_samples..], seen.heard.rate_hz);
     ensure!(
         found.score >= SAME_SPEECH,
         "echo: what was heard is not what was said (similarity {:.2}, {SAME_SPEECH} wanted)",
@@ -203,13 +205,14 @@ async fn press_key(
 ) -> anyhow::Result<()> {
     let bot = at_the_bot(world, call).context("digit: no call with this X-WA-Call-ID reached the bot")?;
     let digit = Digit::from_char(KEY).context("digit: no such key")?;
-    let pressed = clock::now();
+    let (pressed, heard_samples) = (clock::now(), snapshot(peer).heard.pcm.len());
     peer.press(digit, KEY_MS);
     let mut media = bot.media.clone();
     let understood = tokio::time::timeout(KEY_LIMIT, media.wait_for(|seen| !seen.digits.is_empty())).await;
     ensure!(understood.is_ok(), "digit: the bot heard no key within {} s", KEY_LIMIT.as_secs());
     let tone = pcm::dtmf_hz(KEY).context("digit: the key has no tone")?;
-    let answered = peer.wait(KEY_LIMIT, |seen| has_tone(seen.heard.since(pressed), seen.heard.rate_hz, tone)).await;
+    let answered =
+        peer.wait(KEY_LIMIT, |seen| has_tone(&seen.heard.pcm[heard_samples..], seen.heard.rate_hz, tone)).await;
     ensure!(answered.is_ok(), "digit: the bot's tone for {KEY} was not heard");
     let digits = bot.media.borrow().digits.clone();
     let keys: String = digits.iter().map(|(_, key)| key).collect();

@@ -7,6 +7,8 @@
 //!   reordered flight begins: others wait until the version is known;
 //! - as `new_auto` server it counts every datagram until a ClientHello is complete and fails at 64: only
 //!   fragments of a ClientHello reach it, and each once;
+//! - after a damaged record its 1.3 client acknowledges at every call, for ever: a call is made once an instant, and "at
+//!   once" is `ACK_MS` later;
 //! - it asks for a drain after every mutation: [`super::DtlsSession`] feeds one datagram at a time;
 //! - its first retransmission comes after a second by default, and its server sends cookies: both are set here.
 //!
@@ -32,6 +34,9 @@ const RETRANSMIT_MS: u64 = 150;
 const RETRIES_MAX: usize = 8;
 const _: () = assert!(RETRANSMIT_MS << (RETRIES_MAX + 1) > DTLS_MS_MAX);
 
+/// Pause before an acknowledgement that the library wants to send at once.
+const ACK_MS: u64 = 20;
+
 /// Datagrams the library holds while a message is incomplete. A chain that needs more ends the handshake.
 const REASSEMBLY_DATAGRAMS_MAX: usize = 40;
 
@@ -54,6 +59,10 @@ pub(super) struct Credentials {
 impl Credentials {
     pub(super) fn generate(seed: Option<u64>) -> Result<Credentials, IdentityError> {
         let certificate = ::dimpl::certificate::generate_self_signed_certificate().map_err(|_| IdentityError)?;
+        Credentials::with_certificate(certificate, seed)
+    }
+
+    fn with_certificate(certificate: DtlsCertificate, seed: Option<u64>) -> Result<Credentials, IdentityError> {
         let mut builder = Config::builder()
             .mtu(DTLS_DATAGRAM_BYTES_MAX)
             .max_queue_rx(REASSEMBLY_DATAGRAMS_MAX)
@@ -217,10 +226,15 @@ impl Backend for Association {
     }
 }
 
-/// The library says "in ten years" when no timer runs.
+/// The library says "in ten years" when no timer runs, and "now" for an acknowledgement of a gap. After a damaged record it
+/// repeats that one as often as it is asked, so "now" is made `ACK_MS`: a peer gets at most 50 a second.
 fn deadline(now: Instant, next: Instant) -> Instant {
     const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
-    if next.since(now) > IDLE { Instant::NEVER } else { next }
+    match next {
+        next if next.since(now) > IDLE => Instant::NEVER,
+        next if next > now => next,
+        _ => now.plus_millis(ACK_MS),
+    }
 }
 
 fn keys(material: &[u8], profile: dimpl::SrtpProfile) -> Option<BackendEvent> {
@@ -247,4 +261,20 @@ fn failure(error: Error) -> Failure {
 fn alert(description: u8) -> Failure {
     let detail = format!("peer sent a fatal alert: {} ({description})", record::alert_name(description));
     Failure { cause: Cause::DtlsRefused, detail }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::dtls::Identity;
+
+    /// Some 5 kB: a few hundred alternative names.
+    pub(in crate::dtls) fn identity_with_long_certificate() -> Identity {
+        let names: Vec<String> = (0..200).map(|at| format!("a-rather-long-name-{at}.test")).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        let certificate =
+            DtlsCertificate { certificate: made.cert.der().to_vec(), private_key: made.signing_key.serialize_der() };
+        assert!(certificate.certificate.len() > 2 * DATAGRAM_BYTES_MAX);
+        Identity { shared: Arc::new(Credentials::with_certificate(certificate, Some(3)).unwrap()) }
+    }
 }

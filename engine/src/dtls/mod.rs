@@ -175,6 +175,8 @@ pub struct DtlsSession {
     received: VecDeque<Vec<u8>>,
     /// The latest instant heard of: a library's clock must not run backwards.
     now: Instant,
+    /// The instant the backend has been brought to.
+    ticked: Option<Instant>,
     detail: Option<String>,
 }
 
@@ -211,6 +213,7 @@ impl DtlsSession {
             deadline: now.plus_millis(DTLS_MS_MAX),
             received: VecDeque::new(),
             now,
+            ticked: None,
             detail: None,
         }
     }
@@ -280,8 +283,13 @@ impl DtlsSession {
         self.detail.as_deref()
     }
 
-    /// Brings time to the backend. Its own timers are cheap to ask, so this happens at every poll.
+    /// Brings time to the backend, once an instant: a library that answers an acknowledgement that is due now with another
+    /// one that is due now would otherwise never be drained.
     fn advance(&mut self) {
+        if self.ticked == Some(self.now) {
+            return;
+        }
+        self.ticked = Some(self.now);
         match self.state {
             State::Handshake { .. } if self.now >= self.deadline => self.end(Cause::DtlsTimeout, "handshake timeout"),
             State::Handshake { .. } | State::Connected => {
@@ -413,7 +421,7 @@ mod tests {
     #[test]
     fn every_handshake_finishes_at_5_and_at_20_percent_loss() {
         for (loss_pct, seeds) in [(5, 280), (20, 280)] {
-            let faults = Faults { loss_pct, duplicate_pct: 5, jitter_ms: 60 };
+            let faults = Faults { loss_pct, duplicate_pct: 5, jitter_ms: 60, ..Faults::default() };
             let mut worst = Instant::ZERO;
             for seed in 0..seeds {
                 let (client, server, version) = PAIRINGS[seed as usize % PAIRINGS.len()];
@@ -436,7 +444,7 @@ mod tests {
             // The longest hello here is padded to the MTU: in 60s it makes 20 fragments.
             for fragment_bytes in [1000, 100, 60] {
                 for (seed, loss_pct) in [(1, 0), (2, 0), (3, 10), (4, 10)] {
-                    let faults = Faults { loss_pct, duplicate_pct: 10, jitter_ms: 60 };
+                    let faults = Faults { loss_pct, duplicate_pct: 10, jitter_ms: 60, ..Faults::default() };
                     let mut net = Net::new(client, server, seed, faults);
                     net.split_hello = Some(fragment_bytes);
                     net.run();
@@ -568,13 +576,48 @@ mod tests {
     fn a_simulated_handshake_takes_the_same_steps_again() {
         for seed in 0..20 {
             let (client, server, _) = PAIRINGS[seed as usize % PAIRINGS.len()];
-            let faults = Faults { loss_pct: 20, duplicate_pct: 5, jitter_ms: 60 };
+            let faults = Faults { loss_pct: 20, duplicate_pct: 5, jitter_ms: 60, ..Faults::default() };
             let steps = [(); 2].map(|()| {
                 let mut net = Net::new(client, server, seed, faults);
                 net.run();
                 (net.connected_at, net.sent)
             });
             assert_eq!(steps[0], steps[1], "seed {seed}");
+        }
+    }
+
+    /// What arrives damaged is dropped or ends that handshake; it neither panics nor hangs, and never yields other keys.
+    #[test]
+    fn damaged_datagrams_end_a_handshake_or_leave_it_alone() {
+        let mut connected = 0;
+        for seed in 0..400 {
+            let (client, server, _) = PAIRINGS[seed as usize % PAIRINGS.len()];
+            let faults = Faults { damage_pct: 10, jitter_ms: 30, ..Faults::default() };
+            let mut net = Net::new(client, server, seed, faults);
+            net.run();
+            if let [Some(DtlsOutput::Connected { keys: a, .. }), Some(DtlsOutput::Connected { keys: b, .. })] =
+                &net.outcomes
+            {
+                connected += 1;
+                assert!(a.local == b.remote && a.remote == b.local);
+            }
+        }
+        assert!(connected > 100, "{connected}");
+    }
+
+    /// The library asserts that the buffer of a poll holds the peer's certificate: ours must, whatever the caller's does.
+    #[test]
+    fn a_certificate_longer_than_a_datagram_is_taken() {
+        for (client, server, version) in PAIRINGS {
+            let long = dimpl::tests::identity_with_long_certificate();
+            let (_, b) = identities();
+            let mut net = Net::new(client, server, 1, Faults::default());
+            net.peers = [
+                DtlsSession::new(START, &long, DtlsRole::Client, client, b.fingerprint()),
+                DtlsSession::new(START, b, DtlsRole::Server, server, long.fingerprint()),
+            ];
+            net.run();
+            assert_eq!((net.keys(0).0, net.keys(1).0), (version, version));
         }
     }
 
@@ -640,6 +683,8 @@ mod tests {
     struct Faults {
         loss_pct: u32,
         duplicate_pct: u32,
+        /// Datagrams with a byte changed.
+        damage_pct: u32,
         /// Extra delay at random; more than the spacing of datagrams, so it reorders.
         jitter_ms: u32,
     }
@@ -733,7 +778,7 @@ mod tests {
 
         fn drain(&mut self, side: usize) {
             let mut out = [0; DATAGRAM_BYTES_MAX];
-            loop {
+            for _ in 0..100 {
                 match self.peers[side].poll_output(self.now, &mut out) {
                     DtlsOutput::Transmit(len) => {
                         if side == 0 {
@@ -756,6 +801,7 @@ mod tests {
                     }
                 }
             }
+            panic!("never drained");
         }
 
         fn transmit(&mut self, to: usize, datagram: &[u8]) {
@@ -765,8 +811,13 @@ mod tests {
                 let delay = 20 + u64::from(self.random.below(self.faults.jitter_ms + 1));
                 let lost = self.random.below(100) < self.faults.loss_pct;
                 self.sent += 1;
+                let mut datagram = datagram.to_vec();
+                if self.random.below(100) < self.faults.damage_pct {
+                    let at = self.random.below(datagram.len() as u32) as usize;
+                    datagram[at] ^= 1 << self.random.below(8);
+                }
                 if !lost {
-                    self.wire.insert((self.now.plus_millis(delay), self.sent), (to, datagram.to_vec()));
+                    self.wire.insert((self.now.plus_millis(delay), self.sent), (to, datagram));
                 }
             }
         }

@@ -17,6 +17,9 @@ use crate::rtp::header::RtpPacket;
 use crate::time::{Instant, WallAnchor};
 use std::net::SocketAddr;
 
+/// Time in which packets from the address before a re-INVITE may still arrive. They are played, and move nothing.
+const MOVE_MS_MAX: u64 = 2_000;
+
 /// How an rtp leg behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RtpConfig {
@@ -43,7 +46,8 @@ pub struct RtpRemote {
 ///
 /// Latching: RTP is accepted from the described address and, once per description and only while that address is silent, from
 /// the first other source of the same IP address family whose packet is valid; from then on we send there (RFC 4961). A third
-/// source is dropped as `UnknownSource`.
+/// source is dropped as `UnknownSource`. A description with the same address changes nothing about that; one with another
+/// address begins anew, except that stragglers from the old one are no news.
 pub struct RtpLeg {
     remote: Option<Remote>,
     stream: Stream,
@@ -58,6 +62,8 @@ struct Remote {
     is_confirmed: bool,
     /// The one other source that was taken.
     latched: Option<SocketAddr>,
+    /// Where RTP came from under the description before, and until when that is no news.
+    previous: Option<(SocketAddr, Instant)>,
     /// Where RTCP goes: as described, until the peer's RTCP comes from elsewhere.
     rtcp_to: SocketAddr,
 }
@@ -98,7 +104,21 @@ impl RtpLeg {
     pub fn set_remote(&mut self, now: Instant, remote: RtpRemote) {
         self.stream.set_format(remote.format);
         let rtcp_to = if remote.rtcp_mux { remote.address } else { remote.rtcp_address };
-        self.remote = Some(Remote { described: remote, since: now, is_confirmed: false, latched: None, rtcp_to });
+        let mut next =
+            Remote { described: remote, since: now, is_confirmed: false, latched: None, previous: None, rtcp_to };
+        if let Some(before) = &self.remote {
+            if before.described.address == next.described.address {
+                // Hold, or another codec: the peer is where it was.
+                (next.is_confirmed, next.latched, next.previous) =
+                    (before.is_confirmed, before.latched, before.previous);
+                let is_rtcp_same = before.described.rtcp_address == next.described.rtcp_address
+                    && before.described.rtcp_mux == next.described.rtcp_mux;
+                next.rtcp_to = if is_rtcp_same { before.rtcp_to } else { rtcp_to };
+            } else {
+                next.previous = Some((before.rtp_to(), now.plus_millis(MOVE_MS_MAX)));
+            }
+        }
+        self.remote = Some(next);
     }
 
     /// What was negotiated.
@@ -140,7 +160,8 @@ impl RtpLeg {
         datagram: &'p [u8],
     ) -> Result<RtpPacket<'p>, DropReason> {
         let remote = self.remote.as_mut().ok_or(DropReason::NotReady)?;
-        let is_known = from == remote.described.address || remote.latched == Some(from);
+        let is_previous = remote.previous.is_some_and(|(address, until)| from == address && now < until);
+        let is_known = is_previous || from == remote.described.address || remote.latched == Some(from);
         let may_latch =
             !remote.is_confirmed && remote.latched.is_none() && from.is_ipv4() == remote.described.address.is_ipv4();
         if !is_known && !may_latch {

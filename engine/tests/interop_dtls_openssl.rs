@@ -1,0 +1,268 @@
+//! A handshake with OpenSSL over loopback, in both roles: an implementation that shares no code with ours.
+//!
+//! `openssl s_server` and `s_client` export the same keying material themselves (RFC 5764 §4.2) and print it, so the keys
+//! of both ends are compared byte for byte, for each SRTP profile. The program `openssl` (3.0 or later) must be there.
+//!
+//! Why the wall clock is read here and nowhere else in these tests: the peer is a real process.
+
+use engine::dtls::{DtlsOutput, DtlsRole, DtlsSession, DtlsVersion, DtlsVersions, Identity};
+use engine::error::Cause;
+use engine::io::clock;
+use engine::limits::DATAGRAM_BYTES_MAX;
+use engine::sdp::Fingerprint;
+use engine::srtp::{SrtpKeys, SrtpProfile};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+const PROFILES: [(SrtpProfile, &str); 3] = [
+    (SrtpProfile::AesCm128HmacSha1_80, "SRTP_AES128_CM_SHA1_80"),
+    (SrtpProfile::AeadAes128Gcm, "SRTP_AEAD_AES_128_GCM"),
+    (SrtpProfile::AeadAes256Gcm, "SRTP_AEAD_AES_256_GCM"),
+];
+
+/// Longest any step may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+#[test]
+fn our_client_shares_every_profiles_keys_with_an_openssl_server() {
+    for (profile, name) in PROFILES {
+        for versions in [DtlsVersions::V12, DtlsVersions::Auto] {
+            let files = Files::new();
+            let mut server =
+                Openssl::start(&files, &["s_server", "-accept", "127.0.0.1:0", "-Verify", "1"], Some(profile), name);
+            let accept = server.line_with("ACCEPT ");
+            let socket = socket_to(accept["ACCEPT ".len()..].parse().unwrap());
+            let identity = Identity::generate().unwrap();
+            let mut session =
+                DtlsSession::new(clock::now(), &identity, DtlsRole::Client, versions, files.fingerprint());
+            let DtlsOutput::Connected { version, keys } = drive(&mut session, &socket) else {
+                panic!("not connected: {:?}", session.detail());
+            };
+            assert_eq!((version, keys.profile), (DtlsVersion::V12, profile));
+            assert_eq!(exported(&keys, DtlsRole::Client), server.keying_material());
+        }
+    }
+}
+
+#[test]
+fn our_server_shares_every_profiles_keys_with_an_openssl_client() {
+    for (profile, name) in PROFILES {
+        for versions in [DtlsVersions::V12, DtlsVersions::Auto] {
+            let files = Files::new();
+            let socket = loopback();
+            let ours = socket.local_addr().unwrap().to_string();
+            let mut client = Openssl::start(&files, &["s_client", "-connect", &ours], Some(profile), name);
+            let identity = Identity::generate().unwrap();
+            let mut session =
+                DtlsSession::new(clock::now(), &identity, DtlsRole::Server, versions, files.fingerprint());
+            connect_to_first_sender(&socket);
+            let DtlsOutput::Connected { version, keys } = drive(&mut session, &socket) else {
+                panic!("not connected: {:?}", session.detail());
+            };
+            assert_eq!((version, keys.profile), (DtlsVersion::V12, profile));
+
+            // A line with Q makes s_client say close_notify; it prints what it knows before that.
+            client.say("Q\n");
+            let DtlsOutput::Ended(cause) = drive(&mut session, &socket) else { panic!("no end") };
+            assert_eq!(cause, Cause::DtlsClosed);
+            assert_eq!(exported(&keys, DtlsRole::Server), client.keying_material());
+        }
+    }
+}
+
+#[test]
+fn an_openssl_server_with_another_certificate_gets_no_keys() {
+    let files = Files::new();
+    let mut server = Openssl::start(&files, &["s_server", "-accept", "127.0.0.1:0"], None, "SRTP_AES128_CM_SHA1_80");
+    let socket = socket_to(server.line_with("ACCEPT ")["ACCEPT ".len()..].parse().unwrap());
+    let identity = Identity::generate().unwrap();
+    let mut expected = files.fingerprint();
+    expected[0] ^= 1;
+    let mut session = DtlsSession::new(clock::now(), &identity, DtlsRole::Client, DtlsVersions::V12, expected);
+    let DtlsOutput::Ended(cause) = drive(&mut session, &socket) else { panic!("connected") };
+    assert_eq!(cause, Cause::DtlsFingerprintMismatch);
+}
+
+#[test]
+fn an_openssl_server_without_srtp_is_refused() {
+    let files = Files::new();
+    let mut server = Openssl::start(&files, &["s_server", "-accept", "127.0.0.1:0"], None, "");
+    let socket = socket_to(server.line_with("ACCEPT ")["ACCEPT ".len()..].parse().unwrap());
+    let identity = Identity::generate().unwrap();
+    let mut session =
+        DtlsSession::new(clock::now(), &identity, DtlsRole::Client, DtlsVersions::V12, files.fingerprint());
+    let DtlsOutput::Ended(cause) = drive(&mut session, &socket) else { panic!("connected") };
+    assert_eq!((cause, session.detail()), (Cause::DtlsRefused, Some("no SRTP profile in common")));
+}
+
+#[test]
+fn an_openssl_server_that_knows_only_rsa_suites_says_why_in_its_alert() {
+    let files = Files::new();
+    let arguments = ["s_server", "-accept", "127.0.0.1:0", "-cipher", "AES128-SHA"];
+    let mut server = Openssl::start(&files, &arguments, None, "SRTP_AES128_CM_SHA1_80");
+    let socket = socket_to(server.line_with("ACCEPT ")["ACCEPT ".len()..].parse().unwrap());
+    let identity = Identity::generate().unwrap();
+    for versions in [DtlsVersions::V12, DtlsVersions::Auto] {
+        let mut session = DtlsSession::new(clock::now(), &identity, DtlsRole::Client, versions, files.fingerprint());
+        let DtlsOutput::Ended(cause) = drive(&mut session, &socket) else { panic!("connected") };
+        assert_eq!(cause, Cause::DtlsRefused);
+        assert_eq!(session.detail(), Some("peer sent a fatal alert: handshake_failure (40)"));
+    }
+}
+
+/// Runs the session on the socket until it has something to say.
+fn drive(session: &mut DtlsSession, socket: &UdpSocket) -> DtlsOutput {
+    let end = clock::now() + PATIENCE;
+    let mut out = [0; DATAGRAM_BYTES_MAX];
+    let mut datagram = [0; DATAGRAM_BYTES_MAX];
+    loop {
+        let wait = loop {
+            match session.poll_output(clock::now(), &mut out) {
+                DtlsOutput::Transmit(len) => drop(socket.send(&out[..len])),
+                DtlsOutput::Timeout(at) => break at.min(end).since(clock::now()),
+                outcome => return outcome,
+            }
+        };
+        assert!(clock::now() < end, "no outcome in time");
+        socket.set_read_timeout(Some(wait.max(Duration::from_millis(1)))).unwrap();
+        match socket.recv(&mut datagram) {
+            Ok(len) => session.handle_datagram(clock::now(), &datagram[..len]),
+            Err(_) => session.handle_timeout(clock::now()),
+        }
+    }
+}
+
+/// Client key, server key, client salt, server salt, as RFC 5764 §4.2 has it.
+fn exported(keys: &SrtpKeys, role: DtlsRole) -> String {
+    let (client, server) = match role {
+        DtlsRole::Client => (&keys.local, &keys.remote),
+        DtlsRole::Server => (&keys.remote, &keys.local),
+    };
+    let (key, salt) = (keys.profile.key_bytes(), keys.profile.salt_bytes());
+    let parts =
+        [&client.bytes[..key], &server.bytes[..key], &client.bytes[key..key + salt], &server.bytes[key..key + salt]];
+    parts.concat().iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the peer is another process: these tests own their socket")]
+fn loopback() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+fn socket_to(peer: SocketAddr) -> UdpSocket {
+    let socket = loopback();
+    socket.connect(peer).unwrap();
+    socket
+}
+
+/// Leaves the first datagram in the socket's queue.
+fn connect_to_first_sender(socket: &UdpSocket) {
+    let (_, from) = socket.peek_from(&mut [0; DATAGRAM_BYTES_MAX]).unwrap();
+    socket.connect(from).unwrap();
+}
+
+/// Certificate and key of the peer, in a directory of its own.
+struct Files {
+    directory: PathBuf,
+}
+
+impl Files {
+    fn new() -> Files {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("dtls-openssl-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let files = Files { directory };
+        let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=peer -keyout";
+        let made = Command::new("openssl")
+            .args(arguments.split(' '))
+            .args([files.path("key.pem"), "-out".into(), files.path("certificate.pem")])
+            .output()
+            .expect("the program openssl is needed for this test");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        files
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.join(name).to_string_lossy().into_owned()
+    }
+
+    /// As OpenSSL computes it.
+    fn fingerprint(&self) -> Fingerprint {
+        let arguments = ["x509", "-noout", "-fingerprint", "-sha256", "-in", &self.path("certificate.pem")];
+        let output = Command::new("openssl").args(arguments).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let hex = text.trim().split('=').next_back().unwrap();
+        let bytes: Vec<u8> = hex.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        bytes.try_into().unwrap()
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A running `openssl`; ended when dropped.
+struct Openssl {
+    child: Child,
+    /// Kept open: the program ends with its input.
+    input: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl Openssl {
+    fn start(files: &Files, arguments: &[&str], export: Option<SrtpProfile>, srtp: &str) -> Openssl {
+        let mut command = Command::new("openssl");
+        let (certificate, key) = (files.path("certificate.pem"), files.path("key.pem"));
+        command.args(arguments).args(["-dtls1_2", "-cert", &certificate, "-key", &key]);
+        if !srtp.is_empty() {
+            command.args(["-use_srtp", srtp]);
+        }
+        if let Some(profile) = export {
+            let length = (2 * (profile.key_bytes() + profile.salt_bytes())).to_string();
+            command.args(["-keymatexport", "EXTRACTOR-dtls_srtp", "-keymatexportlen", &length]);
+        }
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("the program openssl is needed for this test");
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let input = child.stdin.take().unwrap();
+        Openssl { child, input, lines }
+    }
+
+    /// The rest of the first line that holds `word`, from the word on.
+    fn line_with(&mut self, word: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("openssl never said {word:?}"));
+            if let Some(at) = line.find(word) {
+                return line[at..].trim().to_owned();
+            }
+        }
+    }
+
+    fn keying_material(&mut self) -> String {
+        const WORD: &str = "Keying material: ";
+        self.line_with(WORD)[WORD.len()..].to_owned()
+    }
+
+    fn say(&mut self, text: &str) {
+        self.input.write_all(text.as_bytes()).unwrap();
+    }
+}
+
+impl Drop for Openssl {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
