@@ -631,8 +631,8 @@ fn an_incoming_call_is_challenged_and_taken_with_the_right_password() {
 
 #[test]
 fn what_we_do_not_do_is_refused_with_the_right_code() {
-    type Change = fn(&mut Message);
-    let cases: [(&str, Change, u16, Option<(&str, &str)>); 9] = [
+    type Case = (&'static str, fn(&mut Message), u16, Option<(&'static str, &'static str)>);
+    let cases: [Case; 9] = [
         ("REGISTER", |_| {}, 405, Some(("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO"))),
         ("OPTIONS", |m| m.push("Require", "unheardOf"), 420, Some(("Unsupported", "unheardOf"))),
         ("OPTIONS", forward_no_more, 483, None),
