@@ -247,7 +247,7 @@ impl Config {
                 tracing::warn!("WABA_PHONE_ID is not set: calls of flat webhooks cannot be accepted");
             }
         }
-        let edge_is_here = mode != Mode::Orchestrator && !(mode == Mode::Tandem && self.edge.api.is_some());
+        let edge_is_here = mode != Mode::Orchestrator;
         if edge_is_here {
             need("sip.target", self.sip.target.is_none() && self.sip.routes.is_empty())?;
         }
