@@ -45,6 +45,9 @@ const ADDRESSES_MAX: usize = 16;
 /// Longest sleep, so that a deadline that never comes still is a timer that tokio can hold.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
 
+/// Time that SIP has for repeating the last BYE before the program stops; its transactions would live for 32 s.
+const LINGER_MS_MAX: u64 = 2_000;
+
 /// What reaches the runtime.
 pub enum Input {
     /// Events of a webhook, already acknowledged.
@@ -178,12 +181,19 @@ impl Runtime {
     /// Runs until it was told to drain or stop and nothing is left. Answers the engine, for its stop.
     pub async fn run(mut self) -> Option<EngineLink> {
         let mut datagram = vec![0; SIP_BYTES_MAX];
+        let mut stop_at = Instant::NEVER;
         loop {
-            let due = self.settle(clock::now());
+            let now = clock::now();
+            let due = self.settle(now);
             if self.draining && self.is_idle() {
-                return self.edge.map(|edge| edge.engine);
+                stop_at = stop_at.min(now.plus_millis(LINGER_MS_MAX));
+                if now >= stop_at || self.is_silent() {
+                    return self.edge.map(|edge| edge.engine);
+                }
+            } else {
+                stop_at = Instant::NEVER; // a call that is being refused has come between
             }
-            self.wait(due).await;
+            self.wait(due.min(stop_at)).await;
             let now = clock::now();
             self.take_engine_events(now);
             self.take_datagrams(now, &mut datagram);
@@ -305,10 +315,15 @@ impl Runtime {
         }
     }
 
+    /// Whether every call is over.
     fn is_idle(&self) -> bool {
         let calls = self.orchestrator.as_ref().map_or(0, |local| local.orchestrator.alive());
-        let alive = self.edge.as_ref().map(|edge| edge.edge.alive()).unwrap_or_default();
-        calls == 0 && alive.sessions == 0 && alive.sip_calls == 0
+        calls == 0 && self.edge.as_ref().is_none_or(|local| local.edge.alive().sessions == 0)
+    }
+
+    /// Whether SIP has nothing to repeat any more either.
+    fn is_silent(&self) -> bool {
+        self.edge.as_ref().is_none_or(|local| local.edge.alive().sip_transactions == 0)
     }
 
     /// Carries out everything that both machines want; answers when the next of them wants to be called.
@@ -359,7 +374,7 @@ impl Runtime {
                 EdgeOutput::Timeline(entry) => self.record(&entry),
                 EdgeOutput::Engine { worker, command } => {
                     if let Err(command) = local.engine.command(worker, command) {
-                        local.edge.handle_mailbox_full(now, worker, command);
+                        local.edge.handle_mailbox_full(now, worker, *command);
                     }
                 }
                 EdgeOutput::Sip { to, bytes } => {

@@ -28,6 +28,9 @@ fn every_call_ends_once_on_both_sides_and_nothing_is_left() {
         }
     }
     if one.is_none() {
+        // 2xx and ACK are repeated about eleven times each: at 30 % loss one in a thousand of the worst calls still fails.
+        let failed = ends.get("ProtocolError").copied().unwrap_or(0);
+        assert!(failed <= 2, "{failed} answers were never acknowledged: {ends:?}");
         // The scenario really visits what it claims to.
         assert!(answered > 150, "answered {answered}, {ends:?}");
         for end in [
@@ -88,6 +91,7 @@ struct Side {
     address: SocketAddr,
     call: Option<SipCallId>,
     ends: Vec<SipEnd>,
+    ended_at: Instant,
     answered: bool,
     acknowledged: bool,
 }
@@ -118,6 +122,8 @@ enum Action {
 
 const SDP: &str = "v=0\r\no=- 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
 const DEAD: &str = "10.0.0.99:5060";
+/// One side may learn of the end as much later as a request may be repeated, and a little.
+const APART_MS_MAX: u64 = 35_000;
 /// Virtual time in which everything must be over, session expiry included.
 const OVER_MS: u64 = 3_600_000;
 
@@ -174,7 +180,15 @@ impl Sim {
             accept_incoming: side == 1,
         };
         let agent = SipAgent::new(config, Random::from_test_seed(seed * 2 + side as u64));
-        Side { agent, address, call: None, ends: Vec::new(), answered: false, acknowledged: false }
+        Side {
+            agent,
+            address,
+            call: None,
+            ends: Vec::new(),
+            ended_at: Instant::ZERO,
+            answered: false,
+            acknowledged: false,
+        }
     }
 
     fn run(mut self) -> Sim {
@@ -199,6 +213,11 @@ impl Sim {
         for side in &self.sides {
             assert_eq!(side.agent.alive(), (0, 0), "something is left at {:?}", side.address);
             assert_eq!(side.ends.len(), usize::from(side.call.is_some()), "ends: {:?}", side.ends);
+        }
+        if self.sides.iter().all(|side| side.call.is_some()) {
+            let [a, b] = [0, 1].map(|side| self.sides[side].ended_at);
+            let apart = a.max(b).since(a.min(b)).as_millis();
+            assert!(apart <= u128::from(APART_MS_MAX), "one side learnt of the end {apart} ms late");
         }
         self
     }
@@ -284,7 +303,10 @@ impl Sim {
                 assert!(!self.sides[side].acknowledged, "acknowledged twice");
                 self.sides[side].acknowledged = true;
             }
-            SipEvent::Ended { end, .. } => self.sides[side].ends.push(end),
+            SipEvent::Ended { end, .. } => {
+                self.sides[side].ends.push(end);
+                self.sides[side].ended_at = self.now;
+            }
             SipEvent::InviteSent { .. } | SipEvent::Challenged { .. } | SipEvent::Provisional { .. } => {}
             other => panic!("unexpected {other:?}"),
         }

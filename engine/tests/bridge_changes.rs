@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Faults, Kind, Speech, World, format, rtp_remote};
-use engine::bridge::{BridgeCommand, LegName, LegRemote, Port};
+use engine::bridge::{BridgeCommand, LegConfig, LegName, LegRemote, Port};
 use engine::error::DropReason;
 use engine::leg::{Component, LegEvent};
 use engine::sdp::Codec;
@@ -161,4 +161,46 @@ fn calls_connect_over_bad_links_in_every_role() {
         assert_eq!(connected, if b == BROWSER { 2 } else { 1 }, "seed {seed}");
     }
     assert!(slowest < 10_000, "{slowest} ms");
+}
+
+#[test]
+fn dtls_that_comes_before_the_answer_waits_for_it() {
+    // Our offer: the peer starts DTLS while its answer is still on the way to us.
+    let mut answer = None;
+    let mut world = World::with(30, BROWSER, BOT, false, |config| {
+        let LegConfig::Webrtc(webrtc) = &mut config.a else { unreachable!("leg A is webrtc") };
+        answer = webrtc.remote.take();
+    });
+    world.run_ms(700);
+    let remote = Box::new(LegRemote::Webrtc(answer.unwrap()));
+    world.command(BridgeCommand::SetRemote { leg: LegName::A, remote });
+    let answered = world.now;
+    // Four datagrams' way: the next retransmission of the peer would come later than that.
+    world.run_ms(60);
+    let connected = world.events.iter().find(|(_, event)| format!("{event:?}").contains("DtlsConnected"));
+    let (at, _) = connected.expect("the early ClientHello was kept");
+    assert!(at.since(answered).as_millis() <= 60);
+    assert_eq!(world.dropped(DropReason::DtlsUnexpected), 0);
+}
+
+#[test]
+fn relay_goes_on_without_a_seam_after_a_new_ssrc_and_after_hold() {
+    let mut world = World::connected(31, Kind::Rtp(Codec::Pcmu), BOT);
+    let now = world.now;
+    world.peers[0].start(now, Speech::Tone(440.0));
+    world.run_ms(1_000);
+    let mut random = engine::random::Random::from_test_seed(8);
+    *world.peers[0].leg.sender() = engine::rtp::sender::RtpSender::new(4_711, 8_000, &mut random);
+    world.run_ms(1_000);
+    world.assert_continuous(LegName::B, 160);
+    set_remote_b(&mut world, |remote| remote.sending = false);
+    world.run_ms(5_000);
+    let before = *world.left[1].last().unwrap();
+    set_remote_b(&mut world, |_| {});
+    world.run_ms(1_000);
+    let after = *world.left[1].iter().find(|left| left.at > before.at).unwrap();
+    assert_eq!(after.sequence, before.sequence.wrapping_add(1));
+    assert_eq!(after.ssrc, before.ssrc);
+    let passed = after.at.since(before.at).as_millis() as u32 * 8;
+    assert!(after.timestamp.wrapping_sub(before.timestamp).abs_diff(passed) <= 160);
 }

@@ -188,7 +188,17 @@ pub async fn kamailio(folder: &Path) -> Program {
 pub async fn left_behind(edge: &str) -> Vec<String> {
     let reply = reqwest::get(format!("{edge}/metrics")).await.unwrap_or_else(|error| panic!("metrics of {edge}: {error}"));
     let text = reply.text().await.expect("a body");
-    let gauges: Vec<&str> = text.lines().filter(|line| GAUGES.iter().any(|gauge| line.starts_with(gauge))).collect();
+    let gauges: Vec<&str> = text.lines().filter(|line| GAUGES.iter().any(|gauge| line.split(' ').next() == Some(gauge))).collect();
     assert_eq!(gauges.len(), GAUGES.len(), "a gauge is missing from the metrics:\n{text}");
     gauges.into_iter().filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect()
 }
+
+const GAUGES: [&str; 7] = [
+    "tandem_calls_alive",
+    "tandem_sessions_alive",
+    "tandem_sip_calls_alive",
+    "engine_bridges_open",
+    "engine_sockets_open",
+    "engine_timers_set",
+    "engine_buffers_lent",
+];

@@ -149,7 +149,8 @@ impl Gateway {
             quiet &= self.drain_edge(now, out);
             quiet &= self.drain_orchestrator(now, out);
             if quiet {
-                assert!(self.deadline() > now, "a deadline lies in the past after a drain at {now:?}");
+                assert!(self.orchestrator_deadline > now, "the orchestrator's deadline lies in the past after a drain at {now:?}");
+                assert!(self.edge_deadline > now, "the edge's deadline lies in the past after a drain at {now:?}");
                 return;
             }
         }

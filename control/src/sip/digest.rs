@@ -210,8 +210,10 @@ impl Answered {
     /// Once for any reason, once more for a stale nonce.
     fn allows(&mut self, challenge: &Challenge) -> bool {
         let room = self.0.len() < REALMS_MAX;
-        let known =
-            self.0.iter_mut().find(|(proxy, realm, _)| (*proxy, &*realm) == (challenge.proxy, &challenge.realm));
+        let known = self
+            .0
+            .iter_mut()
+            .find(|(proxy, realm, _)| (*proxy, &**realm) == (challenge.proxy, challenge.realm.as_str()));
         match known {
             Some((_, _, count)) => {
                 *count += 1;

@@ -52,15 +52,14 @@ impl Exit<'_> {
 
     /// Sends one packet of a key; it takes the place of 20 ms of audio.
     pub(super) fn event(&mut self, event: &EventPacket, ticks: u32) {
-        let payload_type = self.leg.format().and_then(|format| format.telephone_event);
-        if let (Some(format), true) = (payload_type, self.leg.can_send()) {
-            if let Some(slot) = self.outbox.slot(FRAME_BYTES_MAX) {
-                slot[HEADER_BYTES..HEADER_BYTES + event.payload.len()].copy_from_slice(&event.payload);
-                let (marker, at) = (event.marker, event.timestamp);
-                let sender = self.leg.sender();
-                let len = sender.event(self.now, format.send_payload_type, marker, event.payload.len(), at, slot);
-                self.send(len);
-            }
+        if let (Some(format), true) = (self.leg.format().and_then(|format| format.telephone_event), self.leg.can_send())
+            && let Some(slot) = self.outbox.slot(FRAME_BYTES_MAX)
+        {
+            let len = event.payload.len();
+            slot[HEADER_BYTES..HEADER_BYTES + len].copy_from_slice(&event.payload);
+            let sender = self.leg.sender();
+            let len = sender.event(self.now, format.send_payload_type, event.marker, len, event.timestamp, slot);
+            self.send(len);
         }
         self.leg.sender().skip(ticks);
     }

@@ -58,7 +58,7 @@ pub(super) struct Flow {
 
 /// How audio crosses.
 enum Path {
-    Relay(Relay),
+    Relay(Box<Relay>),
     Playout(Box<Playout>),
     Arrival(Box<Arrival>),
 }
@@ -69,7 +69,8 @@ impl Flow {
         let voice = || Voice::new(plan.exit, &plan.opus, plan.exit_event_rate_hz);
         let path = match (plan.source, plan.exit) {
             (source, exit) if source == exit => {
-                Path::Relay(Relay::new(frame_ticks(exit), (plan.source_event_rate_hz, plan.exit_event_rate_hz)))
+                let event_rates_hz = (plan.source_event_rate_hz, plan.exit_event_rate_hz);
+                Path::Relay(Box::new(Relay::new(frame_ticks(exit), event_rates_hz)))
             }
             (Codec::Opus, _) => Path::Playout(Box::new(Playout::new(plan.source, voice()))),
             (Codec::Pcmu | Codec::Pcma, _) => Path::Arrival(Box::new(Arrival::new(plan.source, voice()))),

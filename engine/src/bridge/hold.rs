@@ -14,7 +14,7 @@ use crate::sdp::{Codec, OpusParameters};
 /// Bytes of the backlog: one per sample.
 const HOLD_BYTES_MAX: usize = HOLD_MS_MAX * 8;
 const HOLD_FRAMES_MAX: usize = HOLD_BYTES_MAX / FRAME_SAMPLES;
-const _: () = assert!(HOLD_BYTES_MAX % FRAME_SAMPLES == 0);
+const _: () = assert!(HOLD_BYTES_MAX.is_multiple_of(FRAME_SAMPLES));
 
 /// Frames that may wait once the lag is gone; past it the oldest is dropped. It bounds the delay that bursts can add.
 const LIVE_FRAMES_MAX: usize = 6;

@@ -398,7 +398,7 @@ impl Bridge {
                 self.timers_ran = [false; 2];
                 self.count(metrics);
                 // A leg that is due again at once gets its turn in a millisecond: a drain always ends, and ends in the future.
-                return Output::Timeout(deadline.max(now.plus_millis(1)));
+                return Output::Timeout(if deadline > now { deadline } else { now.plus_millis(1) });
             }
         }
     }

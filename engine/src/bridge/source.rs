@@ -57,3 +57,48 @@ impl Source {
         Place::First(extended)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::RtpTimestamp;
+
+    fn place(source: &mut Source, ssrc: u32, sequence: u16) -> Place {
+        let timestamp = RtpTimestamp(0);
+        source.place(&RtpPacket { marker: false, payload_type: 0, sequence, timestamp, ssrc, payload: &[] })
+    }
+
+    #[test]
+    fn steps_count_across_the_wrap_and_back() {
+        let mut source = Source::default();
+        assert!(matches!(place(&mut source, 1, 65_534), Place::First(_)));
+        let steps: Vec<_> = [65_535, 1, 0, 1, 2, 65_533]
+            .map(|sequence| match place(&mut source, 1, sequence) {
+                Place::Step(step, _) => step,
+                other => panic!("{other:?}"),
+            })
+            .into();
+        assert_eq!(steps, [1, 2, -1, 0, 1, -5]);
+    }
+
+    #[test]
+    fn a_new_ssrc_begins_at_once() {
+        let mut source = Source::default();
+        place(&mut source, 1, 10);
+        assert!(matches!(place(&mut source, 2, 11), Place::First(_)));
+        assert!(matches!(place(&mut source, 2, 12), Place::Step(1, _)));
+    }
+
+    #[test]
+    fn a_number_far_away_moves_nothing_and_two_in_a_row_begin_anew() {
+        for far in [10_u16.wrapping_add(20_000), 10_u16.wrapping_sub(5_000)] {
+            let mut source = Source::default();
+            place(&mut source, 1, 10);
+            assert_eq!(place(&mut source, 1, far), Place::Doubtful);
+            assert!(matches!(place(&mut source, 1, 11), Place::Step(1, _)));
+            assert_eq!(place(&mut source, 1, far), Place::Doubtful);
+            assert!(matches!(place(&mut source, 1, far + 1), Place::First(_)));
+            assert!(matches!(place(&mut source, 1, far + 2), Place::Step(1, _)));
+        }
+    }
+}

@@ -228,7 +228,7 @@ impl List {
 /// The whole pairs in a range of ports, by half their even number; the pair of port 0 is none.
 pub fn pairs_of(range: &RangeInclusive<u16>) -> std::ops::Range<usize> {
     let start = usize::from(*range.start()).div_ceil(2).max(1);
-    let end = (usize::from(*range.end()) + 1) / 2;
+    let end = usize::from(*range.end()).div_ceil(2);
     start..end.max(start)
 }
 

@@ -20,7 +20,7 @@ use crate::srtp::SrtpProfile;
 use crate::time::Instant;
 use std::net::SocketAddr;
 
-/// Time after the peer's RTCP BYE in which further media takes it back (RFC 3550 §6.6: a BYE may overtake its stream's end).
+/// Time after the peer's RTCP BYE until it takes effect; media that still comes in its second half takes it back.
 pub const BYE_GRACE_MS: u64 = 2_000;
 
 /// A leg of either kind. Boxed: a bridge moves once into its slot, its legs are large.

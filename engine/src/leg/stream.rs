@@ -27,7 +27,7 @@ pub(super) struct Stream {
     rtcp: Rtcp,
     /// When media of the peer last came, RTP or RTCP.
     heard: Option<Instant>,
-    /// When the peer said BYE, unless RTP came afterwards.
+    /// When the peer said BYE, unless it went on sending.
     bye: Option<Instant>,
     packets_sent: u64,
     reports_sent: u64,
@@ -91,7 +91,10 @@ impl Stream {
         }
         self.reception.received(now, packet.ssrc, packet.sequence, packet.timestamp);
         self.heard = Some(now);
-        self.bye = None;
+        // What was on its way when the peer said BYE takes nothing back; what still comes later does.
+        if self.bye.is_some_and(|at| at.plus_millis(BYE_GRACE_MS / 2) < now) {
+            self.bye = None;
+        }
         if !self.has_received {
             self.has_received = true;
             self.notices.push(LegEvent::FirstReceived);

@@ -35,6 +35,9 @@ const PWD_LENGTH: usize = 24;
 /// DTLS datagrams kept before nomination: a ClientHello in two parts, and one retransmission's first. Past it the oldest goes.
 const EARLY_DTLS_MAX: usize = 3;
 
+/// The deadline of a part that changed and has to be asked at once.
+const DUE: Instant = Instant::ZERO;
+
 /// How a webrtc leg behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebrtcConfig {
@@ -64,6 +67,7 @@ pub struct WebrtcRemote {
 /// A webrtc leg.
 pub struct WebrtcLeg {
     ice: IceAgent,
+    /// When the agent wants its turn; `DUE` while it has something to say.
     ice_deadline: Instant,
     identity: Identity,
     versions: DtlsVersions,
@@ -73,6 +77,7 @@ pub struct WebrtcLeg {
     nominated: Option<SocketAddr>,
     early_dtls: Vec<(SocketAddr, Vec<u8>)>,
     dtls: Option<DtlsSession>,
+    /// The same for the session. So a media packet costs neither of them a look.
     dtls_deadline: Instant,
     keys: Option<Keys>,
     hold: bool,
@@ -124,7 +129,7 @@ impl WebrtcLeg {
         let local = IceCredentials { ufrag: random.token(UFRAG_LENGTH), pwd: random.token(PWD_LENGTH) };
         let mut leg = WebrtcLeg {
             ice: IceAgent::new(now, config.ice, local, random.fork()),
-            ice_deadline: now,
+            ice_deadline: DUE,
             identity: identity.clone(),
             versions: config.versions,
             expected: None,
@@ -158,6 +163,7 @@ impl WebrtcLeg {
         self.expected = Some((remote.fingerprint, remote.dtls));
         self.stream.set_format(remote.format);
         self.ice.set_remote(now, &remote.ice);
+        self.ice_deadline = DUE;
         self.start_dtls(now);
     }
 
@@ -185,7 +191,10 @@ impl WebrtcLeg {
         let consumed = match demux::classify(datagram) {
             Class::Rtp => return self.handle_rtp(now, from, datagram),
             Class::Rtcp => self.handle_rtcp(now, from, datagram),
-            Class::Stun => self.ice.handle_datagram(now, from, datagram),
+            Class::Stun => {
+                self.ice_deadline = DUE;
+                self.ice.handle_datagram(now, from, datagram)
+            }
             Class::Dtls => self.handle_dtls(now, from, datagram),
             Class::Unknown => Err(DropReason::NotMultiplexed),
         };
@@ -235,7 +244,10 @@ impl WebrtcLeg {
 
     fn handle_dtls(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Result<(), DropReason> {
         match &mut self.dtls {
-            Some(session) if self.nominated == Some(from) => session.handle_datagram(now, datagram),
+            Some(session) if self.nominated == Some(from) => {
+                self.dtls_deadline = DUE;
+                session.handle_datagram(now, datagram);
+            }
             None if self.ice.is_known_source(from) => self.keep_early_dtls(from, datagram),
             _ => return Err(DropReason::DtlsUnexpected),
         }
@@ -262,7 +274,7 @@ impl WebrtcLeg {
             }
         }
         self.dtls = Some(session);
-        self.dtls_deadline = now;
+        self.dtls_deadline = DUE;
     }
 
     /// Call when the instant of the last `Timeout` has come.
@@ -272,9 +284,11 @@ impl WebrtcLeg {
         }
         if self.ice_deadline <= now {
             self.ice.handle_timeout(now);
+            self.ice_deadline = DUE;
         }
         if let Some(session) = self.dtls.as_mut().filter(|_| self.dtls_deadline <= now) {
             session.handle_timeout(now);
+            self.dtls_deadline = DUE;
         }
     }
 
@@ -298,19 +312,21 @@ impl WebrtcLeg {
 
     /// One step of an open leg; `None` when something changed and there is more to look at.
     fn poll_open(&mut self, now: Instant, out: &mut [u8]) -> Option<LegOutput> {
-        match self.ice.poll_output(now, out) {
-            IceOutput::Transmit { to, len } => return Some(transmit(to, len)),
-            IceOutput::Nominated(address) => {
-                self.nominated = Some(address);
-                self.stream.notices.push(LegEvent::IceNominated(address));
-                self.start_dtls(now);
-                return None;
+        if self.ice_deadline <= now {
+            match self.ice.poll_output(now, out) {
+                IceOutput::Transmit { to, len } => return Some(transmit(to, len)),
+                IceOutput::Nominated(address) => {
+                    self.nominated = Some(address);
+                    self.stream.notices.push(LegEvent::IceNominated(address));
+                    self.start_dtls(now);
+                    return None;
+                }
+                IceOutput::Failed => return self.end(Cause::IceFailed),
+                IceOutput::ConsentLost => return self.end(Cause::ConsentLost),
+                IceOutput::Timeout(at) => self.ice_deadline = at,
             }
-            IceOutput::Failed => return self.end(Cause::IceFailed),
-            IceOutput::ConsentLost => return self.end(Cause::ConsentLost),
-            IceOutput::Timeout(at) => self.ice_deadline = at,
         }
-        if let (Some(session), Some(to)) = (&mut self.dtls, self.nominated) {
+        if let (Some(session), Some(to), true) = (&mut self.dtls, self.nominated, self.dtls_deadline <= now) {
             match session.poll_output(now, out) {
                 DtlsOutput::Transmit(len) => return Some(transmit(to, len)),
                 DtlsOutput::Connected { version, keys } => {
@@ -319,6 +335,7 @@ impl WebrtcLeg {
                     return None;
                 }
                 DtlsOutput::Ended(cause) => {
+                    tracing::debug!(?cause, detail = session.detail(), "the DTLS association ended");
                     self.dtls = None;
                     return self.end(cause);
                 }
@@ -351,10 +368,10 @@ impl WebrtcLeg {
     }
 
     fn poll_notify(&mut self, now: Instant, out: &mut [u8]) -> Option<LegOutput> {
-        if let (Some(session), Some(to), false) = (&mut self.dtls, self.nominated, self.is_mute) {
-            if let DtlsOutput::Transmit(len) = session.poll_output(now, out) {
-                return Some(transmit(to, len));
-            }
+        if let (Some(session), Some(to), false) = (&mut self.dtls, self.nominated, self.is_mute)
+            && let DtlsOutput::Transmit(len) = session.poll_output(now, out)
+        {
+            return Some(transmit(to, len));
         }
         self.phase = Phase::Closed;
         None

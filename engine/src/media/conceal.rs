@@ -250,6 +250,14 @@ mod tests {
     }
 
     #[test]
+    fn the_repetition_begins_where_the_received_audio_ended() {
+        // A slope repeats at no period: a plain repetition would fall back by 40 samples' worth at least.
+        let slope: Vec<i16> = (0..960).map(|n| -9_600 + n * 20).collect();
+        let out = played(&slope, |index| index == 5);
+        assert_eq!(out[800] - out[799], 20);
+    }
+
+    #[test]
     fn a_long_loss_fades_to_silence_within_60_ms_and_the_voice_returns() {
         let pcm = vowel(120.0, 4_800);
         let out = played(&pcm, |index| (5..12).contains(&index));

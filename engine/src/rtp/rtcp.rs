@@ -589,6 +589,9 @@ mod tests {
         receive(&mut reception, 100, [true, true, false, true]);
         reception.received(at(80), PEER, 30_000, RtpTimestamp(640));
         reception.received(at(100), PEER, 104, RtpTimestamp(800));
+        let mut stray_again = reception.clone();
+        stray_again.received(at(120), PEER, 30_001, RtpTimestamp(960)); // its successor, but not in a row
+        assert_eq!(stray_again.take_block(at(130), None).unwrap().highest_sequence, 104);
         assert_eq!((reception.lost(), reception.packets()), (1, 5));
         reception.received(at(120), PEER, 40_000, RtpTimestamp(7));
         reception.received(at(140), PEER, 40_001, RtpTimestamp(167));

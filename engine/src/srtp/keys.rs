@@ -93,7 +93,7 @@ impl Derivation {
             Cipher::CmHmacSha1 => {
                 let mut auth_key = [0; AUTH_KEY_BYTES];
                 self.fill(label + 1, &mut auth_key);
-                Transform::CmHmac(CmHmac::new(key, &salt, &auth_key, tag_bytes))
+                Transform::CmHmac(Box::new(CmHmac::new(key, &salt, &auth_key, tag_bytes)))
             }
             Cipher::Gcm => {
                 let mut nonce_salt = [0; 12];

@@ -6,7 +6,7 @@
 //!
 //! Why not a channel: channels grow, wake by locking or spinning, or cannot tell the producer how much room is left.
 
-use super::{Command, Event};
+use super::{Command, Event, MailboxFull};
 use crate::io::system::WakeFd;
 use crate::limits::{BRIDGES_PER_WORKER_MAX, COMMANDS_MAX, EVENTS_MAX};
 use crate::metrics::Metrics;
@@ -51,15 +51,15 @@ impl Mailbox {
 
     // Control's side.
 
-    /// Hands over a command; gives it back when the queue is full or the worker is gone.
-    pub(super) fn command(&self, command: Command) -> Result<(), Command> {
+    /// Hands over a command, unless the queue is full or the worker is gone.
+    pub(super) fn command(&self, command: Command) -> Result<(), MailboxFull> {
         if self.stopped.load(Ordering::Acquire) {
-            return Err(command);
+            return Err(MailboxFull);
         }
         let opens = matches!(command, Command::Open { .. });
         // Counted before the worker can see it, so that its answer cannot count it down first.
         self.load.0.fetch_add(usize::from(opens), Ordering::Relaxed);
-        let pushed = self.commands.push(command);
+        let pushed = self.commands.push(command).map_err(|_| MailboxFull);
         if pushed.is_err() {
             self.load.0.fetch_sub(usize::from(opens), Ordering::Relaxed);
         }
@@ -165,12 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_gives_the_command_back_and_counts_no_load() {
+    fn a_full_queue_refuses_the_command_and_counts_no_load() {
         let mailbox = Mailbox::new().unwrap();
         for _ in 0..COMMANDS_MAX {
             mailbox.command(Command::Stop).unwrap();
         }
-        assert_eq!(mailbox.command(Command::Stop), Err(Command::Stop));
+        assert_eq!(mailbox.command(Command::Stop), Err(MailboxFull));
         assert_eq!(mailbox.load(), 0);
     }
 

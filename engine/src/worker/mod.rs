@@ -40,6 +40,10 @@ use timers::Timers;
 use turn::Worker;
 
 /// From control to a worker. Plain data.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the queue's places are made once, at start; a box would be made per call"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Open a bridge; answered by `Opened` or `Refused`.
@@ -190,7 +194,7 @@ impl Engine {
 
     /// Sends a command to a worker; never waits. A worker that has stopped takes none.
     pub fn command(&self, worker: usize, command: Command) -> Result<(), MailboxFull> {
-        self.workers[worker].mailbox.command(command).map_err(|_| MailboxFull)
+        self.workers[worker].mailbox.command(command)
     }
 
     /// The next event of a worker.

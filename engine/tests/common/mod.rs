@@ -127,6 +127,9 @@ pub struct Peer {
     deadline: Instant,
 }
 
+/// A datagram on its way: when it arrives, a number that keeps order, where to, where from.
+type Flying = (Instant, u64, Place, SocketAddr, Vec<u8>);
+
 /// Everything.
 pub struct World {
     pub now: Instant,
@@ -142,7 +145,7 @@ pub struct World {
     pub rtcp_left: [u64; 2],
     pub deadline: Instant,
     random: Random,
-    wire: BinaryHeap<Reverse<(Instant, u64, Place, SocketAddr, Vec<u8>)>>,
+    wire: BinaryHeap<Reverse<Flying>>,
     count: u64,
 }
 

@@ -301,6 +301,9 @@ impl Call {
     ) {
         core.complete(&mut request);
         self.authorizer.apply(&mut request, &mut core.random);
+        if let Some(reinvite) = self.reinvite.as_mut().filter(|_| purpose == Purpose::Reinvite) {
+            reinvite.request = request.clone();
+        }
         match self.next_hop(leg) {
             Ok(to) => self.start_in_dialog(core, now, request, purpose, to),
             Err((host, port)) => {

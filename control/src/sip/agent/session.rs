@@ -24,7 +24,8 @@ pub(super) struct Session {
 
 /// A re-INVITE of ours on its way.
 pub(super) struct OurReinvite {
-    request: Message,
+    /// As sent: its ACK repeats the credentials.
+    pub request: Message,
     answered: Answered,
 }
 
@@ -139,6 +140,9 @@ impl Call {
     /// Refreshes the session: the description in force, once more (RFC 4028 §7.4).
     pub fn send_reinvite(&mut self, core: &mut Core, now: Instant, answered: Answered) {
         let Some(leg) = self.main.filter(|&leg| !self.ended && !self.legs[leg].closed) else { return };
+        if self.peer_reinvite.is_some() || self.pending_2xx.is_some() {
+            return self.set(Timer::ReinviteRetry, now.plus_millis(REFRESH_AGAIN_MS));
+        }
         let mut request = self.legs[leg].dialog.request("INVITE");
         request.push("Allow", ALLOW);
         request.push("Supported", "timer");
@@ -146,7 +150,6 @@ impl Call {
             request.push("Session-Expires", format!("{};refresher=uac", session.interval_s));
         }
         request.set_body("application/sdp", &self.local_sdp);
-        // The ACK needs its CSeq and the credentials; the latter are added as it is sent.
         self.reinvite = Some(OurReinvite { request: request.clone(), answered });
         self.send_in_dialog(core, now, leg, request, Purpose::Reinvite);
     }
@@ -164,10 +167,9 @@ impl Call {
             }
             return;
         }
-        let Some(OurReinvite { mut request, mut answered }) = self.reinvite.take() else { return };
+        let Some(OurReinvite { request, mut answered }) = self.reinvite.take() else { return };
         match code {
             200..300 => {
-                self.authorizer.apply(&mut request, &mut core.random);
                 self.legs[leg].dialog.refresh_target(response);
                 self.send_ack(core, now, leg, &request);
                 self.start_session(now, response);
@@ -203,12 +205,14 @@ impl Call {
 
     /// Answers the interval an INVITE or UPDATE asks for (RFC 4028 §9).
     pub fn agree_on_session(&mut self, now: Instant, request: &Message, response: &mut Message) {
-        let Some((interval_s, refresher)) = session_expires(request) else {
+        let Some((asked_s, refresher)) = session_expires(request) else {
             if request.method() == Some("INVITE") {
                 self.run_session(now, None);
             }
             return;
         };
+        // Too short an interval of a peer that would not understand 422 is raised (RFC 4028 §9).
+        let interval_s = asked_s.max(MIN_SE_S);
         let peer_can = request.lists("Supported", "timer");
         let peer_refreshes = peer_can && refresher != Some(Refresher::Uas);
         response

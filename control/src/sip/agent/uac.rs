@@ -314,6 +314,10 @@ impl Call {
             }
             return;
         };
+        if self.legs[leg].closed {
+            // BYE overtook the 2xx it belongs behind.
+            return self.end(core, SipEnd::ByeReceived(None));
+        }
         self.main = Some(leg);
         self.clear(Timer::Ring);
         self.remote_sdp = Some(sdp.to_owned());

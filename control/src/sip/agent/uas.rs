@@ -53,7 +53,11 @@ impl Call {
         };
         if let Some(code) = refused {
             core.dialogs.remove(&(call.call_id.clone(), call.local_tag.clone()));
-            core.refuse_with(now, transaction, request, code, |m| m.push("Min-SE", Call::min_se()));
+            core.refuse_with(now, transaction, request, code, |m| {
+                if code == 422 {
+                    m.push("Min-SE", Call::min_se());
+                }
+            });
             return None;
         }
         call.own(core, transaction, Purpose::Serve);
