@@ -6,7 +6,7 @@
 use crate::bot::{ECHO_MS, GREETING};
 use crate::call::{Call, Media};
 use crate::settings::Settings;
-use crate::tandem::{self, Entry};
+use crate::tandem::{self, Entry, Sample};
 use crate::whatsapp;
 use crate::world::World;
 use anyhow::{Context, bail, ensure};
@@ -308,8 +308,8 @@ async fn left_behind(world: &World, call_id: &str) -> anyhow::Result<Left> {
     let samples = world.client.metrics().await.context("end: the metrics")?;
     let alive = tandem::alive(&samples);
     ensure!(alive.len() >= 3, "nothing left behind: the metrics name only {} kinds of resources", alive.len());
-    let (resting, left): (Vec<_>, Vec<_>) =
-        alive.iter().filter(|sample| sample.value != 0.0).partition(|sample| tandem::rests(sample));
+    let (resting, left): (Vec<&Sample>, Vec<&Sample>) =
+        alive.iter().copied().filter(|sample| sample.value != 0.0).partition(|sample| tandem::rests(sample));
     let named: Vec<String> = left.iter().map(|sample| format!("{} is {}", sample.series, sample.value)).collect();
     Ok(match (named.is_empty(), resting.is_empty()) {
         (true, true) => Left::Nothing(alive.len()),
