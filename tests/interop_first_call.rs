@@ -18,8 +18,20 @@ const PESQ_LOSS_MAX: f64 = 0.3;
 #[test]
 fn speech_goes_from_a_browser_to_a_sip_phone_and_back() {
     in_namespace("speech_goes_from_a_browser_to_a_sip_phone_and_back", async |folder| {
-        let said = speech::speak(folder, "user", "en-gb", "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background.", &[8_000, 48_000]);
-        let answered = speech::speak(folder, "bot", "en-us", "It is easy to tell the depth of a well. These days a chicken leg is a rare dish.", &[8_000]);
+        let said = speech::speak(
+            folder,
+            "user",
+            "en-gb",
+            "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background.",
+            &[8_000, 48_000],
+        );
+        let answered = speech::speak(
+            folder,
+            "bot",
+            "en-us",
+            "It is easy to tell the depth of a well. These days a chicken leg is a rare dish.",
+            &[8_000],
+        );
         let kamailio = interop::kamailio(folder).await;
         let account = format!(
             "<sip:bob@{HOST}>;auth_user=bob;auth_pass=secret;outbound=\"sip:{HOST}:5060;transport=udp\";regint=60;answermode=auto;audio_codecs=PCMU/8000/1"
@@ -75,9 +87,15 @@ fn assert_provider(log: &str) {
 }
 
 fn assert_speech(direction: &str, heard: Score, without_network: Score) {
-    println!("{direction}: PESQ-NB {:.2}, without a network {:.2}; similarity {:.2}", heard.pesq, without_network.pesq, heard.similarity);
+    println!(
+        "{direction}: PESQ-NB {:.2}, without a network {:.2}; similarity {:.2}",
+        heard.pesq, without_network.pesq, heard.similarity
+    );
     assert!(heard.similarity > 0.8, "{direction}: not the same speech: {heard:?}");
-    assert!(heard.pesq >= without_network.pesq - PESQ_LOSS_MAX, "{direction}: {heard:?}, without a network {without_network:?}");
+    assert!(
+        heard.pesq >= without_network.pesq - PESQ_LOSS_MAX,
+        "{direction}: {heard:?}, without a network {without_network:?}"
+    );
 }
 
 /// The user's speech as Opus at WhatsApp's settings, then mu-law: no network, no gateway.
@@ -107,7 +125,8 @@ fn baseline_to_browser(folder: &Path, answered: &Path) -> Score {
     let mut decoder = opus::Decoder::new(48_000, opus::Channels::Mono).expect("libopus");
     let mut out = Vec::new();
     for frame in pcm.chunks_exact(160) {
-        let frame: Vec<i16> = frame.iter().map(|sample| harness::tone::from_ulaw(harness::tone::ulaw(*sample))).collect();
+        let frame: Vec<i16> =
+            frame.iter().map(|sample| harness::tone::from_ulaw(harness::tone::ulaw(*sample))).collect();
         let mut samples = [0; 960];
         let packet = encoder.encode_vec(&frame, 400).expect("a packet");
         decoder.decode(&packet, &mut samples, false).expect("samples");
@@ -129,7 +148,17 @@ fn scored(folder: &Path, name: &str, said: &Path, rate_hz: u32, pcm: &[i16]) -> 
 async fn standin(folder: &Path) -> (Program, Value) {
     let mut command = Command::new(built("tandem-standin"));
     let target = format!("sip:bob@{HOST}:5060");
-    command.args(["serve", "--no-bot", "--sip-target", &target, "--sip-user", "gw", "--sip-pass", "secret", "--verbose"]);
+    command.args([
+        "serve",
+        "--no-bot",
+        "--sip-target",
+        &target,
+        "--sip-user",
+        "gw",
+        "--sip-pass",
+        "secret",
+        "--verbose",
+    ]);
     command.args(["--env", &format!("SIP_BIND={HOST}:5080"), "--env", &format!("PUBLIC_IP={HOST}")]);
     let mut program = Program::start(folder, "standin", &mut command);
     let output = program.wait_for("\"page\"", 20).await;

@@ -26,7 +26,8 @@ const INSIDE: &str = "TANDEM_TEST_INSIDE";
 pub fn in_namespace(test: &str, body: impl AsyncFnOnce(&Path)) {
     if std::env::var_os(INSIDE).is_some() {
         let folder = fresh_folder(test);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         runtime.block_on(body(&folder));
         return;
     }
@@ -167,7 +168,8 @@ pub async fn until<T>(what: &str, seconds: u64, mut check: impl AsyncFnMut() -> 
 
 /// GET of a JSON document.
 pub async fn get_json(url: &str) -> serde_json::Value {
-    let text = reqwest::get(url).await.unwrap_or_else(|error| panic!("GET {url}: {error}")).text().await.expect("a body");
+    let text =
+        reqwest::get(url).await.unwrap_or_else(|error| panic!("GET {url}: {error}")).text().await.expect("a body");
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("GET {url} answered no JSON ({error}): {text}"))
 }
 
@@ -177,7 +179,12 @@ pub async fn kamailio(folder: &Path) -> Program {
     let modules = format!("/usr/lib/{}/kamailio/modules/", architecture.trim());
     let mut command = Command::new("kamailio");
     command.args(["-f", &script("kamailio.cfg"), "-DD", "-E", "-m", "64", "-M", "8", "-L", &modules, "-w"]).arg(folder);
-    command.arg("-Y").arg(folder).arg("-P").arg(folder.join("kamailio.pid")).args(["-A", &format!("LISTEN=udp:{HOST}:5060")]);
+    command
+        .arg("-Y")
+        .arg(folder)
+        .arg("-P")
+        .arg(folder.join("kamailio.pid"))
+        .args(["-A", &format!("LISTEN=udp:{HOST}:5060")]);
     let mut program = Program::start(folder, "kamailio", &mut command);
     program.wait_for("Listening on", 20).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -186,9 +193,11 @@ pub async fn kamailio(folder: &Path) -> Program {
 
 /// What a gateway's `/metrics` say is still there: empty when nothing of any call is left.
 pub async fn left_behind(edge: &str) -> Vec<String> {
-    let reply = reqwest::get(format!("{edge}/metrics")).await.unwrap_or_else(|error| panic!("metrics of {edge}: {error}"));
+    let reply =
+        reqwest::get(format!("{edge}/metrics")).await.unwrap_or_else(|error| panic!("metrics of {edge}: {error}"));
     let text = reply.text().await.expect("a body");
-    let gauges: Vec<&str> = text.lines().filter(|line| GAUGES.iter().any(|gauge| line.split(' ').next() == Some(gauge))).collect();
+    let gauges: Vec<&str> =
+        text.lines().filter(|line| GAUGES.iter().any(|gauge| line.split(' ').next() == Some(gauge))).collect();
     assert_eq!(gauges.len(), GAUGES.len(), "a gauge is missing from the metrics:\n{text}");
     gauges.into_iter().filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect()
 }
