@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const SECRET: &str = "test-app-secret";
 const PION: &str = "http://10.77.0.1:8090";
@@ -196,14 +195,14 @@ async fn act(State(graph): State<Arc<Mutex<Graph>>>, Json(body): Json<Value>) ->
             Some(sdp.as_str()),
             "accept repeats pre_accept's bytes"
         );
-        graph.accepted_at = Some(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64());
+        graph.accepted_at = Some(interop::unix_seconds());
     }
     graph.actions.push((action, sdp));
     Json(json!({"messaging_product": "whatsapp", "success": true}))
 }
 
 async fn webhook(folder: &Path, event: &str, session: Value) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs().to_string();
+    let now = (interop::unix_seconds() as u64).to_string();
     let mut call = json!({"id": CALL_ID, "from": "447700900123", "to": "15550100123", "event": event, "timestamp": now, "direction": "USER_INITIATED"});
     if !session.is_null() {
         call["session"] = session;
