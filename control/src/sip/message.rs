@@ -7,7 +7,7 @@
 //! Header values are kept as they came: a response must repeat Via, From, To, Call-ID, CSeq and Record-Route unaltered
 //! (§8.2.6.2, §12.1.1). Only the line breaks of folded lines are taken out, which §7.3.1 allows; so no stored value
 //! can ever hold one. Bytes that are not UTF-8 survive too: each is held as one character of the range behind
-//! [`RAW_BYTE`], and written as the byte it was.
+//! `RAW_BYTE`, and written as the byte it was.
 //!
 //! Why not typed headers: a parser per header is a chance per header to change or refuse what only had to be repeated. This
 //! stack understands about twenty of them, at the place where each is used.
