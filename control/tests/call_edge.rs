@@ -140,6 +140,20 @@ fn media_that_dies_ends_the_sip_call_with_a_reason() {
 }
 
 #[test]
+fn the_alert_that_ended_dtls_stands_in_the_calls_end() {
+    let mut bench = Bench::new();
+    bench.up();
+    let text = "received fatal alert: handshake_failure".into();
+    bench.bridge_event(BridgeEvent::EndDetail { leg: LegName::A, text });
+    let end = End { side: Side::A, cause: Cause::DtlsRefused };
+    bench.bridge_event(BridgeEvent::Ended { end, stats: Default::default() });
+    let said = bench.events.iter().any(|event| {
+        matches!(event, EdgeEventKind::Ended { cause, detail, .. } if cause == "dtls_refused" && detail.contains("handshake_failure"))
+    });
+    assert!(said, "{:?}", bench.events);
+}
+
+#[test]
 fn a_hangup_takes_everything_down_at_every_stage() {
     // While the engine opens the bridge, nobody knows the session's name: only the end of the program can come.
     let mut bench = Bench::new();

@@ -586,7 +586,8 @@ impl Rig {
 }
 
 fn config() -> BridgeConfig {
-    let webrtc = WebrtcConfig { ice: IceRole::Lite, versions: DtlsVersions::Auto, hold: false, remote: None };
+    let webrtc =
+        WebrtcConfig { ice: IceRole::Lite, versions: DtlsVersions::Auto, credentials: None, hold: false, remote: None };
     BridgeConfig { a: LegConfig::Webrtc(Box::new(webrtc)), b: LegConfig::Rtp(RtpConfig { remote: None }) }
 }
 

@@ -91,7 +91,13 @@ impl WhatsApp {
     /// A user presses the button: answers the call's id and its webhook.
     pub fn call(&mut self, now: Instant) -> (String, WebhookEvent) {
         let id = format!("wacid.{}==", self.random.token(24));
-        let config = WebrtcConfig { ice: IceRole::Lite, versions: DtlsVersions::Auto, hold: false, remote: None };
+        let config = WebrtcConfig {
+            ice: IceRole::Lite,
+            versions: DtlsVersions::Auto,
+            credentials: None,
+            hold: false,
+            remote: None,
+        };
         let leg = WebrtcLeg::new(now, config, &self.shared.identity, self.shared.anchor, self.random.fork());
         let sdp = offer(&leg);
         let call = UserCall {

@@ -108,7 +108,13 @@ impl Plan {
 
     /// How the leg begins.
     pub fn config(&self, hold: bool) -> WebrtcConfig {
-        WebrtcConfig { ice: self.ice, versions: self.versions, hold, remote: Some(self.remote.clone()) }
+        WebrtcConfig {
+            ice: self.ice,
+            versions: self.versions,
+            credentials: None,
+            hold,
+            remote: Some(self.remote.clone()),
+        }
     }
 
     /// The answer; `None` when the engine's leg is not a webrtc one, which would be a bug.

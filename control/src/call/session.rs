@@ -76,6 +76,8 @@ pub(super) struct Session {
     bridge: BridgeState,
     sip: SipState,
     end: Option<CallEnd>,
+    /// What the engine's protocol library said about the end of a leg.
+    end_detail: Option<Box<str>>,
     since: Instant,
 }
 
@@ -115,6 +117,7 @@ impl Session {
             bridge: BridgeState::Opening,
             sip: SipState::Idle,
             end: None,
+            end_detail: None,
             since: cx.now,
         };
         let config = BridgeConfig {
@@ -220,9 +223,11 @@ impl Session {
                 let side = if leg == WHATSAPP { "WhatsApp" } else { "SIP" };
                 self.note(cx, Step::Digit, format!("{} from {side}, {duration_ms} ms", digit.as_char()));
             }
+            BridgeEvent::EndDetail { text, .. } => self.end_detail = Some(text),
             BridgeEvent::Ended { end, .. } => {
                 self.bridge = BridgeState::Gone;
-                self.end(cx, bridge_end(end));
+                let detail = self.end_detail.take();
+                self.end(cx, bridge_end(end, detail.as_deref()));
             }
         }
     }
@@ -428,7 +433,8 @@ fn reason_header(end: &CallEnd) -> &'static str {
     }
 }
 
-fn bridge_end(end: End) -> CallEnd {
+/// `said`: the protocol library's own words, such as the name of a DTLS alert.
+fn bridge_end(end: End, said: Option<&str>) -> CallEnd {
     let side = match end.side {
         Side::A => "whatsapp",
         Side::B => "sip",
@@ -447,7 +453,10 @@ fn bridge_end(end: End) -> CallEnd {
         Cause::Panicked => ("bug", "a bug in the bridge was caught"),
         Cause::Shutdown => ("shutdown", "the worker stops"),
     };
-    CallEnd::new(side, cause, detail)
+    match said {
+        Some(said) => CallEnd::new(side, cause, format!("{detail} ({said})")),
+        None => CallEnd::new(side, cause, detail),
+    }
 }
 
 fn sip_end(end: SipEnd) -> CallEnd {

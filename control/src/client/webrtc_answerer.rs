@@ -49,7 +49,7 @@ impl WebrtcAnswerer {
             (IceRole::Lite, DtlsRole::Server, Setup::Passive, DtlsVersions::Auto)
         };
         let remote = remote_of(&offer, dtls, codec.payload_type, event_number).map_err(AnswererError::Offer)?;
-        let config = WebrtcConfig { ice, versions, hold, remote: Some(remote) };
+        let config = WebrtcConfig { ice, versions, credentials: None, hold, remote: Some(remote) };
         let peer = WebrtcPeer::start(config, identity, opus).await.map_err(AnswererError::Io)?;
         let LocalLeg::Webrtc { ufrag, pwd, fingerprint, ssrc, port } = peer.local().clone() else {
             return Err(AnswererError::Offer(AnswerError::NoIce));

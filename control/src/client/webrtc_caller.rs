@@ -34,7 +34,7 @@ impl WebrtcCaller {
         versions: DtlsVersions,
         opus: OpusSettings,
     ) -> io::Result<WebrtcCaller> {
-        let config = WebrtcConfig { ice: IceRole::Controlling, versions, hold: false, remote: None };
+        let config = WebrtcConfig { ice: IceRole::Controlling, versions, credentials: None, hold: false, remote: None };
         let peer = WebrtcPeer::start(config, identity, opus).await?;
         let offer = match peer.local() {
             LocalLeg::Webrtc { ufrag, pwd, fingerprint, ssrc, port } => sdp::write_webrtc_offer(

@@ -8,8 +8,10 @@
 
 use super::audio::OpusSettings;
 use super::webrtc_peer::WebrtcPeer;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use engine::dtls::{DtlsRole, DtlsVersions, Identity};
-use engine::ice::IceRole;
+use engine::ice::{IceCredentials, IceRole};
 use engine::leg::webrtc::{WebrtcConfig, WebrtcRemote};
 use engine::leg::{EventFormat, LocalLeg, MediaFormat};
 use engine::sdp::{self, Codec, Description, Fingerprint, Setup};
@@ -146,9 +148,15 @@ pub fn remote_of(description: &Description, dtls: DtlsRole, opus: u8, event: u8)
     })
 }
 
-/// The relay's leg, before its answer is known.
+/// The relay's leg, before its answer is known. Its credentials look as WhatsApp's do: base64 of 12 and of 16 bytes, so that the
+/// password ends in `==`, which is no ice-char (RFC 8839 §5.4) and must be taken all the same.
 pub fn offerer_config(hold: bool) -> WebrtcConfig {
-    WebrtcConfig { ice: IceRole::Lite, versions: DtlsVersions::V12, hold, remote: None }
+    let (mut ufrag, mut pwd) = ([0; 12], [0; 16]);
+    let mut random = super::system_random();
+    random.fill(&mut ufrag);
+    random.fill(&mut pwd);
+    let credentials = IceCredentials { ufrag: BASE64.encode(ufrag), pwd: BASE64.encode(pwd) };
+    WebrtcConfig { ice: IceRole::Lite, versions: DtlsVersions::V12, credentials: Some(credentials), hold, remote: None }
 }
 
 /// A relay with a caller behind it.

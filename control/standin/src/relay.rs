@@ -148,7 +148,13 @@ fn browser_config(offer: &Description) -> Result<WebrtcConfig, RelayError> {
     let opus = number(offer.codecs.iter().find(|codec| codec.codec == Codec::Opus).map(|codec| codec.payload_type));
     let event = browser_event(offer).map_or(EVENT_PAYLOAD_TYPE, |event| event.payload_type);
     let remote = remote_of(offer, dtls, opus, event).map_err(|error| RelayError::Offer(error.to_string()))?;
-    Ok(WebrtcConfig { ice: IceRole::Lite, versions: DtlsVersions::Auto, hold: false, remote: Some(remote) })
+    Ok(WebrtcConfig {
+        ice: IceRole::Lite,
+        versions: DtlsVersions::Auto,
+        credentials: None,
+        hold: false,
+        remote: Some(remote),
+    })
 }
 
 fn browser_event(offer: &Description) -> Option<TelephoneEventFormat> {
@@ -280,6 +286,7 @@ impl Task {
             BridgeEvent::Digit { leg, digit, .. } => {
                 self.seen[index(leg)].send_modify(|seen| seen.digit(now, digit.as_char()));
             }
+            BridgeEvent::EndDetail { leg, text } => tracing::info!(?leg, %text, "why a leg ended"),
             BridgeEvent::Ended { end, stats } => {
                 for (seen, stats) in self.seen.iter().zip([stats.a, stats.b]) {
                     seen.send_modify(|seen| {

@@ -145,6 +145,13 @@ pub enum BridgeEvent {
         /// How long.
         duration_ms: u32,
     },
+    /// What the protocol library said about the end of a leg, such as the name of a DTLS alert. Comes before `Ended`.
+    EndDetail {
+        /// Which leg.
+        leg: LegName,
+        /// One clause, in the library's words.
+        text: Box<str>,
+    },
     /// The last event of every bridge.
     Ended {
         /// Why.
@@ -417,6 +424,9 @@ impl Bridge {
                     LegName::B => Side::B,
                 };
                 self.end(now, End { side, cause });
+                if let Some(text) = self.leg_mut(name).take_end_detail() {
+                    self.events.push_back(BridgeEvent::EndDetail { leg: name, text });
+                }
                 Polled::Changed
             }
             LegOutput::Event(event) => Polled::Output(Output::Event(BridgeEvent::Leg { leg: name, event })),

@@ -40,6 +40,14 @@ impl Leg {
         }
     }
 
+    /// What the DTLS library said about this leg's end, once.
+    pub fn take_end_detail(&mut self) -> Option<Box<str>> {
+        match self {
+            Leg::Webrtc(leg) => leg.take_end_detail(),
+            Leg::Rtp(_) => None,
+        }
+    }
+
     /// What was negotiated.
     pub fn format(&self) -> Option<&MediaFormat> {
         match self {

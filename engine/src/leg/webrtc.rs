@@ -45,6 +45,8 @@ pub struct WebrtcConfig {
     pub ice: IceRole,
     /// Versions to speak.
     pub versions: DtlsVersions,
+    /// Our ufrag and pwd; `None`: drawn, 8 and 24 characters.
+    pub credentials: Option<IceCredentials>,
     /// Whether RTP and RTCP wait for `release` (WhatsApp before accept). ICE and DTLS run all the same.
     pub hold: bool,
     /// The peer's description; `None` when the offer is ours and the answer comes later.
@@ -85,6 +87,8 @@ pub struct WebrtcLeg {
     phase: Phase,
     /// RFC 7675 §5.1: without consent nothing may be sent, no goodbye either.
     is_mute: bool,
+    /// What the DTLS library said about the end.
+    end_detail: Option<Box<str>>,
 }
 
 /// What DTLS gave us.
@@ -118,7 +122,7 @@ enum Phase {
 }
 
 impl WebrtcLeg {
-    /// Draws ufrag (8 characters), pwd (24), SSRC and all else from `random`.
+    /// Draws SSRC, credentials (unless they are given) and all else from `random`.
     pub fn new(
         now: Instant,
         config: WebrtcConfig,
@@ -126,7 +130,8 @@ impl WebrtcLeg {
         anchor: WallAnchor,
         mut random: Random,
     ) -> WebrtcLeg {
-        let local = IceCredentials { ufrag: random.token(UFRAG_LENGTH), pwd: random.token(PWD_LENGTH) };
+        let drawn = IceCredentials { ufrag: random.token(UFRAG_LENGTH), pwd: random.token(PWD_LENGTH) };
+        let local = config.credentials.unwrap_or(drawn);
         let mut leg = WebrtcLeg {
             ice: IceAgent::new(now, config.ice, local, random.fork()),
             ice_deadline: DUE,
@@ -142,6 +147,7 @@ impl WebrtcLeg {
             stream: Stream::new(now, anchor, &mut random),
             phase: Phase::Open,
             is_mute: false,
+            end_detail: None,
         };
         if let Some(remote) = config.remote {
             leg.set_remote(now, remote);
@@ -335,7 +341,7 @@ impl WebrtcLeg {
                     return None;
                 }
                 DtlsOutput::Ended(cause) => {
-                    tracing::debug!(?cause, detail = session.detail(), "the DTLS association ended");
+                    self.end_detail = session.detail().map(Box::from);
                     self.dtls = None;
                     return self.end(cause);
                 }
@@ -433,6 +439,11 @@ impl WebrtcLeg {
         if matches!(self.phase, Phase::Open | Phase::Ended) {
             self.phase = Phase::Bye;
         }
+    }
+
+    /// What the DTLS library said about this leg's end, once.
+    pub fn take_end_detail(&mut self) -> Option<Box<str>> {
+        self.end_detail.take()
     }
 
     /// Counters.

@@ -522,13 +522,13 @@ fn leg_config(kind: Kind, peer: &Peer, hold: bool, with_remote: bool) -> LegConf
     };
     let (description, fingerprint) = ice_of(&peer.leg.local(), lite, peer.address);
     let remote = with_remote.then_some(WebrtcRemote { ice: description, fingerprint, dtls, format });
-    LegConfig::Webrtc(Box::new(WebrtcConfig { ice, versions, hold, remote }))
+    LegConfig::Webrtc(Box::new(WebrtcConfig { ice, versions, credentials: None, hold, remote }))
 }
 
 impl Peer {
     fn new(now: Instant, kind: Kind, leg: LegName, random: &mut Random) -> Peer {
         let webrtc = |ice, versions, random: &mut Random| {
-            let config = WebrtcConfig { ice, versions, hold: false, remote: None };
+            let config = WebrtcConfig { ice, versions, credentials: None, hold: false, remote: None };
             let identity = Identity::generate().unwrap();
             Leg::Webrtc(Box::new(WebrtcLeg::new(now, config, &identity, ANCHOR, random.fork())))
         };
