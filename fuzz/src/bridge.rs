@@ -30,6 +30,9 @@ const ANCHOR: WallAnchor = WallAnchor { ntp_at_zero: 0xe000_0000_0000_0000 };
 /// Steps of one script; the rest of a longer input is not read.
 const STEPS_MAX: usize = 400;
 
+/// Sequence numbers kept to see whether one is used twice.
+const SEQUENCES_REMEMBERED: usize = 64;
+
 /// Virtual time of one script.
 const RUN_MS_MAX: u64 = 240_000;
 
@@ -81,8 +84,17 @@ struct World {
     peers: [Peer; 2],
     disturbance: Disturbance,
     to_bridge: VecDeque<(Port, SocketAddr, Vec<u8>)>,
-    /// SSRC and sequence number of the last RTP packet that left, per leg.
-    left: [Option<(u32, u16)>; 2],
+    left: [Left; 2],
+}
+
+/// RTP that left the bridge on one leg.
+#[derive(Default)]
+struct Left {
+    ssrc: u32,
+    /// The last ones, oldest first.
+    sequences: VecDeque<u16>,
+    /// Whether both legs ever had one codec.
+    relayed: bool,
 }
 
 struct Peer {
@@ -128,7 +140,7 @@ impl World {
             peers,
             disturbance: Disturbance::None,
             to_bridge: VecDeque::new(),
-            left: [None; 2],
+            left: [Left::default(), Left::default()],
         };
         world.answer_peers();
         world
@@ -412,17 +424,29 @@ impl World {
         panic!("the bridge never comes to rest");
     }
 
-    /// One SSRC per leg for the whole call, and sequence numbers that step by one.
+    /// One SSRC per leg for the whole call. Sequence numbers step by one; where a flow relays, gaps of its source stay gaps,
+    /// but no number is used twice.
     fn check_stream(&mut self, port: Port, bytes: &[u8]) {
         if classify(bytes) != Class::Rtp {
             return;
         }
         let packet = header::parse(bytes).expect("what leaves is RTP");
         let left = &mut self.left[port.leg as usize];
-        if let Some((ssrc, sequence)) = *left {
-            assert_eq!((packet.ssrc, packet.sequence), (ssrc, sequence.wrapping_add(1)), "a gap in the stream");
+        let codec = |leg| self.bridge.leg(leg).format().map(|format| format.codec);
+        left.relayed |= codec(LegName::A) == codec(LegName::B);
+        if let Some(&last) = left.sequences.back() {
+            assert_eq!(packet.ssrc, left.ssrc, "a second SSRC");
+            if left.relayed {
+                assert!(!left.sequences.contains(&packet.sequence), "{} is used twice", packet.sequence);
+            } else {
+                assert_eq!(packet.sequence, last.wrapping_add(1), "a gap in the stream");
+            }
         }
-        *left = Some((packet.ssrc, packet.sequence));
+        left.ssrc = packet.ssrc;
+        left.sequences.push_back(packet.sequence);
+        if left.sequences.len() > SEQUENCES_REMEMBERED {
+            left.sequences.pop_front();
+        }
     }
 
     fn drain_peers(&mut self) -> bool {

@@ -55,6 +55,10 @@ pub fn sip_message(data: &[u8]) {
 
 /// Datagrams, calls of ours, decisions about calls, answers of a resolver, and waits.
 pub fn sip_agent(data: &[u8]) {
+    play(data);
+}
+
+fn play(data: &[u8]) -> Table {
     let mut script = Script::new(data);
     let mut table = Table::new(script.byte());
     while !script.is_over() {
@@ -73,6 +77,7 @@ pub fn sip_agent(data: &[u8]) {
         table.drain();
     }
     table.come_to_rest();
+    table
 }
 
 /// An agent and everything that was said.
@@ -88,6 +93,9 @@ struct Table {
     calls: BTreeMap<SipCallId, u32>,
     queries: Vec<u64>,
     requests: u32,
+    /// Events as they came, without their contents.
+    #[cfg(test)]
+    heard: Vec<String>,
 }
 
 impl Table {
@@ -110,6 +118,8 @@ impl Table {
             calls: BTreeMap::new(),
             queries: Vec::new(),
             requests: 0,
+            #[cfg(test)]
+            heard: Vec::new(),
         }
     }
 
@@ -216,7 +226,9 @@ impl Table {
             request.push("Contact", "<sip:192.0.2.2>");
         }
         if parts & 2 != 0 {
-            request.set_body("application/sdp", SDP);
+            // Another description is an offer, the same one a refresh.
+            let sdp = if parts & 4 != 0 { SDP.replace("4000", "4002") } else { SDP.to_owned() };
+            request.set_body("application/sdp", &sdp);
         } else if method == "INFO" {
             request.set_body("application/dtmf-relay", "Signal=5\r\nDuration=160\r\n");
         }
@@ -280,9 +292,9 @@ impl Table {
     }
 
     fn resolve(&mut self, script: &mut Script<'_>) {
+        let count = usize::from(script.byte() % 4);
         let Some(query) = self.queries.pop() else { return };
         let addresses = [PEER, SocketAddr::from(([192, 0, 2, 9], 5060)), SocketAddr::from(([0u16; 8], 1))];
-        let count = usize::from(script.byte() % 4);
         self.agent.resolved(self.now, query, &addresses[..count]);
     }
 
@@ -323,6 +335,8 @@ impl Table {
     }
 
     fn note(&mut self, event: &SipEvent) {
+        #[cfg(test)]
+        self.heard.push(format!("{event:?}").split(' ').next().unwrap_or_default().to_owned());
         let (call, ended) = match event {
             SipEvent::InviteSent { call }
             | SipEvent::Challenged { call, .. }
@@ -350,5 +364,31 @@ impl Table {
         self.wait(REST_MS);
         assert!(self.calls.values().all(|&ends| ends == 1), "{:?}", self.calls);
         assert_eq!(self.agent.alive(), (0, 0), "calls and transactions are left");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If this were not so, the saved scripts would begin far from where calls are.
+    #[test]
+    fn the_saved_scripts_reach_every_state_of_a_call() {
+        for (input, wanted) in [
+            (
+                &include_bytes!("../corpus/sip_agent/outgoing")[..],
+                &["Challenged", "Provisional", "Answered", "ReInvite"][..],
+            ),
+            (include_bytes!("../corpus/sip_agent/outgoing-named"), &["Answered"]),
+            (include_bytes!("../corpus/sip_agent/outgoing-forked"), &["Provisional", "Answered"]),
+            (include_bytes!("../corpus/sip_agent/outgoing-session-timer"), &["Answered"]),
+            (include_bytes!("../corpus/sip_agent/incoming"), &["Incoming", "Acknowledged", "InfoDigit", "ReInvite"]),
+            (include_bytes!("../corpus/sip_agent/incoming-cancelled"), &["Incoming", "Ended"]),
+        ] {
+            let heard = play(input).heard;
+            for event in wanted {
+                assert!(heard.iter().any(|heard| heard == event), "no {event} in {heard:?}");
+            }
+        }
     }
 }

@@ -176,14 +176,46 @@ fn media() {
 }
 
 fn sip() {
-    // Placed, challenged, ringing, answered, re-INVITE of the peer, BYE of the peer.
-    let call = [0, 2, 0, 0, 4, 0, 8, 0, 4, 0, 1, 1, 4, 0, 3, 2, 6, 0, 2, 1, 2, 3, 0, 6, 6, 0, 0, 9, 0, 0];
-    save("sip_agent", "outgoing", &call);
-    save("sip_agent", "outgoing-forked", &[0, 2, 0, 1, 4, 0, 3, 0, 2, 4, 0, 3, 1, 2, 0, 150, 3, 0, 5, 0, 200]);
-    save("sip_agent", "outgoing-named", &[0, 2, 1, 0, 9, 3, 10, 255, 4, 0, 3, 0, 0, 3, 0, 5, 10, 255]);
-    save("sip_agent", "incoming", &[0, 11, 0, 1, 0, 3, 0, 0, 3, 0, 2, 6, 0, 1, 1, 0, 1, 6, 0, 4, 2, 0, 6, 0, 0, 3, 0]);
-    save("sip_agent", "incoming-cancelled", &[0, 11, 0, 1, 0, 3, 0, 0, 6, 0, 3, 0, 0, 0, 0, 255]);
-    save("sip_agent", "incoming-challenged", &[1, 11, 0, 1, 0, 10, 255, 8, 0, 0, 0, 0, 0, 255]);
+    const PLACE: &[u8] = &[2, 0, 0];
+    const RING: &[u8] = &[4, 0, 1, 0, 1];
+    const ANSWER: &[u8] = &[4, 0, 3, 0, 0];
+    const CHALLENGE: &[u8] = &[4, 0, 8, 0, 1];
+    const OK: &[u8] = &[4, 0, 3, 0, 1];
+    const HANG_UP: &[u8] = &[3, 0, 5];
+    const ACCEPT_REINVITE: &[u8] = &[3, 0, 6];
+    // The peer's requests: the method's place, CSeq, and with ACK and CANCEL whether the branch is that of what we said last.
+    const BYE: &[u8] = &[6, 0, 0, 9, 1];
+    const INFO: &[u8] = &[6, 0, 4, 7, 0];
+    const UPDATE: &[u8] = &[6, 0, 6, 8, 2];
+    const REINVITE: &[u8] = &[6, 0, 2, 5, 6];
+    const REINVITE_ACK: &[u8] = &[6, 0, 1, 5, 1, 1];
+    const INVITE: &[u8] = &[11, 0, 1, 0];
+    const INVITE_ACK: &[u8] = &[6, 0, 1, 0, 1, 1];
+    const CANCEL: &[u8] = &[6, 0, 3, 0, 0, 1];
+    const RING_THEM: &[u8] = &[3, 0, 0];
+    const ACCEPT: &[u8] = &[3, 0, 2];
+    const RESOLVE: &[u8] = &[9, 1];
+    let save_script = |name: &str, choice: u8, steps: &[&[u8]]| {
+        save("sip_agent", name, &[&[choice][..], &steps.concat()].concat());
+    };
+    let outgoing =
+        [PLACE, CHALLENGE, RING, ANSWER, REINVITE, ACCEPT_REINVITE, REINVITE_ACK, INFO, UPDATE, BYE, &[0, 200]];
+    save_script("outgoing", 0, &outgoing);
+    // Two branches of a fork answer behind a proxy that has a name.
+    let forked =
+        [PLACE, RING, &[4, 0, 3, 0, 2], RESOLVE, &[4, 1, 3, 1, 0], &[4, 2, 3, 0, 2], &[0, 150], HANG_UP, RESOLVE, OK];
+    save_script("outgoing-forked", 0, &forked);
+    let named = [&[2, 1, 0][..], RESOLVE, CHALLENGE, RESOLVE, ANSWER, HANG_UP, OK, &[0, 255]];
+    save_script("outgoing-named", 0, &named);
+    save_script("outgoing-cancelled", 0, &[PLACE, RING, HANG_UP, OK, &[4, 1, 12, 0, 1], &[0, 255]]);
+    save_script("outgoing-refused", 0, &[PLACE, &[4, 0, 11, 0, 1], &[0, 150, 10, 255]]);
+    let timed = [&[4, 0, 3, 0, 8, 0][..], &[16], b"90;refresher=uac"].concat();
+    save_script("outgoing-session-timer", 0, &[PLACE, &timed, &[10, 200], ANSWER, &[10, 255, 10, 255], OK, &[10, 255]]);
+    let incoming = [INVITE, RING_THEM, ACCEPT, INVITE_ACK, REINVITE, ACCEPT_REINVITE, REINVITE_ACK, INFO, HANG_UP, OK];
+    save_script("incoming", 0, &incoming);
+    save_script("incoming-cancelled", 0, &[INVITE, RING_THEM, CANCEL, &[0, 50, 6, 0, 1, 0, 0, 1, 0, 255]]);
+    save_script("incoming-challenged", 1, &[INVITE, INVITE_ACK, &[8, 0, 0, 20, 1, 0, 255]]);
+    save_script("incoming-unacknowledged", 0, &[INVITE, ACCEPT, &[10, 255, 10, 255]]);
     let options = b"OPTIONS sip:gw@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK1;rport\r\n\
         Max-Forwards: 70\r\nFrom: <sip:p@192.0.2.2>;tag=1\r\nTo: <sip:gw@192.0.2.1>\r\nCall-ID: o\r\nCSeq: 1 OPTIONS\r\n\r\n";
     let mut script = vec![0];
