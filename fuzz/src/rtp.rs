@@ -43,7 +43,7 @@ pub fn rtcp(data: &[u8]) {
                 reception.received(now, ssrc, sequence, RtpTimestamp(script.long()));
             }
             _ => {
-                let with_sender = script.byte() % 2 == 0;
+                let with_sender = script.byte() & 1 == 0;
                 let sender = with_sender.then_some(&sender);
                 let len = rtcp.write_report(now, sender, &mut reception, 0x0102_0304, &mut out);
                 assert!(rtcp.deadline() > now, "the next report lies in the past");

@@ -2,7 +2,11 @@
 
 use crate::script::Script;
 use engine::error::DropReason;
+use engine::limits::DATAGRAM_BYTES_MAX;
 use engine::srtp::{MASTER_BYTES_MAX, MasterKey, Protect, SrtpProfile, Unprotect};
+
+/// More than any tag and index.
+const ROOM: usize = 64;
 
 const PROFILES: [SrtpProfile; 3] =
     [SrtpProfile::AesCm128HmacSha1_80, SrtpProfile::AeadAes128Gcm, SrtpProfile::AeadAes256Gcm];
@@ -21,14 +25,16 @@ pub fn srtp(data: &[u8]) {
     while !script.is_over() {
         let choice = script.byte();
         let is_rtcp = choice & 1 != 0;
+        // What the sockets give, and what goes out, fits in a datagram.
         let bytes = script.chunk();
+        let bytes = &bytes[..bytes.len().min(DATAGRAM_BYTES_MAX - ROOM)];
         let mut packet = bytes.to_vec();
         if choice & 2 == 0 {
             let opened = if is_rtcp { unprotect.rtcp(&mut packet) } else { unprotect.rtp(&mut packet) };
             assert!(opened.is_err(), "a packet without a key was accepted");
             continue;
         }
-        packet.resize(bytes.len() + 64, 0);
+        packet.resize(bytes.len() + ROOM, 0);
         let sealed =
             if is_rtcp { protect.rtcp(&mut packet, bytes.len()) } else { protect.rtp(&mut packet, bytes.len()) };
         let Ok(len) = sealed else {

@@ -87,12 +87,12 @@ fn changed(inputs: &[(PathBuf, Vec<u8>)], random: &mut Random) -> Vec<u8> {
 
 #[test]
 fn bridge() {
-    replay("bridge", 150);
+    replay("bridge", 300);
 }
 
 #[test]
 fn dtls() {
-    replay("dtls", 400);
+    replay("dtls", 1_000);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn sdp() {
 
 #[test]
 fn sip_agent() {
-    replay("sip_agent", 1_000);
+    replay("sip_agent", 4_000);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn srtp() {
 
 #[test]
 fn stun() {
-    replay("stun", 2_000);
+    replay("stun", 4_000);
 }
 
 #[test]
