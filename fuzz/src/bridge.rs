@@ -34,7 +34,7 @@ const STEPS_MAX: usize = 400;
 const SEQUENCES_REMEMBERED: usize = 64;
 
 /// Virtual time of one script.
-const RUN_MS_MAX: u64 = 240_000;
+const RUN_MS_MAX: u64 = 100_000;
 
 /// How a leg is set up.
 #[derive(Clone, Copy, PartialEq, Eq)]

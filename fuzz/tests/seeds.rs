@@ -212,7 +212,7 @@ fn sip() {
     let timed = [&[4, 0, 3, 0, 8, 0][..], &[16], b"90;refresher=uac"].concat();
     save_script("outgoing-session-timer", 0, &[PLACE, &timed, &[10, 200], ANSWER, &[10, 255, 10, 255], OK, &[10, 255]]);
     // The refresh that is due after 45 s hears nothing but 100.
-    save_script("outgoing-refresh-tried", 0, &[PLACE, &timed, &[10, 190], &[4, 0, 0, 0, 1], HANG_UP, OK]);
+    save_script("outgoing-refresh-tried", 0, &[PLACE, &timed, &[10, 183], &[4, 0, 0, 0, 1], HANG_UP, OK]);
     let incoming = [INVITE, RING_THEM, ACCEPT, INVITE_ACK, REINVITE, ACCEPT_REINVITE, REINVITE_ACK, INFO, HANG_UP, OK];
     save_script("incoming", 0, &incoming);
     save_script("incoming-cancelled", 0, &[INVITE, RING_THEM, CANCEL, &[0, 50, 6, 0, 1, 0, 0, 1, 0, 255]]);
