@@ -72,7 +72,11 @@ pub struct Sim {
     webrtc_link: Link,
     rtp_link: Link,
     sip_link: Link,
+    tapped: Option<Vec<Tapped>>,
 }
+
+/// A datagram that was sent: from, to, bytes.
+pub type Tapped = (SocketAddr, SocketAddr, Vec<u8>);
 
 impl Sim {
     /// A world without faults and calls.
@@ -104,6 +108,7 @@ impl Sim {
             webrtc_link,
             rtp_link,
             sip_link,
+            tapped: None,
             random,
         }
     }
@@ -174,6 +179,16 @@ impl Sim {
     /// A datagram from anywhere to anywhere, past all links.
     pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         self.at(self.now, Arrival::Datagram { from, to, bytes: bytes.to_vec() });
+    }
+
+    /// From now on every datagram that anybody sends is kept, for a test that wants to repeat or change some.
+    pub fn tap(&mut self) {
+        self.tapped.get_or_insert_default();
+    }
+
+    /// Takes what was kept since the last call, and keeps no more.
+    pub fn untap(&mut self) -> Vec<Tapped> {
+        self.tapped.take().unwrap_or_default()
     }
 
     /// Lets time pass.
@@ -356,6 +371,9 @@ impl Sim {
     }
 
     fn transmit(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+        if let Some(tapped) = &mut self.tapped {
+            tapped.push((from, to, bytes.clone()));
+        }
         let to_whatsapp = to == whatsapp::RELAY;
         if to_whatsapp && matches!(classify(&bytes), Class::Rtp | Class::Rtcp) {
             assert!(

@@ -92,6 +92,8 @@ struct Client {
     to: SocketAddr,
     reliable: bool,
     state: ClientState,
+    /// `end_at` was set by `limit`: no provisional response lifts it.
+    limited: bool,
     ack: Option<Vec<u8>>,
     timers: Timers,
 }
@@ -170,7 +172,8 @@ impl Transactions {
         self.outputs.push_back(TransactionOutput::Transmit { to, bytes: bytes.clone() });
         self.client_keys.insert(key.clone(), id);
         let state = ClientState::Silent;
-        self.clients.insert(id, Client { key, request, bytes, to, reliable, state, ack: None, timers });
+        let client = Client { key, request, bytes, to, reliable, state, limited: false, ack: None, timers };
+        self.clients.insert(id, client);
         self.register(id);
         Some(id)
     }
@@ -264,6 +267,7 @@ impl Transactions {
             && matches!(client.state, ClientState::Silent | ClientState::Proceeding)
         {
             client.timers.end_at = end_at;
+            client.limited = true;
             self.register(id);
         }
     }
@@ -375,7 +379,7 @@ impl Client {
         let open = matches!(self.state, ClientState::Silent | ClientState::Proceeding);
         match code {
             100..200 if open => {
-                if self.state == ClientState::Silent {
+                if self.state == ClientState::Silent && !self.limited {
                     // From here on a person may be picking up a telephone: the transaction waits without limit.
                     self.timers.end_at = Instant::NEVER;
                 }
@@ -604,6 +608,21 @@ mod tests {
         assert_eq!((ack.method(), ack.to_tag(), ack.cseq()), (Some("ACK"), Some("b"), Some((7, "ACK"))));
         assert_eq!(ack.header("Via"), invite.header("Via"));
         assert_eq!(run(&mut t, 60_000), (vec![], Some(32_000), false));
+    }
+
+    #[test]
+    fn a_limit_outlives_the_provisional_response_that_lifts_timer_b() {
+        for (limited, ended) in [(true, Some(60_000)), (false, None)] {
+            let (mut t, invite) = (Transactions::default(), request("INVITE"));
+            let id = t.start(Instant::ZERO, invite.clone(), PEER.parse().unwrap(), false).unwrap();
+            if limited {
+                t.limit(id, Instant::from_millis(60_000));
+            }
+            assert_eq!(t.handle_response(Instant::ZERO, &answer(&invite, 100)), Some(id));
+            t.handle_timeout(Instant::from_millis(59_999));
+            assert_eq!(t.count(), 1);
+            assert_eq!(t.deadline(), ended.map_or(Instant::NEVER, Instant::from_millis));
+        }
     }
 
     #[test]

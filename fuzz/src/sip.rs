@@ -1,0 +1,394 @@
+//! SIP: one message taken apart, and an agent at a table with a peer who says anything.
+
+use crate::DRAIN_STEPS_MAX;
+use crate::script::Script;
+use control::sip::dialog::Dialog;
+use control::sip::message::{Message, reason_phrase};
+use control::sip::uri::{NameAddr, SipUri};
+use control::sip::{Credentials, Invite, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput};
+use engine::random::Random;
+use engine::time::Instant;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+const US: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 5060);
+const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 5060);
+const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.2\r\ns=-\r\nc=IN IP4 192.0.2.2\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
+
+/// Messages of one input that are remembered, so that later ones can refer to them.
+const REMEMBERED_MAX: usize = 64;
+
+/// Calls that one input may place.
+const CALLS_MAX: usize = 8;
+
+/// Longer than every timer of RFC 3261 and every patience of the agent, twice.
+const REST_MS: u64 = 400_000;
+
+/// One datagram. What was understood is written, and understood alike the second time.
+pub fn sip_message(data: &[u8]) {
+    let Ok(message) = Message::parse(data) else { return };
+    let checked = message.check();
+    for name in ["From", "To", "Contact", "Route", "Record-Route"] {
+        for address in message.list(name).filter_map(NameAddr::parse) {
+            if let Some(uri) = SipUri::parse(address.uri) {
+                let _ = (uri.address(), uri.is_loose(), uri.param("transport"), address.tag());
+            }
+        }
+    }
+    let _ = (message.via(), message.cseq(), message.content_type(), message.sdp(), message.x_headers());
+    let _ = (Dialog::uas(&message, "tag"), message.max_forwards(), message.contact());
+    let written = message.to_bytes();
+    let Ok(again) = Message::parse(&written) else {
+        // Writing adds a Content-Length, which may be one byte or one header too many.
+        assert!(checked.is_err() || written.len() > data.len(), "what we wrote is no message");
+        return;
+    };
+    if checked.is_ok() {
+        assert_eq!(again.check(), Ok(()), "a message that was right is wrong when written");
+        assert_eq!((&again.start, &again.body), (&message.start, &message.body));
+        assert_eq!((again.call_id(), again.cseq()), (message.call_id(), message.cseq()));
+    }
+    let mut response = Message::response(&message, 400, reason_phrase(400), Some("tag"));
+    response.note_source(PEER);
+    let _ = Message::parse(&response.to_bytes());
+}
+
+/// Datagrams, calls of ours, decisions about calls, answers of a resolver, and waits.
+pub fn sip_agent(data: &[u8]) {
+    play(data);
+}
+
+fn play(data: &[u8]) -> Table {
+    let mut script = Script::new(data);
+    let mut table = Table::new(script.byte());
+    while !script.is_over() {
+        match script.byte() % 12 {
+            0 => table.wait(script.millis()),
+            1 => table.receive(script.chunk()),
+            2 => table.invite(&mut script),
+            3 => table.decide(&mut script),
+            4 | 5 => table.reply(&mut script),
+            6 | 7 => table.request(&mut script),
+            8 => table.repeat(&mut script),
+            9 => table.resolve(&mut script),
+            10 => table.wait(script.millis() * 8),
+            _ => table.fresh_invite(&mut script),
+        }
+        table.drain();
+    }
+    table.come_to_rest();
+    table
+}
+
+/// An agent and everything that was said.
+struct Table {
+    agent: SipAgent,
+    now: Instant,
+    deadline: Instant,
+    /// What the agent sent.
+    sent: Vec<Message>,
+    /// What it was sent.
+    received: Vec<Vec<u8>>,
+    /// Calls seen, and how often each ended.
+    calls: BTreeMap<SipCallId, u32>,
+    queries: Vec<u64>,
+    requests: u32,
+    /// Events as they came, without their contents.
+    #[cfg(test)]
+    heard: Vec<String>,
+}
+
+impl Table {
+    fn new(choice: u8) -> Table {
+        let credentials = Credentials { username: "alice".to_owned(), password: "secret".to_owned() };
+        let config = SipConfig {
+            advertised: US,
+            contact_user: "gw".to_owned(),
+            product: "fuzz".to_owned(),
+            demand: (choice & 1 != 0).then(|| ("realm".to_owned(), credentials)),
+            accept_incoming: choice & 2 == 0,
+        };
+        let now = Instant::from_millis(1_000);
+        Table {
+            agent: SipAgent::new(config, Random::from_test_seed(3)),
+            now,
+            deadline: Instant::NEVER,
+            sent: Vec::new(),
+            received: Vec::new(),
+            calls: BTreeMap::new(),
+            queries: Vec::new(),
+            requests: 0,
+            #[cfg(test)]
+            heard: Vec::new(),
+        }
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        if self.received.len() < REMEMBERED_MAX {
+            self.received.push(bytes.to_vec());
+        }
+        self.agent.handle_datagram(self.now, PEER, bytes);
+    }
+
+    fn invite(&mut self, script: &mut Script<'_>) {
+        if self.calls.len() >= CALLS_MAX {
+            return;
+        }
+        let targets = ["sip:bot@192.0.2.2", "sip:bot@bot.example", "sip:bot@192.0.2.2;transport=tcp", "tel:1", ""];
+        let target = script.pick(&targets).to_owned();
+        let choice = script.byte();
+        let credentials = Credentials { username: "alice".to_owned(), password: "secret".to_owned() };
+        let call = self.agent.invite(
+            self.now,
+            Invite {
+                target,
+                proxy: (choice & 1 != 0).then(|| "sip:192.0.2.2:5070;lr".to_owned()),
+                from_display: None,
+                from_user: "a".to_owned(),
+                from_host: None,
+                headers: vec![("X-Fuzz".to_owned(), "1".to_owned())],
+                sdp: SDP.to_owned(),
+                credentials: (choice & 2 == 0).then_some(credentials),
+                ring_ms_max: 25_000,
+            },
+        );
+        self.calls.insert(call, 0);
+    }
+
+    fn decide(&mut self, script: &mut Script<'_>) {
+        let Some(&call) = self.calls.keys().nth(usize::from(script.byte()) % self.calls.len().max(1)) else { return };
+        let now = self.now;
+        match script.byte() % 8 {
+            0 => self.agent.ring(now, call, None),
+            1 => self.agent.ring(now, call, Some(SDP)),
+            2 | 3 => self.agent.accept(now, call, SDP),
+            4 => self.agent.reject(now, call, script.word()),
+            5 => self.agent.hangup(now, call, Some("Q.850;cause=16")),
+            6 => self.agent.answer_reinvite(now, call, Some(SDP)),
+            _ => self.agent.answer_reinvite(now, call, None),
+        }
+    }
+
+    /// Answers a request of the agent.
+    fn reply(&mut self, script: &mut Script<'_>) {
+        let requests: Vec<&Message> = self.sent.iter().rev().filter(|message| message.method().is_some()).collect();
+        let Some(request) = requests.get(usize::from(script.byte()) % requests.len().max(1)) else { return };
+        let code = script.pick(&[100, 180, 183, 200, 200, 200, 302, 401, 407, 408, 481, 486, 487, 491, 500, 603]);
+        let tag = script.pick(&["peer", "fork"]);
+        let mut response = Message::response(request, code, reason_phrase(code), (code > 100).then_some(tag));
+        let parts = script.byte();
+        if parts & 1 == 0 {
+            response.push("Contact", "<sip:192.0.2.2>");
+            response.set_body("application/sdp", SDP);
+        }
+        if parts & 2 != 0 {
+            response.push("Record-Route", "<sip:192.0.2.3;lr>, <sip:proxy.example>");
+        }
+        if parts & 4 == 0 && matches!(code, 401 | 407) {
+            let name = if code == 401 { "WWW-Authenticate" } else { "Proxy-Authenticate" };
+            response.push(name, "Digest realm=\"r\", nonce=\"n\", qop=\"auth\", algorithm=SHA-256");
+        }
+        self.send(response, parts, script);
+    }
+
+    /// A request inside a dialog that the agent knows, or almost.
+    fn request(&mut self, script: &mut Script<'_>) {
+        let Some(said) = self.sent.iter().rev().nth(usize::from(script.byte()) % self.sent.len().max(1)) else {
+            return;
+        };
+        let ours_is_from = said.method().is_some();
+        let (from, to) = if ours_is_from { ("To", "From") } else { ("From", "To") };
+        let header = |name| said.header(name).unwrap_or("<sip:x>").to_owned();
+        let (mut from, to, call_id) = (header(from), header(to), said.call_id().to_owned());
+        if !from.contains("tag=") {
+            from.push_str(";tag=peer");
+        }
+        let method = script.pick(&["BYE", "ACK", "INVITE", "CANCEL", "INFO", "OPTIONS", "UPDATE", "NOTIFY"]);
+        let number = match script.byte() {
+            0 => said.cseq().map_or(1, |(number, _)| number),
+            number => u32::from(number),
+        };
+        let mut request = Message::request(method, "sip:gw@192.0.2.1");
+        self.requests += 1;
+        let branch = if matches!(method, "ACK" | "CANCEL") && script.byte() & 1 == 0 {
+            said.via().and_then(|via| via.branch().map(str::to_owned)).unwrap_or_default()
+        } else {
+            format!("z9hG4bK{}", self.requests)
+        };
+        request.push("Via", format!("SIP/2.0/UDP 192.0.2.2:5060;branch={branch};rport"));
+        request.push("Max-Forwards", "70");
+        request.push("From", from);
+        request.push("To", to);
+        request.push("Call-ID", call_id);
+        request.push("CSeq", format!("{number} {method}"));
+        let parts = script.byte();
+        if parts & 1 == 0 {
+            request.push("Contact", "<sip:192.0.2.2>");
+        }
+        if parts & 2 != 0 {
+            // Another description is an offer, the same one a refresh.
+            let sdp = if parts & 4 != 0 { SDP.replace("4000", "4002") } else { SDP.to_owned() };
+            request.set_body("application/sdp", &sdp);
+        } else if method == "INFO" {
+            request.set_body("application/dtmf-relay", "Signal=5\r\nDuration=160\r\n");
+        }
+        self.send(request, parts, script);
+    }
+
+    /// A call of the peer.
+    fn fresh_invite(&mut self, script: &mut Script<'_>) {
+        self.requests += 1;
+        let number = self.requests;
+        let mut request = Message::request("INVITE", "sip:gw@192.0.2.1");
+        request.push("Via", format!("SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK{number};rport"));
+        request.push("Max-Forwards", "70");
+        request.push("From", "<sip:p@192.0.2.2>;tag=peer");
+        request.push("To", "<sip:gw@192.0.2.1>");
+        request.push("Call-ID", format!("call-{}", script.byte() % 4));
+        request.push("CSeq", format!("{} INVITE", script.byte()));
+        request.push("Contact", "<sip:p@192.0.2.2>");
+        let parts = script.byte();
+        if parts & 1 == 0 {
+            request.set_body("application/sdp", SDP);
+        }
+        self.send(request, parts, script);
+    }
+
+    /// Sends what was prepared, with a header of the input's and with damage if it says so.
+    fn send(&mut self, mut message: Message, parts: u8, script: &mut Script<'_>) {
+        if parts & 8 != 0 {
+            let name = script.pick(&[
+                "Session-Expires",
+                "Min-SE",
+                "Require",
+                "Supported",
+                "Record-Route",
+                "Contact",
+                "Via",
+                "Retry-After",
+                "RSeq",
+                "WWW-Authenticate",
+                "Proxy-Authenticate",
+                "Proxy-Authorization",
+                "Reason",
+                "X-Fuzz",
+                "Expires",
+                "Route",
+            ]);
+            message.push(name, String::from_utf8_lossy(script.chunk()));
+        }
+        let mut bytes = message.to_bytes();
+        if parts & 16 != 0 {
+            script.damage(&mut bytes);
+        }
+        self.receive(&bytes);
+    }
+
+    fn repeat(&mut self, script: &mut Script<'_>) {
+        let at = usize::from(script.byte()) % self.received.len().max(1);
+        let Some(mut bytes) = self.received.get(at).cloned() else { return };
+        script.damage(&mut bytes);
+        self.agent.handle_datagram(self.now, PEER, &bytes);
+    }
+
+    fn resolve(&mut self, script: &mut Script<'_>) {
+        let count = usize::from(script.byte() % 4);
+        let Some(query) = self.queries.pop() else { return };
+        let addresses = [PEER, SocketAddr::from(([192, 0, 2, 9], 5060)), SocketAddr::from(([0u16; 8], 1))];
+        self.agent.resolved(self.now, query, &addresses[..count]);
+    }
+
+    fn wait(&mut self, millis: u64) {
+        let end = self.now.plus_millis(millis);
+        for _ in 0..DRAIN_STEPS_MAX {
+            if self.deadline > end {
+                self.now = end;
+                return;
+            }
+            self.now = self.now.max(self.deadline);
+            self.agent.handle_timeout(self.now);
+            self.drain();
+            assert!(self.deadline > self.now, "a deadline lies in the past after it was served");
+        }
+        panic!("time stands still at {:?}", self.now);
+    }
+
+    fn drain(&mut self) {
+        for _ in 0..DRAIN_STEPS_MAX {
+            match self.agent.poll_output(self.now) {
+                SipOutput::Transmit { bytes, .. } => {
+                    let message = Message::parse(&bytes).expect("what the agent sends is SIP");
+                    if self.sent.len() >= REMEMBERED_MAX {
+                        self.sent.remove(0);
+                    }
+                    self.sent.push(message);
+                }
+                SipOutput::Event(event) => self.note(&event),
+                SipOutput::Resolve { query, .. } => self.queries.push(query),
+                SipOutput::Timeout(at) => {
+                    self.deadline = at;
+                    return;
+                }
+            }
+        }
+        panic!("the agent never comes to rest");
+    }
+
+    fn note(&mut self, event: &SipEvent) {
+        #[cfg(test)]
+        self.heard.push(format!("{event:?}").split(' ').next().unwrap_or_default().to_owned());
+        let (call, ended) = match event {
+            SipEvent::InviteSent { call }
+            | SipEvent::Challenged { call, .. }
+            | SipEvent::Provisional { call, .. }
+            | SipEvent::Answered { call, .. }
+            | SipEvent::Incoming { call, .. }
+            | SipEvent::Acknowledged { call }
+            | SipEvent::LateAnswer { call, .. }
+            | SipEvent::ReInvite { call, .. }
+            | SipEvent::InfoDigit { call, .. } => (*call, false),
+            SipEvent::Ended { call, .. } => (*call, true),
+        };
+        let ends = self.calls.entry(call).or_default();
+        assert_eq!(*ends, 0, "{event:?} after the end of its call");
+        *ends += u32::from(ended);
+    }
+
+    /// Every call is hung up, and nothing is left once all timers are over.
+    fn come_to_rest(&mut self) {
+        self.drain();
+        for call in self.calls.keys().copied().collect::<Vec<_>>() {
+            self.agent.hangup(self.now, call, None);
+            self.drain();
+        }
+        self.wait(REST_MS);
+        assert!(self.calls.values().all(|&ends| ends == 1), "{:?}", self.calls);
+        assert_eq!(self.agent.alive(), (0, 0), "calls and transactions are left");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If this were not so, the saved scripts would begin far from where calls are.
+    #[test]
+    fn the_saved_scripts_reach_every_state_of_a_call() {
+        for (input, wanted) in [
+            (
+                &include_bytes!("../corpus/sip_agent/outgoing")[..],
+                &["Challenged", "Provisional", "Answered", "ReInvite"][..],
+            ),
+            (include_bytes!("../corpus/sip_agent/outgoing-named"), &["Answered"]),
+            (include_bytes!("../corpus/sip_agent/outgoing-forked"), &["Provisional", "Answered"]),
+            (include_bytes!("../corpus/sip_agent/outgoing-session-timer"), &["Answered"]),
+            (include_bytes!("../corpus/sip_agent/incoming"), &["Incoming", "Acknowledged", "InfoDigit", "ReInvite"]),
+            (include_bytes!("../corpus/sip_agent/incoming-cancelled"), &["Incoming", "Ended"]),
+        ] {
+            let heard = play(input).heard;
+            for event in wanted {
+                assert!(heard.iter().any(|heard| heard == event), "no {event} in {heard:?}");
+            }
+        }
+    }
+}
