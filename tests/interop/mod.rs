@@ -26,7 +26,8 @@ const INSIDE: &str = "TANDEM_TEST_INSIDE";
 pub fn in_namespace(test: &str, body: impl AsyncFnOnce(&Path)) {
     if std::env::var_os(INSIDE).is_some() {
         let folder = fresh_folder(test);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         runtime.block_on(body(&folder));
         return;
     }
@@ -167,7 +168,8 @@ pub async fn until<T>(what: &str, seconds: u64, mut check: impl AsyncFnMut() -> 
 
 /// GET of a JSON document.
 pub async fn get_json(url: &str) -> serde_json::Value {
-    let text = reqwest::get(url).await.unwrap_or_else(|error| panic!("GET {url}: {error}")).text().await.expect("a body");
+    let text =
+        reqwest::get(url).await.unwrap_or_else(|error| panic!("GET {url}: {error}")).text().await.expect("a body");
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("GET {url} answered no JSON ({error}): {text}"))
 }
 
@@ -177,7 +179,12 @@ pub async fn kamailio(folder: &Path) -> Program {
     let modules = format!("/usr/lib/{}/kamailio/modules/", architecture.trim());
     let mut command = Command::new("kamailio");
     command.args(["-f", &script("kamailio.cfg"), "-DD", "-E", "-m", "64", "-M", "8", "-L", &modules, "-w"]).arg(folder);
-    command.arg("-Y").arg(folder).arg("-P").arg(folder.join("kamailio.pid")).args(["-A", &format!("LISTEN=udp:{HOST}:5060")]);
+    command
+        .arg("-Y")
+        .arg(folder)
+        .arg("-P")
+        .arg(folder.join("kamailio.pid"))
+        .args(["-A", &format!("LISTEN=udp:{HOST}:5060")]);
     let mut program = Program::start(folder, "kamailio", &mut command);
     program.wait_for("Listening on", 20).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -186,9 +193,11 @@ pub async fn kamailio(folder: &Path) -> Program {
 
 /// What a gateway's `/metrics` say is still there: empty when nothing of any call is left.
 pub async fn left_behind(edge: &str) -> Vec<String> {
-    let reply = reqwest::get(format!("{edge}/metrics")).await.unwrap_or_else(|error| panic!("metrics of {edge}: {error}"));
+    let reply =
+        reqwest::get(format!("{edge}/metrics")).await.unwrap_or_else(|error| panic!("metrics of {edge}: {error}"));
     let text = reply.text().await.expect("a body");
-    let gauges: Vec<&str> = text.lines().filter(|line| GAUGES.iter().any(|gauge| line.split(' ').next() == Some(gauge))).collect();
+    let gauges: Vec<&str> =
+        text.lines().filter(|line| GAUGES.iter().any(|gauge| line.split(' ').next() == Some(gauge))).collect();
     assert_eq!(gauges.len(), GAUGES.len(), "a gauge is missing from the metrics:\n{text}");
     gauges.into_iter().filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect()
 }
@@ -202,3 +211,34 @@ const GAUGES: [&str; 7] = [
     "engine_timers_set",
     "engine_buffers_lent",
 ];
+
+/// tandem for those who use only its edge API, on [`EDGE`]: media on 30000-30999, every call to `sip_target`.
+pub async fn edge(folder: &Path, sip_target: &str) -> Program {
+    let mut command = Command::new(built("tandem"));
+    command.envs([("EDGE_BIND", "127.0.0.1:8080"), ("SIP_TARGET", sip_target), ("PUBLIC_IP", HOST)]);
+    command.envs([("SIP_BIND", "10.77.0.1:5060"), ("MEDIA_PORTS", "30000-30999")]);
+    // Nobody plays WhatsApp here; the orchestrator only has to start.
+    command.envs([
+        ("PORT", "3000"),
+        ("WABA_BASE", "http://127.0.0.1:9/v24.0"),
+        ("WABA_TOKEN", "token"),
+        ("WABA_PHONE_ID", "1"),
+    ]);
+    let mut program = Program::start(folder, "tandem", &mut command);
+    until("tandem", 20, async || reqwest::get(EDGE).await.ok()).await;
+    assert!(program.is_running());
+    program
+}
+
+/// Where [`edge`] listens.
+pub const EDGE: &str = "http://127.0.0.1:8080";
+
+/// POST of a JSON document, answered with 200 and another.
+pub async fn post_json(url: &str, body: &serde_json::Value) -> serde_json::Value {
+    let reply =
+        reqwest::Client::new().post(url).json(body).send().await.unwrap_or_else(|error| panic!("POST {url}: {error}"));
+    let status = reply.status();
+    let text = reply.text().await.expect("a body");
+    assert_eq!(status, 200, "POST {url} answered {text}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("POST {url} answered no JSON ({error}): {text}"))
+}
