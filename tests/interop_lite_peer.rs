@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const SECRET: &str = "test-app-secret";
 const PION: &str = "http://10.77.0.1:8090";
 const RELAY_PORT: u16 = 3480;
-const CALL_ID: &str = "wacid.HBgMNDQ3NzAwOTAwMTIzFQIAEhggM0ZBODVGNjQ1NzE3NDU2MkIzRkMyQzk2M0Y2NkFGQTYcGAsxNTU1MDEwMDEyMxUCABUKAA==";
+const CALL_ID: &str =
+    "wacid.HBgMNDQ3NzAwOTAwMTIzFQIAEhggM0ZBODVGNjQ1NzE3NDU2MkIzRkMyQzk2M0Y2NkFGQTYcGAsxNTU1MDEwMDEyMxUCABUKAA==";
 
 #[derive(Default)]
 struct Graph {
@@ -31,8 +31,20 @@ struct Graph {
 #[test]
 fn an_ice_lite_peer_of_another_make_speaks_with_the_bot() {
     in_namespace("an_ice_lite_peer_of_another_make_speaks_with_the_bot", async |folder| {
-        let said = speech::speak(folder, "user", "en-gb", "This is the user of a mobile phone, and seven wizards are walking home.", &[8_000, 48_000]);
-        let answered = speech::speak(folder, "bot", "en-us", "Here speaks the bot, which has nothing to say but says it well.", &[8_000]);
+        let said = speech::speak(
+            folder,
+            "user",
+            "en-gb",
+            "This is the user of a mobile phone, and seven wizards are walking home.",
+            &[8_000, 48_000],
+        );
+        let answered = speech::speak(
+            folder,
+            "bot",
+            "en-us",
+            "Here speaks the bot, which has nothing to say but says it well.",
+            &[8_000],
+        );
         let long = repeated(folder, &answered[0]);
         let ogg = opus_file(folder, &said[1]);
 
@@ -57,7 +69,11 @@ fn an_ice_lite_peer_of_another_make_speaks_with_the_bot() {
 
         let graph = graph.lock().expect("graph");
         let actions: Vec<&str> = graph.actions.iter().map(|(action, _)| action.as_str()).collect();
-        assert_eq!(actions, ["pre_accept", "accept"], "one pre_accept and one accept, and no terminate after the user hung up");
+        assert_eq!(
+            actions,
+            ["pre_accept", "accept"],
+            "one pre_accept and one accept, and no terminate after the user hung up"
+        );
         assert_answer(&graph.actions[0].1);
         assert_wire(&folder.join("wire.pcap"), graph.accepted_at.expect("accepted"));
 
@@ -75,7 +91,10 @@ fn an_ice_lite_peer_of_another_make_speaks_with_the_bot() {
 fn assert_answer(sdp: &str) {
     let lines: Vec<&str> = sdp.lines().collect();
     let count = |prefix: &str| lines.iter().filter(|line| line.starts_with(prefix)).count();
-    assert!(lines.contains(&"a=setup:active") && lines.contains(&"a=mid:audio") && lines.contains(&"a=sendrecv"), "{sdp}");
+    assert!(
+        lines.contains(&"a=setup:active") && lines.contains(&"a=mid:audio") && lines.contains(&"a=sendrecv"),
+        "{sdp}"
+    );
     assert_eq!((count("a=ice-lite"), count("a=fingerprint:"), count("a=fingerprint:sha-256 ")), (0, 1, 1), "{sdp}");
     assert_eq!((count("m="), count("m=audio "), count("a=ssrc:")), (1, 1, 1), "{sdp}");
 }
@@ -103,7 +122,11 @@ fn assert_wire(pcap: &Path, accepted_at: f64) {
     }
     let (first, last) = (media[0], media[media.len() - 1]);
     let by_timestamp = f64::from(last.timestamp().wrapping_sub(first.timestamp())) / 48_000.0;
-    assert!((by_timestamp - (last.at - first.at)).abs() < 0.5, "{by_timestamp} s by timestamps, {} s by the clock", last.at - first.at);
+    assert!(
+        (by_timestamp - (last.at - first.at)).abs() < 0.5,
+        "{by_timestamp} s by timestamps, {} s by the clock",
+        last.at - first.at
+    );
     assert!(to_relay.iter().any(|packet| packet.class() == Class::Rtcp), "no RTCP report in 14 s");
 }
 
@@ -167,15 +190,19 @@ async fn act(State(graph): State<Arc<Mutex<Graph>>>, Json(body): Json<Value>) ->
     }
     let mut graph = graph.lock().expect("graph");
     if action == "accept" {
-        assert_eq!(graph.actions.first().map(|(_, sdp)| sdp.as_str()), Some(sdp.as_str()), "accept repeats pre_accept's bytes");
-        graph.accepted_at = Some(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64());
+        assert_eq!(
+            graph.actions.first().map(|(_, sdp)| sdp.as_str()),
+            Some(sdp.as_str()),
+            "accept repeats pre_accept's bytes"
+        );
+        graph.accepted_at = Some(interop::unix_seconds());
     }
     graph.actions.push((action, sdp));
     Json(json!({"messaging_product": "whatsapp", "success": true}))
 }
 
 async fn webhook(folder: &Path, event: &str, session: Value) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs().to_string();
+    let now = (interop::unix_seconds() as u64).to_string();
     let mut call = json!({"id": CALL_ID, "from": "447700900123", "to": "15550100123", "event": event, "timestamp": now, "direction": "USER_INITIATED"});
     if !session.is_null() {
         call["session"] = session;
@@ -194,7 +221,10 @@ async fn webhook(folder: &Path, event: &str, session: Value) {
 }
 
 async fn nothing_is_left() {
-    until("an empty gateway", 45, async || interop::left_behind("http://127.0.0.1:8080").await.is_empty().then_some(())).await;
+    until("an empty gateway", 45, async || {
+        interop::left_behind("http://127.0.0.1:8080").await.is_empty().then_some(())
+    })
+    .await;
 }
 
 fn opus_file(folder: &Path, wav: &Path) -> std::path::PathBuf {
@@ -206,7 +236,13 @@ fn opus_file(folder: &Path, wav: &Path) -> std::path::PathBuf {
 
 fn decoded(folder: &Path, ogg: &str) -> std::path::PathBuf {
     let wav = folder.join("heard.wav");
-    output_of(Command::new("ffmpeg").args(["-loglevel", "error", "-y", "-i"]).arg(folder.join(ogg)).args(["-ac", "1"]).arg(&wav));
+    output_of(
+        Command::new("ffmpeg")
+            .args(["-loglevel", "error", "-y", "-i"])
+            .arg(folder.join(ogg))
+            .args(["-ac", "1"])
+            .arg(&wav),
+    );
     wav
 }
 

@@ -55,10 +55,10 @@ impl EngineLink {
     }
 
     /// Sends a command; never waits. A full mailbox gives it back.
-    pub fn command(&self, worker: usize, command: Command) -> Result<(), Command> {
+    pub fn command(&self, worker: usize, command: Command) -> Result<(), Box<Command>> {
         // The mailbox keeps what it takes, so what it may refuse has to be kept here.
         let kept = command.clone();
-        self.engine.command(worker, command).map_err(|MailboxFull| kept)
+        self.engine.command(worker, command).map_err(|MailboxFull| Box::new(kept))
     }
 
     /// The next event of a worker.

@@ -374,7 +374,7 @@ impl Runtime {
                 EdgeOutput::Timeline(entry) => self.record(&entry),
                 EdgeOutput::Engine { worker, command } => {
                     if let Err(command) = local.engine.command(worker, command) {
-                        local.edge.handle_mailbox_full(now, worker, command);
+                        local.edge.handle_mailbox_full(now, worker, *command);
                     }
                 }
                 EdgeOutput::Sip { to, bytes } => {

@@ -98,7 +98,8 @@ impl Running {
 
 /// Starts everything that `mode` needs. Ports of 0 are chosen by the system.
 pub async fn start(config: Config, mode: Mode) -> Result<Running> {
-    let wants_edge = mode == Mode::Edge || (mode == Mode::Tandem && config.edge.api.is_none());
+    // `tandem` alone runs both planes, also when EDGE_API makes them speak over HTTP; `tandem orchestrator` runs without an edge.
+    let wants_edge = mode != Mode::Orchestrator;
     let edge = if wants_edge { Some(start_edge(&config).await?) } else { None };
     let orchestrator = if mode.orchestrates() { Some(make_orchestrator(&config)?) } else { None };
     let sip = edge.as_ref().and_then(|edge| edge.socket.local_addr().ok());

@@ -166,6 +166,13 @@ pub async fn until<T>(what: &str, seconds: u64, mut check: impl AsyncFnMut() -> 
     panic!("{what} did not happen in {seconds} s");
 }
 
+/// The calendar's time, which the wire's capture has as well.
+#[expect(clippy::disallowed_methods, reason = "other programs' captures and webhooks carry wall time")]
+pub fn unix_seconds() -> f64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.expect("after 1970").as_secs_f64()
+}
+
 /// GET of a JSON document.
 pub async fn get_json(url: &str) -> serde_json::Value {
     let text =

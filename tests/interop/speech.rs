@@ -11,7 +11,13 @@ pub fn speak(folder: &Path, name: &str, voice: &str, text: &str, rates_hz: &[u32
     let made = |rate: &u32| {
         let path = folder.join(format!("{name}-{rate}.wav"));
         let rate = rate.to_string();
-        output_of(Command::new("sox").arg(&raw).args(["-r", &rate, "-c", "1", "-b", "16"]).arg(&path).args("gain -n -3 pad 0.5 0.5".split(' ')));
+        output_of(
+            Command::new("sox")
+                .arg(&raw)
+                .args(["-r", &rate, "-c", "1", "-b", "16"])
+                .arg(&path)
+                .args("gain -n -3 pad 0.5 0.5".split(' ')),
+        );
         path
     };
     rates_hz.iter().map(made).collect()
@@ -32,7 +38,8 @@ pub struct Score {
 pub fn score(said: &Path, heard: &Path, skip_s: f64) -> Score {
     let python = repo().join("target/tools/python/bin/python");
     let text = output_of(Command::new(python).arg(script("score.py")).arg(said).arg(heard).arg(skip_s.to_string()));
-    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("score.py said {text:?}: {error}"));
+    let value: serde_json::Value =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("score.py said {text:?}: {error}"));
     let number = |key: &str| value[key].as_f64().unwrap_or_else(|| panic!("no {key} in {text}"));
     Score { pesq: number("pesq"), similarity: number("similarity"), at_s: number("at_s") }
 }
@@ -54,7 +61,8 @@ pub fn write_wav(path: &Path, rate_hz: u32, pcm: &[i16]) {
 
 /// Reads 16-bit mono PCM, as sox writes it.
 pub fn read_wav(path: &Path) -> Vec<i16> {
-    let bytes = output_of_bytes(Command::new("sox").arg(path).args(["-t", "raw", "-e", "signed", "-b", "16", "-c", "1", "-"]));
+    let bytes =
+        output_of_bytes(Command::new("sox").arg(path).args(["-t", "raw", "-e", "signed", "-b", "16", "-c", "1", "-"]));
     bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
 }
 

@@ -122,7 +122,8 @@ impl Bot {
             self.agent.handle_datagram(now, from, bytes);
             return;
         }
-        let (port, component) = (to.port() & !1, if to.port() % 2 == 0 { Component::Rtp } else { Component::Rtcp });
+        let (port, component) =
+            (to.port() & !1, if to.port().is_multiple_of(2) { Component::Rtp } else { Component::Rtcp });
         let Some(call) = self.calls.values_mut().find(|call| call.port == port) else { return };
         let Some(leg) = call.leg.as_mut() else { return };
         call.deadline = now;
@@ -280,7 +281,11 @@ fn remote(offer: &sdp::Description) -> RtpRemote {
             send_payload_type: 0,
             receive_payload_type: 0,
             opus: OpusParameters::default(),
-            telephone_event: Some(EventFormat { send_payload_type: 101, receive_payload_type: 101, clock_rate_hz: 8_000 }),
+            telephone_event: Some(EventFormat {
+                send_payload_type: 101,
+                receive_payload_type: 101,
+                clock_rate_hz: 8_000,
+            }),
         },
         sending: true,
     }
@@ -324,6 +329,7 @@ impl BotCall {
 fn payload(_frame: usize, out: &mut [u8]) {
     use std::sync::OnceLock;
     static FRAME: OnceLock<Vec<u8>> = OnceLock::new();
-    let frame = FRAME.get_or_init(|| tone::tone(tone::BOT_HZ, 8_000)[..tone::FRAME].iter().map(|s| tone::ulaw(*s)).collect());
+    let frame =
+        FRAME.get_or_init(|| tone::tone(tone::BOT_HZ, 8_000)[..tone::FRAME].iter().map(|s| tone::ulaw(*s)).collect());
     out.copy_from_slice(frame);
 }

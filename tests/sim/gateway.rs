@@ -149,7 +149,10 @@ impl Gateway {
             quiet &= self.drain_edge(now, out);
             quiet &= self.drain_orchestrator(now, out);
             if quiet {
-                assert!(self.orchestrator_deadline > now, "the orchestrator's deadline lies in the past after a drain at {now:?}");
+                assert!(
+                    self.orchestrator_deadline > now,
+                    "the orchestrator's deadline lies in the past after a drain at {now:?}"
+                );
                 assert!(self.edge_deadline > now, "the edge's deadline lies in the past after a drain at {now:?}");
                 return;
             }
@@ -172,7 +175,8 @@ impl Gateway {
     }
 
     fn drain_bridges(&mut self, now: Instant, out: &mut Vec<Out>, events: &mut Vec<Event>) {
-        let due: Vec<BridgeId> = self.bridges.iter().filter(|(_, slot)| slot.deadline <= now).map(|(id, _)| *id).collect();
+        let due: Vec<BridgeId> =
+            self.bridges.iter().filter(|(_, slot)| slot.deadline <= now).map(|(id, _)| *id).collect();
         for id in due {
             self.drain_bridge(now, id, out, events);
         }

@@ -84,7 +84,8 @@ impl Sim {
     pub fn with(seed: u64, settings: impl FnOnce(&mut OrchestratorConfig, &mut EdgeConfig)) -> Sim {
         let mut random = Random::from_test_seed(seed);
         let shared = Shared { identity: identity().clone(), anchor: WallAnchor { ntp_at_zero: 3_976_214_400 << 32 } };
-        let mut orchestrator = OrchestratorConfig { phone_number_id: "118000000000021".to_owned(), ..Default::default() };
+        let mut orchestrator =
+            OrchestratorConfig { phone_number_id: "118000000000021".to_owned(), ..Default::default() };
         let mut edge = edge_config();
         settings(&mut orchestrator, &mut edge);
         let gateway = Gateway::new(orchestrator, edge, shared.clone(), &mut random);
@@ -228,7 +229,8 @@ impl Sim {
     /// When something is.
     pub fn settle(&mut self) {
         self.heal();
-        let live: Vec<String> = self.whatsapp.calls().filter(|call| call.ended_at.is_none()).map(|call| call.id.clone()).collect();
+        let live: Vec<String> =
+            self.whatsapp.calls().filter(|call| call.ended_at.is_none()).map(|call| call.id.clone()).collect();
         for call in live {
             self.user_hangs_up_in(&call, 0);
         }
@@ -356,7 +358,11 @@ impl Sim {
     fn transmit(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
         let to_whatsapp = to == whatsapp::RELAY;
         if to_whatsapp && matches!(classify(&bytes), Class::Rtp | Class::Rtcp) {
-            assert!(self.whatsapp.is_accepted(from), "media left toward WhatsApp before accept returned 200, at {:?}", self.now);
+            assert!(
+                self.whatsapp.is_accepted(from),
+                "media left toward WhatsApp before accept returned 200, at {:?}",
+                self.now
+            );
         }
         let link = if to_whatsapp || from == whatsapp::RELAY {
             &mut self.webrtc_link
@@ -404,7 +410,8 @@ pub fn one_seeded_call(seed: u64) -> Outcome {
         sim.user_hangs_up_in(&call, at);
     }
     let talk_ms = u64::from(sim.random().below(3_000));
-    let over = |sim: &Sim| sim.is_bridged(&call) || sim.end_of(&call).is_some() || sim.whatsapp.get(&call).ended_at.is_some();
+    let over =
+        |sim: &Sim| sim.is_bridged(&call) || sim.end_of(&call).is_some() || sim.whatsapp.get(&call).ended_at.is_some();
     // Ringing takes at most 25 s and DTLS 8 s; a Graph that fails is asked again for a while.
     let came_to_rest = sim.run_until_or_ms(90_000, over);
     assert!(came_to_rest, "neither bridged nor ended after 90 s");

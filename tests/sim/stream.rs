@@ -68,7 +68,7 @@ impl StreamCheck {
         };
         let step = timestamp.wrapping_sub(self.last_audio_timestamp);
         let frame = self.clock_rate_hz / 50;
-        assert!(step > 0 && step % frame == 0, "{}: a timestamp step of {step} at {now:?}", self.name);
+        assert!(step > 0 && step.is_multiple_of(frame), "{}: a timestamp step of {step} at {now:?}", self.name);
         self.last_audio_timestamp = timestamp;
         self.elapsed_ticks += u64::from(step);
         let by_timestamp_ms = (self.elapsed_ticks * 1_000 / u64::from(self.clock_rate_hz)) as i64;

@@ -60,7 +60,7 @@ pub fn ulaw(sample: i16) -> u8 {
 pub fn from_ulaw(byte: u8) -> i16 {
     let byte = !byte;
     let exponent = (byte >> 4) & 7;
-    let magnitude = ((i32::from(byte & 0x0f) << 3) + 132 << exponent) - 132;
+    let magnitude = (((i32::from(byte & 0x0f) << 3) + 132) << exponent) - 132;
     if byte & 0x80 != 0 { -magnitude as i16 } else { magnitude as i16 }
 }
 

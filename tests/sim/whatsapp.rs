@@ -78,7 +78,14 @@ pub struct WhatsApp {
 impl WhatsApp {
     /// Without calls.
     pub fn new(shared: Shared, random: Random) -> WhatsApp {
-        WhatsApp { calls: BTreeMap::new(), by_gateway: BTreeMap::new(), shared, random, faults: HttpFaults::default(), listening: false }
+        WhatsApp {
+            calls: BTreeMap::new(),
+            by_gateway: BTreeMap::new(),
+            shared,
+            random,
+            faults: HttpFaults::default(),
+            listening: false,
+        }
     }
 
     /// A user presses the button: answers the call's id and its webhook.
@@ -132,7 +139,11 @@ impl WhatsApp {
     }
 
     /// Carries out one Graph request.
-    pub fn handle_graph(&mut self, now: Instant, request: &GraphRequest) -> (Result<(), GraphError>, Option<WebhookEvent>) {
+    pub fn handle_graph(
+        &mut self,
+        now: Instant,
+        request: &GraphRequest,
+    ) -> (Result<(), GraphError>, Option<WebhookEvent>) {
         let fails = self.random.below(100) < self.faults.graph_error_pct;
         if fails && self.random.below(2) == 0 {
             return (Err(failure(500)), None);
@@ -151,9 +162,9 @@ impl WhatsApp {
         if let Received::Rtp(packet) = call.leg.handle_datagram(now, from, bytes) {
             call.received += 1;
             if self.listening && packet.payload_type == 111 {
-                let decoder = call.decoder.get_or_insert_with(|| {
-                    Box::new(opus::Decoder::new(8_000, opus::Channels::Mono).expect("libopus"))
-                });
+                let decoder = call
+                    .decoder
+                    .get_or_insert_with(|| Box::new(opus::Decoder::new(8_000, opus::Channels::Mono).expect("libopus")));
                 let mut pcm = [0; 960];
                 let count = decoder.decode(packet.payload, &mut pcm, false).expect("the gateway sends valid Opus");
                 call.heard.extend_from_slice(&pcm[..count]);

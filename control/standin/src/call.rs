@@ -225,11 +225,12 @@ impl Task {
         let by = self.live(&mut orders).await;
         self.whatsapp.graph().lock().ended(&self.call.id);
         self.publish.send_modify(|state| state.ended = Some((clock::now(), by)));
-        self.call.media.close();
+        // The webhook first: an end that arrives by DTLS before it would be counted as a lost connection.
         if by != EndedBy::Webhook {
             let status = self.terminate(by).await;
             self.publish.send_modify(|state| state.terminated_status = status);
         }
+        self.call.media.close();
         self.whatsapp.forget(&self.call.id);
     }
 

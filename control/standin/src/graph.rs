@@ -330,8 +330,8 @@ fn check_answer(sdp: &str, call: &Call) -> Result<(), Refusal> {
     if fingerprints.is_empty() {
         return Err(Refusal::invalid("No fingerprint found in SDP"));
     }
-    let sha256 = |value: &&str| value.to_ascii_lowercase().starts_with("sha-256 ");
-    if fingerprints.len() != 1 || !fingerprints.iter().all(|value| sha256(&value)) {
+    let sha256 = |value: &str| value.to_ascii_lowercase().starts_with("sha-256 ");
+    if fingerprints.len() != 1 || !fingerprints.iter().all(|value| sha256(value)) {
         return Err(Refusal::invalid("Fingerprint algo is not SHA256"));
     }
     if sdp.contains("\r\na=ice-lite\r\n") {
@@ -392,11 +392,13 @@ fn attribute<'s>(sdp: &'s str, name: &'s str) -> Option<&'s str> {
     attributes(sdp, name).next()
 }
 
+type OnEvent = dyn Fn(&str, Event) + Send + Sync;
+
 /// The Graph stand-in as HTTP handlers share it. `on_event` must not block.
 #[derive(Clone)]
 pub struct Shared {
     graph: Arc<Mutex<Graph>>,
-    on_event: Arc<dyn Fn(&str, Event) + Send + Sync>,
+    on_event: Arc<OnEvent>,
 }
 
 impl Shared {

@@ -89,7 +89,7 @@ async fn play(world: &mut World, settings: &Settings) -> ExitCode {
             }
             return ExitCode::FAILURE;
         }
-        if std::env::var_os("DEMO_ONCE").is_some_and(|once| once != "0" && !once.is_empty()) {
+        if demo::once() {
             return ExitCode::SUCCESS;
         }
     }

@@ -293,3 +293,59 @@ impl Task {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::client::audio::OpusSettings;
+    use control::client::webrtc_answerer::WebrtcAnswerer;
+    use control::client::webrtc_caller::WebrtcCaller;
+    use engine::rtp::telephone_event::Digit;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A browser on one side, a gateway on the other: nothing but the relay's own words reaches the gateway.
+    #[tokio::test]
+    async fn the_relay_joins_a_browser_and_a_gateway_once_the_call_is_accepted() {
+        let identity = Identity::generate().unwrap();
+        let loopback = [IpAddr::from([127, 0, 0, 1])];
+        let addresses = Addresses { browser: &loopback, gateway: &loopback, session_id: 1_767_225_600_412 };
+        let caller =
+            WebrtcCaller::start(&loopback, &identity, DtlsVersions::Auto, OpusSettings::WHATSAPP).await.unwrap();
+        let relay = PageRelay::start(&caller.offer, &addresses, &identity).await.unwrap();
+        assert!(relay.offer.contains("\r\na=ice-lite\r\n") && relay.offer.contains("WhatsAppTrack1"));
+        let LocalLeg::Webrtc { ufrag, .. } = caller.peer.local() else { panic!("a webrtc leg") };
+        assert!(!relay.offer.contains(ufrag.as_str()));
+        caller.answer(&relay.browser_answer).unwrap();
+        let gateway =
+            WebrtcAnswerer::start(&relay.offer, &loopback, true, &identity, OpusSettings::WHATSAPP).await.unwrap();
+        relay.answer(&gateway.answer).unwrap();
+        caller.peer.wait(SOON, |seen| seen.connected.is_some()).await.unwrap();
+        gateway.peer.wait(SOON, |seen| seen.connected.is_some()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(gateway.peer.observed().borrow().wire.rtp, 0, "the caller's voice came before the accept");
+
+        relay.release();
+        gateway.peer.release();
+        gateway.peer.wait(SOON, |seen| seen.packets_received > 20).await.unwrap();
+        caller.peer.wait(SOON, |seen| seen.packets_received > 20).await.unwrap();
+        caller.peer.press(Digit::from_char('7').unwrap(), 100);
+        gateway.peer.wait(SOON, |seen| seen.keys() == "7").await.unwrap();
+        let wire = relay.gateway().borrow().wire;
+        assert!(wire.controlling > 0 && wire.client_hellos > 0 && wire.other_ssrc == 0);
+        assert!(relay.browser().borrow().packets_sent > 20);
+
+        relay.close();
+        let mut ended = relay.gateway();
+        tokio::time::timeout(SOON, ended.wait_for(|seen| seen.ended.is_some())).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_offer_without_opus_is_refused_and_not_relayed() {
+        let identity = Identity::generate().unwrap();
+        let addresses = Addresses { browser: &[], gateway: &[], session_id: 1 };
+        for offer in ["", "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\n"] {
+            assert!(matches!(PageRelay::start(offer, &addresses, &identity).await, Err(RelayError::Offer(_))));
+        }
+    }
+}

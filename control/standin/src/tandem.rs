@@ -24,7 +24,9 @@ const LOG_LINES_MAX: usize = 400;
 const LOG_LINE_BYTES_MAX: usize = 2_000;
 /// How long it may take to come up.
 const START_LIMIT: Duration = Duration::from_secs(15);
-/// How long it may take to end after SIGTERM.
+/// How long it may drain after the first SIGTERM.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+/// How long it may take to end after the second.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// One request to it.
 const REQUEST_LIMIT: Duration = Duration::from_secs(3);
@@ -143,13 +145,14 @@ pub fn parse_metrics(text: &str) -> Vec<Sample> {
 const ALIVE: [&str; 9] =
     ["_alive", "_live", "_open", "_lent", "_active", "timers_set", "ports_in_use", "ports_used", "sessions"];
 
-/// SIP transactions outlive their call for up to 32 s, to absorb repetitions (RFC 3261 §17.1.2.2, RFC 6026 §7.1): they are no leftovers.
-const RESTING: &str = "sip_transactions_alive";
-
 /// What of the metrics stands for something that a call leaves behind.
 pub fn alive(samples: &[Sample]) -> Vec<&Sample> {
-    let is_alive = |name: &str| ALIVE.iter().any(|ending| name.ends_with(ending)) && !name.ends_with(RESTING);
-    samples.iter().filter(|sample| is_alive(&sample.name)).collect()
+    samples.iter().filter(|sample| ALIVE.iter().any(|ending| sample.name.ends_with(ending))).collect()
+}
+
+/// Whether it may be alive for up to 32 s after the call: SIP keeps what answers repetitions (RFC 3261 §17.1.2.2, RFC 6026 §7.1).
+pub fn rests(sample: &Sample) -> bool {
+    sample.name.contains("sip_") && sample.name.ends_with("_alive")
 }
 
 /// A call id in a path.
@@ -253,13 +256,17 @@ impl Tandem {
     }
 
     /// Asks it to end, and ends it if it does not. Answers whether it ended by itself.
+    ///
+    /// The first SIGTERM drains, which SIP's resting transactions prolong; the second ends what is left.
     pub async fn stop(mut self) -> bool {
-        if let Some(id) = self.child.id() {
-            // There is no safe kill(2) in the standard library; the shell's is everywhere.
-            let _ = Command::new("sh").arg("-c").arg(format!("kill -TERM {id}")).status().await;
-        }
-        if tokio::time::timeout(STOP_LIMIT, self.child.wait()).await.is_ok() {
-            return true;
+        for limit in [DRAIN_LIMIT, STOP_LIMIT] {
+            if let Some(id) = self.child.id() {
+                // There is no safe kill(2) in the standard library; the shell's is everywhere.
+                let _ = Command::new("sh").arg("-c").arg(format!("kill -TERM {id}")).status().await;
+            }
+            if tokio::time::timeout(limit, self.child.wait()).await.is_ok() {
+                return true;
+            }
         }
         let _ = self.child.kill().await;
         false
@@ -312,14 +319,15 @@ mod tests {
     #[test]
     fn metrics_are_read_and_what_is_alive_is_found() {
         let samples = parse_metrics(
-            "# HELP x y\nengine_sockets_open{worker=\"0\"} 2\nengine_timers_set 0\ncalls_total 7\nbroken\nsip_calls_alive 1\nsip_transactions_alive 3\n",
+            "# HELP x y\nengine_sockets_open{worker=\"0\"} 2\nengine_timers_set 0\ncalls_total 7\nbroken\nsip_calls_alive 1\n",
         );
-        assert_eq!(samples.len(), 5);
+        assert_eq!(samples.len(), 4);
         let found: Vec<(&str, f64)> =
             alive(&samples).iter().map(|sample| (sample.series.as_str(), sample.value)).collect();
         assert_eq!(
             found,
             [("engine_sockets_open{worker=\"0\"}", 2.0), ("engine_timers_set", 0.0), ("sip_calls_alive", 1.0)]
         );
+        assert_eq!(samples.iter().filter(|sample| rests(sample)).count(), 1);
     }
 }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`DtlsSession`] holds what is policy and the same for every library: the deadline, the fingerprint, the split of the
-//! exported bytes, the cause of an end. A [`Backend`] is one library's handshake: `dimpl.rs` today.
+//! exported bytes, the cause of an end. A `Backend` is one library's handshake: `dimpl.rs` today.
 //!
 //! After `Connected` the session stays: it answers a peer that did not get our last flight and it hears close_notify. No
 //! media packet passes through it.

@@ -175,8 +175,10 @@ function hangUp(mine) {
   mine.over = true;
   status('Hanging up…');
   if (!mine.id) return finish('Ready');
-  post('/api/hangup', { id: mine.id }).catch(error => problem(error.message));
-  release(mine);
+  // The call ends by its webhook; the media follow, so that tandem does not see a lost connection first.
+  if (mine.stream) mine.stream.getTracks().forEach(track => { track.enabled = false; });
+  post('/api/hangup', { id: mine.id }).catch(error => problem(error.message))
+    .finally(() => setTimeout(() => release(mine), 300));
 }
 
 // Gives back the microphone and the connection; the events go on until the last step has come.
