@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 const CONTROL_PORT: u16 = 4444;
+const HEARD: &str = "baresip-heard";
 
 /// A running baresip with one account.
 pub struct Baresip {
@@ -23,7 +24,7 @@ impl Baresip {
     /// Starts it on `address`, answering by itself. `source` (8 kHz mono WAV) is what it says; the call ends when the file does.
     pub async fn start(folder: &Path, address: &str, source: &Path, account: &str) -> Baresip {
         let profile = folder.join("baresip");
-        let heard = folder.join("baresip-heard");
+        let heard = folder.join(HEARD);
         std::fs::create_dir_all(&profile).expect("a folder");
         std::fs::create_dir_all(&heard).expect("a folder");
         let write = |name: &str, text: &str| std::fs::write(profile.join(name), text).expect("a profile file");
@@ -31,9 +32,10 @@ impl Baresip {
         write("accounts", &format!("{account}\n"));
         // A trailing newline here would go into the Contact header.
         write("uuid", "6d1c3f0a-2b4e-4c7a-9a55-3d1f0c3e9a7b");
-        write("config", &config(address, source, &heard));
+        write("config", &config(address, source));
         let mut command = Command::new("baresip");
-        command.arg("-f").arg(&profile);
+        // Its recordings' names are cut off at 127 bytes: the path stays relative, and so short.
+        command.current_dir(folder).arg("-f").arg(&profile);
         let mut program = Program::start(folder, "baresip-log", &mut command);
         program.wait_for("baresip is ready", 20).await;
         let control = TcpStream::connect(("127.0.0.1", CONTROL_PORT)).expect("baresip's control port");
@@ -88,7 +90,7 @@ impl Baresip {
     }
 }
 
-fn config(address: &str, source: &Path, heard: &Path) -> String {
+fn config(address: &str, source: &Path) -> String {
     format!(
         "poll_method epoll
 sip_listen {address}
@@ -97,7 +99,7 @@ call_max_calls 20
 audio_source aufile,{}
 audio_player aubridge,nil
 audio_alert aubridge,nil
-snd_path {}
+snd_path {HEARD}
 ausrc_format s16
 auplay_format s16
 auenc_format s16
@@ -121,6 +123,5 @@ module_app ctrl_tcp.so
 ctrl_tcp_listen 127.0.0.1:{CONTROL_PORT}
 ",
         source.display(),
-        heard.display()
     )
 }

@@ -218,3 +218,34 @@ const GAUGES: [&str; 7] = [
     "engine_timers_set",
     "engine_buffers_lent",
 ];
+
+/// tandem for those who use only its edge API, on [`EDGE`]: media on 30000-30999, every call to `sip_target`.
+pub async fn edge(folder: &Path, sip_target: &str) -> Program {
+    let mut command = Command::new(built("tandem"));
+    command.envs([("EDGE_BIND", "127.0.0.1:8080"), ("SIP_TARGET", sip_target), ("PUBLIC_IP", HOST)]);
+    command.envs([("SIP_BIND", "10.77.0.1:5060"), ("MEDIA_PORTS", "30000-30999")]);
+    // Nobody plays WhatsApp here; the orchestrator only has to start.
+    command.envs([
+        ("PORT", "3000"),
+        ("WABA_BASE", "http://127.0.0.1:9/v24.0"),
+        ("WABA_TOKEN", "token"),
+        ("WABA_PHONE_ID", "1"),
+    ]);
+    let mut program = Program::start(folder, "tandem", &mut command);
+    until("tandem", 20, async || reqwest::get(EDGE).await.ok()).await;
+    assert!(program.is_running());
+    program
+}
+
+/// Where [`edge`] listens.
+pub const EDGE: &str = "http://127.0.0.1:8080";
+
+/// POST of a JSON document, answered with 200 and another.
+pub async fn post_json(url: &str, body: &serde_json::Value) -> serde_json::Value {
+    let reply =
+        reqwest::Client::new().post(url).json(body).send().await.unwrap_or_else(|error| panic!("POST {url}: {error}"));
+    let status = reply.status();
+    let text = reply.text().await.expect("a body");
+    assert_eq!(status, 200, "POST {url} answered {text}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("POST {url} answered no JSON ({error}): {text}"))
+}

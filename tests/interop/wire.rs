@@ -1,6 +1,8 @@
 //! What was on the wire: tcpdump's file, read as far as UDP datagrams need it.
 
+use super::Program;
 use std::path::Path;
+use std::process::Command;
 
 /// The protocol of a datagram (RFC 7983 §7, RFC 5761 §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +72,34 @@ impl Packet {
         false
     }
 
+    /// The piece of a ClientHello that it carries: offset and length (RFC 6347 §4.2.3). `None` for all else.
+    pub fn client_hello(&self) -> Option<(usize, usize)> {
+        // A plaintext handshake record of epoch 0, and in it a message of type 1.
+        let [22, _, _, 0, 0, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, o0, o1, o2, l0, l1, l2, ..] = self.payload[..]
+        else {
+            return None;
+        };
+        let number = |bytes: [u8; 3]| bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        Some((number([o0, o1, o2]), number([l0, l1, l2])))
+    }
+
+    /// Whether it is a STUN request (RFC 8489 §5).
+    pub fn is_stun_request(&self) -> bool {
+        self.class() == Class::Stun && self.payload[..2] == [0, 1]
+    }
+
     fn word(&self, at: usize) -> u32 {
         u32::from_be_bytes(self.payload[at..at + 4].try_into().expect("four bytes"))
     }
+}
+
+/// Records all UDP of the loopback interface into `<folder>/wire.pcap`, 200 bytes of each packet, until it is stopped.
+pub async fn capture(folder: &Path) -> Program {
+    let mut command = Command::new("tcpdump");
+    command.args(["-i", "lo", "-U", "-s", "200", "-Z", "root", "-w"]).arg(folder.join("wire.pcap")).arg("udp");
+    let mut program = Program::start(folder, "tcpdump", &mut command);
+    program.wait_for("listening on lo", 10).await;
+    program
 }
 
 /// Reads a capture of an Ethernet-like interface (`-i lo`), microseconds, this machine's byte order.
