@@ -273,7 +273,7 @@ async fn blank_page() -> String {
 }
 
 async fn lite_offerer(versions: DtlsVersions, identity: &Identity) -> WebrtcPeer {
-    let config = WebrtcConfig { ice: IceRole::Lite, versions, hold: false, remote: None };
+    let config = WebrtcConfig { ice: IceRole::Lite, versions, credentials: None, hold: false, remote: None };
     WebrtcPeer::start(config, identity, OpusSettings::WHATSAPP).await.expect("a socket")
 }
 

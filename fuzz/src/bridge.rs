@@ -476,7 +476,7 @@ impl World {
 impl Peer {
     fn new(now: Instant, kind: Kind, leg: LegName, codec: Codec, random: &mut Random) -> Peer {
         let webrtc = |ice, versions, random: &mut Random| {
-            let config = WebrtcConfig { ice, versions, hold: false, remote: None };
+            let config = WebrtcConfig { ice, versions, credentials: None, hold: false, remote: None };
             Leg::Webrtc(Box::new(WebrtcLeg::new(now, config, identity(), ANCHOR, random.fork())))
         };
         Peer {
@@ -520,7 +520,7 @@ fn leg_config(kind: Kind, peer: &Peer, hold: bool, with_remote: bool) -> LegConf
         }
     };
     let remote = with_remote.then(|| webrtc_remote(&peer.leg.local(), lite, peer.address, dtls, format));
-    LegConfig::Webrtc(Box::new(WebrtcConfig { ice, versions, hold, remote }))
+    LegConfig::Webrtc(Box::new(WebrtcConfig { ice, versions, credentials: None, hold, remote }))
 }
 
 /// The description of a webrtc leg, for the other side; `dtls` is the role of that other side.
