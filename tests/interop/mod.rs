@@ -112,6 +112,22 @@ impl Program {
         panic!("{} did not say {text:?} in {seconds} s:\n{}", self.name, self.output());
     }
 
+    /// Where each of its threads is: running, or waiting in which function of the kernel. Tells a stall from a fault.
+    fn threads(&self) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten();
+        let line = |task: PathBuf| {
+            let read = |file: &str| std::fs::read_to_string(task.join(file)).unwrap_or_default().trim().to_owned();
+            // After the name in brackets: state, and from there on the 9th is majflt, the 11th utime, the 12th stime.
+            let stat = read("stat");
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+            let field = |at: usize| fields.get(at).copied().unwrap_or("?");
+            let (state, faults, user, system) = (field(0), field(9), field(11), field(12));
+            let (name, place) = (read("comm"), read("wchan"));
+            format!("{name}: {state} in {place}, {faults} major faults, {user} + {system} ticks\n")
+        };
+        tasks.filter_map(Result::ok).map(|task| line(task.path())).collect()
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -137,9 +153,11 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        let threads = if std::thread::panicking() { self.threads() } else { String::new() };
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
+            eprint!("--- the threads of {}\n{threads}", self.name);
             let output = self.output();
             let tail: Vec<&str> = output.lines().rev().take(40).collect();
             eprintln!("--- the last lines of {}", self.name);
