@@ -18,6 +18,9 @@ step target/tools/bin/cargo-deny --log-level error check licenses bans sources
 step cargo clippy -q --locked --workspace --all-targets -- -D warnings
 step env RUSTDOCFLAGS="-D warnings" cargo doc -q --locked --workspace --no-deps --document-private-items
 step cargo build -q --locked --workspace --bins --tests --examples
+step cargo build -q --locked -p fuzz --features libfuzzer
+# Each bench once, without measuring: it must run.
+step cargo test -q --locked -p benches --benches
 
 echo "== cargo test"
 started=$(date +%s)
