@@ -340,5 +340,7 @@ fn offer(leg: &WebrtcLeg) -> String {
 }
 
 fn failure(status: u16) -> GraphError {
-    GraphError { kind: GraphErrorKind::Status(status), code: Some(100), ..GraphError::default() }
+    // 138004 is Graph's "connection error", which may be tried again; 100 is "invalid parameter", which may not.
+    let code = Some(if status == 500 { 138_004 } else { 100 });
+    GraphError { kind: GraphErrorKind::Status(status), code, ..GraphError::default() }
 }
