@@ -103,6 +103,7 @@ impl RtpLeg {
     /// The peer's description, first or changed.
     pub fn set_remote(&mut self, now: Instant, remote: RtpRemote) {
         self.stream.set_format(remote.format);
+        self.stream.forget_bye();
         let rtcp_to = if remote.rtcp_mux { remote.address } else { remote.rtcp_address };
         let mut next =
             Remote { described: remote, since: now, is_confirmed: false, latched: None, previous: None, rtcp_to };
@@ -213,7 +214,7 @@ impl RtpLeg {
         if self.remote.is_none() {
             return Some(LegOutput::Timeout(Instant::NEVER));
         }
-        if self.stream.bye_deadline() <= now {
+        if self.bye_deadline() <= now {
             return self.end(Cause::RtcpBye);
         }
         if self.media_deadline() <= now {
@@ -224,7 +225,7 @@ impl RtpLeg {
             let len = self.stream.write_report(now, out);
             return self.transmit_rtcp(len);
         }
-        let deadline = self.stream.report_deadline().min(self.stream.bye_deadline()).min(self.media_deadline());
+        let deadline = self.stream.report_deadline().min(self.bye_deadline()).min(self.media_deadline());
         Some(LegOutput::Timeout(deadline))
     }
 
@@ -247,6 +248,15 @@ impl RtpLeg {
         self.phase = Phase::Ended;
         self.stream.notices.push(LegEvent::Ended(cause));
         None
+    }
+
+    /// When the peer's BYE takes effect. A peer on hold says it about the stream that it gave up (some clients make a new one
+    /// at every re-INVITE): its dialog's BYE would end the call.
+    fn bye_deadline(&self) -> Instant {
+        match &self.remote {
+            Some(remote) if remote.described.sending => self.stream.bye_deadline(),
+            _ => Instant::NEVER,
+        }
     }
 
     /// When the peer counts as gone. A peer that put us on hold owes nothing: its dialog's timers watch over it.
