@@ -46,7 +46,7 @@ pub struct RtpRemote {
 ///
 /// Latching: RTP is accepted from the described address and, once per description and only while that address is silent, from
 /// the first other source of the same IP address family whose packet is valid; from then on we send there (RFC 4961). A third
-/// source is dropped as `UnknownSource`. A description with the same address changes nothing about that; one with another
+/// source is dropped as `UnknownSource`, and the one that was taken too once the described address speaks. A description with the same address changes nothing about that; one with another
 /// address begins anew, except that stragglers from the old one are no news.
 pub struct RtpLeg {
     remote: Option<Remote>,
@@ -169,7 +169,14 @@ impl RtpLeg {
             return Err(DropReason::UnknownSource);
         }
         let packet = self.stream.receive(now, datagram)?;
-        remote.is_confirmed |= from == remote.described.address;
+        if from == remote.described.address && !remote.is_confirmed {
+            remote.is_confirmed = true;
+            // Whoever was taken in its place was a stranger, such as the peer of the port's last call.
+            if remote.latched.take().is_some() {
+                let described = &remote.described;
+                remote.rtcp_to = if described.rtcp_mux { described.address } else { described.rtcp_address };
+            }
+        }
         if !is_known {
             remote.latched = Some(from);
             remote.rtcp_to = if remote.described.rtcp_mux { from } else { rtcp_of(remote, from) };
