@@ -222,3 +222,22 @@ fn relay_goes_on_without_a_seam_after_a_new_ssrc_and_after_hold() {
     let passed = after.at.since(before.at).as_millis() as u32 * 8;
     assert!(after.timestamp.wrapping_sub(before.timestamp).abs_diff(passed) <= 160);
 }
+
+#[test]
+fn a_codec_change_after_a_relay_goes_on_with_the_clock() {
+    let mut world = World::connected(32, Kind::Rtp(Codec::Pcmu), BOT);
+    let now = world.now;
+    world.peers[0].start(now, Speech::Tone(440.0));
+    world.peers[1].start(now, Speech::Tone(1_000.0));
+    world.run_ms(1_000);
+    let pcma = format(Codec::Pcma);
+    set_remote_b(&mut world, |remote| remote.format = pcma);
+    world.peers[1].speech = Speech::Nothing;
+    world.run_ms(1_000);
+    for leg in [LegName::A, LegName::B] {
+        for pair in world.left[leg as usize].windows(2) {
+            assert_eq!(pair[1].sequence, pair[0].sequence.wrapping_add(1));
+            assert_eq!(pair[1].timestamp, pair[0].timestamp.wrapping_add(160), "{leg:?} at {:?}", pair[1].at);
+        }
+    }
+}
