@@ -66,7 +66,7 @@ fn a_thousand_datagrams_over_fifty_bridges_come_back_intact() {
                     let sent: Vec<u8> = (0..bytes).map(|at| (at as u8) ^ round ^ (index as u8)).collect();
                     peer.send_to(&sent, (localhost, port)).unwrap();
                     let mut came = [0; 2000];
-                    let (len, from) = peer.recv_from(&mut came).unwrap();
+                    let (len, from) = patiently(|| peer.recv_from(&mut came));
                     assert_eq!(
                         from,
                         SocketAddr::from((localhost, port)),
@@ -96,7 +96,7 @@ fn no_packet_allocates_once_the_loop_is_warm() {
                     peer.send_to(&[7; 200], (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
                 }
                 for _ in &legs {
-                    assert_eq!(peer.recv(&mut [0; 2000]).unwrap(), 200);
+                    assert_eq!(patiently(|| peer.recv(&mut [0; 2000])), 200);
                 }
             }
             rig.shared.allocations.load(Ordering::SeqCst)
@@ -130,7 +130,7 @@ fn a_flooded_socket_does_not_silence_another() {
         for round in 0..500u32 {
             peer.send_to(&round.to_be_bytes(), (Ipv4Addr::LOCALHOST, quiet.webrtc)).unwrap();
             let mut came = [0; 16];
-            let len = peer.recv(&mut came).expect("an answer in spite of the flood");
+            let len = patiently(|| peer.recv(&mut came));
             assert_eq!(came[..len], round.to_be_bytes());
         }
         stop.store(true, Ordering::Relaxed);
@@ -162,10 +162,10 @@ fn a_burst_beyond_a_sockets_share_is_dropped_and_counted_and_the_socket_lives() 
     assert!((1..=60 - 32).contains(&metrics.datagrams_excess) && metrics.sockets_paused > 0, "{metrics:?}");
     let mut came = [0; 2000];
     for _ in metrics.datagrams_excess..60 {
-        assert_eq!(peer.recv(&mut came).unwrap(), 100);
+        assert_eq!(patiently(|| peer.recv(&mut came)), 100);
     }
     peer.send_to(b"alive", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
-    assert_eq!(peer.recv(&mut came).unwrap(), 5);
+    assert_eq!(patiently(|| peer.recv(&mut came)), 5);
     assert!(rig.metrics_when(|metrics| metrics.rearmed > 0).buffers_lent == 0);
     rig.engine.stop();
 }
@@ -229,7 +229,7 @@ fn an_icmp_answer_is_noise() {
         let peer = peer(Ipv4Addr::LOCALHOST.into());
         peer.send_to(b"still there", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
         let mut came = [0; 100];
-        assert_eq!(peer.recv(&mut came).unwrap(), 11);
+        assert_eq!(patiently(|| peer.recv(&mut came)), 11);
         rig.engine.stop();
     }
 }
@@ -245,7 +245,7 @@ fn a_panic_ends_its_bridge_and_no_other() {
         assert_eq!(rig.ended(1), Cause::Panicked);
         let peer = peer(Ipv4Addr::LOCALHOST.into());
         peer.send_to(b"hello", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
-        assert_eq!(peer.recv(&mut [0; 100]).unwrap(), 5);
+        assert_eq!(patiently(|| peer.recv(&mut [0; 100])), 5);
         peer.send_to(b"panic", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
         assert_eq!(rig.ended(2), Cause::Panicked);
         let metrics = rig.metrics_when(|metrics| metrics.bridges_panicked == 2 && metrics.sockets_open == 0);
@@ -278,12 +278,12 @@ fn stop_says_goodbye_and_every_bridge_ends_once() {
         for number in 0..20 {
             let legs = rig.open(number);
             peer.send_to(b"hello", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
-            assert_eq!(peer.recv(&mut [0; 100]).unwrap(), 5);
+            assert_eq!(patiently(|| peer.recv(&mut [0; 100])), 5);
         }
         rig.engine.command(0, Command::Stop).unwrap();
         let mut came = [0; 100];
         for _ in 0..20 {
-            let len = peer.recv(&mut came).unwrap();
+            let len = patiently(|| peer.recv(&mut came));
             assert_eq!(&came[..len], b"goodbye");
         }
         let mut ended: Vec<u64> = (0..20)
@@ -619,6 +619,16 @@ fn peer(localhost: IpAddr) -> UdpSocket {
     let socket = UdpSocket::bind((localhost, 0)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
+}
+
+/// A receive with a time limit ends early when the process is stopped and goes on (signal(7)).
+fn patiently<T>(mut receive: impl FnMut() -> io::Result<T>) -> T {
+    loop {
+        match receive() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => return received.unwrap(),
+        }
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the other side of this wait is a thread that says nothing")]
