@@ -115,6 +115,24 @@ fn the_first_other_source_is_latched_once_and_a_third_is_dropped() {
 }
 
 #[test]
+fn a_latched_source_gives_way_when_the_described_address_speaks() {
+    let mut world = World::connected(7, WHATSAPP, BOT);
+    // The port's last tenant has a peer that has not noticed the end of its call.
+    let stranger = SocketAddr::from(([198, 18, 0, 66], 6_666));
+    inject_pcmu(&mut world, stranger, 1);
+    assert_eq!(world.has_leg_event(LegName::B, LegEvent::Latched(stranger)), 1);
+    let now = world.now;
+    world.peers[1].start(now, Speech::Tone(1_000.0));
+    world.run_ms(500);
+    assert_eq!(world.left[1].last().unwrap().to, world.peers[1].address);
+    let dropped = world.dropped(DropReason::UnknownSource);
+    inject_pcmu(&mut world, stranger, 2);
+    assert_eq!(world.dropped(DropReason::UnknownSource), dropped + 1);
+    world.run_ms(500);
+    assert_eq!(world.left[1].last().unwrap().to, world.peers[1].address);
+}
+
+#[test]
 fn nobody_is_latched_once_the_described_address_has_spoken() {
     let mut world = talking(5);
     let stranger = SocketAddr::from(([198, 18, 0, 66], 6_666));
@@ -203,4 +221,23 @@ fn relay_goes_on_without_a_seam_after_a_new_ssrc_and_after_hold() {
     assert_eq!(after.ssrc, before.ssrc);
     let passed = after.at.since(before.at).as_millis() as u32 * 8;
     assert!(after.timestamp.wrapping_sub(before.timestamp).abs_diff(passed) <= 160);
+}
+
+#[test]
+fn a_codec_change_after_a_relay_goes_on_with_the_clock() {
+    let mut world = World::connected(32, Kind::Rtp(Codec::Pcmu), BOT);
+    let now = world.now;
+    world.peers[0].start(now, Speech::Tone(440.0));
+    world.peers[1].start(now, Speech::Tone(1_000.0));
+    world.run_ms(1_000);
+    let pcma = format(Codec::Pcma);
+    set_remote_b(&mut world, |remote| remote.format = pcma);
+    world.peers[1].speech = Speech::Nothing;
+    world.run_ms(1_000);
+    for leg in [LegName::A, LegName::B] {
+        for pair in world.left[leg as usize].windows(2) {
+            assert_eq!(pair[1].sequence, pair[0].sequence.wrapping_add(1));
+            assert_eq!(pair[1].timestamp, pair[0].timestamp.wrapping_add(160), "{leg:?} at {:?}", pair[1].at);
+        }
+    }
 }

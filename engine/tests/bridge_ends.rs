@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Faults, Kind, Speech, World};
-use engine::bridge::{BridgeCommand, LegConfig, LegName, Port};
+use common::{Faults, Kind, Speech, World, format, rtp_remote};
+use engine::bridge::{BridgeCommand, LegConfig, LegName, LegRemote, Port};
 use engine::error::{Cause, DropReason, Side};
 use engine::leg::{Component, LegEvent};
 use engine::limits::{CONSENT_MS_MAX, DTLS_MS_MAX, ICE_MS_MAX, MEDIA_MS_MAX};
@@ -163,6 +163,41 @@ fn an_rtcp_bye_ends_the_call_unless_media_goes_on() {
     assert!(world.ended().is_none());
     world.run_ms(200);
     world.assert_ended(Side::B, Cause::RtcpBye);
+}
+
+#[test]
+fn an_rtcp_bye_of_a_peer_that_goes_on_hold_is_about_its_stream_and_not_about_the_call() {
+    for bye_first in [false, true] {
+        let mut world = talking(10, WHATSAPP, BOT);
+        world.peers[1].speech = Speech::Nothing;
+        world.run_ms(40);
+        if bye_first {
+            send_bye(&mut world);
+            world.run_ms(100);
+        }
+        hold(&mut world, true);
+        if !bye_first {
+            send_bye(&mut world);
+        }
+        world.run_ms(10_000);
+        assert!(world.ended().is_none(), "bye first: {bye_first}");
+        hold(&mut world, false);
+        let now = world.now;
+        world.peers[1].start(now, Speech::Tone(1_000.0));
+        world.run_ms(5_000);
+        assert!(world.ended().is_none(), "bye first: {bye_first}");
+        world.peers[1].speech = Speech::Nothing;
+        world.run_ms(40);
+        send_bye(&mut world);
+        world.run_ms(2_100);
+        world.assert_ended(Side::B, Cause::RtcpBye);
+    }
+}
+
+fn hold(world: &mut World, on: bool) {
+    let mut remote = rtp_remote(world.peers[1].address, format(Codec::Pcmu));
+    remote.sending = !on;
+    world.command(BridgeCommand::SetRemote { leg: LegName::B, remote: Box::new(LegRemote::Rtp(remote)) });
 }
 
 #[test]

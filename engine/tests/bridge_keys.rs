@@ -75,6 +75,25 @@ fn relay_passes_event_packets_on_with_the_other_legs_number() {
 }
 
 #[test]
+fn keys_that_control_presses_into_a_relayed_stream_leave_its_clock_as_it_was() {
+    let mut world = World::connected(23, Kind::Rtp(Codec::Pcmu), BOT);
+    let now = world.now;
+    world.peers[0].start(now, Speech::Tone(440.0));
+    world.run_ms(500);
+    let first = world.left[1][0];
+    for character in "123456".chars() {
+        let digit = Digit::from_char(character).unwrap();
+        world.command(BridgeCommand::SendDigit { leg: LegName::B, digit, duration_ms: 100 });
+        world.run_ms(1_000);
+    }
+    assert_eq!(world.peers[1].digits_heard(), "123456");
+    let last = *world.left[1].last().unwrap();
+    let passed = last.at.since(first.at).as_millis() as u32 * 8;
+    let ticks = last.timestamp.wrapping_sub(first.timestamp);
+    assert!(ticks.abs_diff(passed) <= 160, "{ticks} of {passed}");
+}
+
+#[test]
 fn a_key_is_heard_while_the_peer_is_silent() {
     let mut world = World::connected(22, WHATSAPP, BOT);
     let now = world.now;

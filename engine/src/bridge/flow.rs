@@ -125,6 +125,14 @@ impl Flow {
         self.keys.as_ref().map_or(Instant::NEVER, EventReceiver::deadline).min(path)
     }
 
+    /// The stream goes on with another flow, whose first packet follows the last one of this.
+    pub(super) fn hand_over(&mut self, exit: &mut Exit<'_>) {
+        match &mut self.path {
+            Path::Relay(relay) => relay.move_to(exit.now, exit),
+            Path::Playout(_) | Path::Arrival(_) => {}
+        }
+    }
+
     /// Presses a key toward the exit, in place of audio; answers whether it will be heard.
     pub(super) fn press(&mut self, key: Pressed) -> bool {
         match &mut self.path {

@@ -22,8 +22,11 @@ const LIVE_FRAMES_MAX: usize = 6;
 /// Quiet frames of each pause that are always played: a caller hears a pause of 60 ms as one.
 const REST_FRAMES: usize = 3;
 
-/// Mean magnitude below which a frame is a pause: about -50 dBFS.
-const QUIET_MEAN_MAX: u32 = 100;
+/// Mean magnitude below which a frame is always a pause: about -50 dBFS.
+const QUIET_MEAN: u32 = 100;
+
+/// Mean magnitude from which a frame never is, however loud the speaker's background: about -35 dBFS.
+const LOUD_MEAN: u32 = 600;
 
 /// Frames of 20 ms that wait for their turn, oldest first.
 pub(super) struct Backlog {
@@ -33,6 +36,8 @@ pub(super) struct Backlog {
     encoder: Encoder,
     decoder: Decoder,
     quiet_run: usize,
+    /// The speaker's background: the mean magnitude of the quietest frame, rising by one per frame since.
+    background: u32,
     /// The lag was caught up once.
     is_live: bool,
 }
@@ -46,6 +51,7 @@ impl Backlog {
             encoder: Encoder::new(Codec::Pcmu, &OpusParameters::default()),
             decoder: Decoder::new(Codec::Pcmu),
             quiet_run: 0,
+            background: 0,
             is_live: false,
         }
     }
@@ -56,6 +62,7 @@ impl Backlog {
 
     /// Puts one frame behind the others. A greeting longer than the limit loses its newest audio, live audio its oldest.
     pub(super) fn push(&mut self, pcm: &[i16; FRAME_SAMPLES]) {
+        self.background = mean(pcm).min(self.background + 1);
         if self.is_live && self.count == LIVE_FRAMES_MAX {
             self.drop_first();
         }
@@ -72,13 +79,18 @@ impl Backlog {
     /// The next frame to play. While others wait behind it, frames of a pause are left out.
     pub(super) fn pop(&mut self, pcm: &mut [i16; FRAME_SAMPLES]) -> bool {
         while self.take_first(pcm) {
-            self.quiet_run = if is_quiet(pcm) { self.quiet_run + 1 } else { 0 };
+            self.quiet_run = if self.is_quiet(pcm) { self.quiet_run + 1 } else { 0 };
             if self.quiet_run <= REST_FRAMES || self.count == 0 {
                 self.is_live |= self.count == 0;
                 return true;
             }
         }
         false
+    }
+
+    /// A pause is as loud as its background, give or take 6 dB.
+    fn is_quiet(&self, pcm: &[i16; FRAME_SAMPLES]) -> bool {
+        mean(pcm) < (2 * self.background).clamp(QUIET_MEAN, LOUD_MEAN)
     }
 
     fn take_first(&mut self, pcm: &mut [i16; FRAME_SAMPLES]) -> bool {
@@ -98,9 +110,8 @@ impl Backlog {
     }
 }
 
-fn is_quiet(pcm: &[i16; FRAME_SAMPLES]) -> bool {
-    let sum: u32 = pcm.iter().map(|&sample| u32::from(sample.unsigned_abs())).sum();
-    sum < QUIET_MEAN_MAX * FRAME_SAMPLES as u32
+fn mean(pcm: &[i16; FRAME_SAMPLES]) -> u32 {
+    pcm.iter().map(|&sample| u32::from(sample.unsigned_abs())).sum::<u32>() / FRAME_SAMPLES as u32
 }
 
 #[cfg(test)]
@@ -164,5 +175,23 @@ mod tests {
             assert_eq!(pcm[0].signum(), value.signum());
         }
         assert!(backlog.is_empty());
+    }
+
+    #[test]
+    fn the_lag_is_caught_up_under_background_noise_too_and_no_word_is_lost() {
+        for noise in [0, 90, 150, 280] {
+            let mut backlog = Backlog::new();
+            // A word of 300 ms every second.
+            let frame_at = |index: usize| frame(if index % 50 < 15 { 5_000 } else { noise });
+            (0..75).for_each(|index| backlog.push(&frame_at(index)));
+            let (mut pcm, mut words) = (frame(0), 0);
+            for index in 75..1_500 {
+                backlog.push(&frame_at(index));
+                assert!(backlog.pop(&mut pcm));
+                words += usize::from(pcm[0] > 4_000);
+            }
+            assert!(backlog.count <= 1, "{} frames behind at {noise}", backlog.count);
+            assert_eq!(words, 15 * 30, "{noise}");
+        }
     }
 }

@@ -259,7 +259,7 @@ impl Bridge {
             concealed_counted: 0,
             events_lost: 0,
         };
-        bridge.join();
+        bridge.join(now);
         bridge
     }
 
@@ -343,18 +343,23 @@ impl Bridge {
             (Leg::Rtp(leg), LegRemote::Rtp(remote)) => leg.set_remote(now, remote),
             _ => return tracing::warn!(leg = ?name, "a description of the other kind of leg: a bug in control"),
         }
-        self.join();
+        self.join(now);
     }
 
     /// Makes the flows once both formats are known, and again where a new format needs it.
-    fn join(&mut self) {
-        let (Some(a), Some(b)) = (self.a.format(), self.b.format()) else { return };
-        let plans = [Plan::new(a, b), Plan::new(b, a)];
-        for (index, (flow, plan)) in [&mut self.a_to_b, &mut self.b_to_a].into_iter().zip(plans).enumerate() {
+    fn join(&mut self, now: Instant) {
+        let Bridge { a, b, a_to_b, b_to_a, outbox, .. } = self;
+        let (Some(format_a), Some(format_b)) = (a.format(), b.format()) else { return };
+        let plans = [Plan::new(format_a, format_b), Plan::new(format_b, format_a)];
+        let ways = [(a_to_b, b, LegName::B), (b_to_a, a, LegName::A)];
+        for (index, ((flow, leg, name), plan)) in ways.into_iter().zip(plans).enumerate() {
             if flow.as_ref().is_some_and(|flow| *flow.plan() == plan) {
                 continue;
             }
-            self.concealed_before[index] += flow.as_ref().map_or(0, Flow::concealed);
+            if let Some(before) = flow {
+                self.concealed_before[index] += before.concealed();
+                before.hand_over(&mut Exit { now, leg, name, outbox });
+            }
             *flow = Some(Flow::new(plan));
         }
     }

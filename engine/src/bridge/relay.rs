@@ -24,8 +24,10 @@ pub(super) struct Relay {
     /// Our numbers less the source's; `None` until they are drawn.
     shift: Option<Shift>,
     ticks: u32,
-    /// When the stream last moved, if it ever did.
+    /// When the stream last moved, if it ever did: what the sender's timestamp says.
     moved: Option<Instant>,
+    /// Whether a packet went out with that timestamp; after a key it waits for its packet.
+    is_used: bool,
     /// Whether event packets pass too: both sides have them, on one clock.
     passes_events: bool,
     events: Option<EventSender>,
@@ -53,6 +55,7 @@ impl Relay {
             shift: None,
             ticks,
             moved: None,
+            is_used: false,
             passes_events: from.is_some() && from == to,
             events: to.map(EventSender::new),
             next_key: Instant::NEVER,
@@ -94,8 +97,8 @@ impl Relay {
         let timestamp = packet.timestamp.plus(shift.timestamp);
         let before = exit.leg.sender().timestamp();
         exit.forward(&RtpPacket { payload_type, sequence, timestamp, ssrc: 0, ..*packet });
-        if self.moved.is_none() || exit.leg.sender().timestamp() != before {
-            self.moved = Some(exit.now);
+        if !self.is_used || exit.leg.sender().timestamp() != before {
+            (self.moved, self.is_used) = (Some(exit.now), true);
         }
         Ok(())
     }
@@ -114,11 +117,11 @@ impl Relay {
         }
     }
 
-    /// Whole frames since the stream last moved, at least one.
+    /// Whole frames since the stream last moved, at least one if its timestamp is taken.
     fn pause_ticks(&self, now: Instant) -> u32 {
         let Some(moved) = self.moved else { return 0 };
         let frames = (now.since(moved).as_millis() as u32 + PTIME_MS as u32 / 2) / PTIME_MS as u32;
-        frames.max(1).wrapping_mul(self.ticks)
+        frames.max(u32::from(self.is_used)).wrapping_mul(self.ticks)
     }
 
     /// Presses a key toward the exit.
@@ -142,10 +145,10 @@ impl Relay {
             return;
         }
         if self.next_key == Instant::NEVER {
-            self.next_key = exit.now;
-            let pause = self.pause_ticks(exit.now);
-            exit.leg.sender().skip(pause);
-            self.shift = None;
+            // Not before the last packet's time has passed: a key takes the audio's place.
+            let last_ms = u64::from(self.is_used) * PTIME_MS as u64;
+            self.next_key = self.moved.map_or(exit.now, |moved| exit.now.max(moved.plus_millis(last_ms)));
+            self.move_to(self.next_key, exit);
         }
         while self.next_key <= exit.now && self.is_key_active() {
             let at = exit.leg.sender().timestamp();
@@ -153,9 +156,17 @@ impl Relay {
                 Some(event) => exit.event(&event, self.ticks),
                 None => exit.leg.sender().skip(self.ticks),
             }
-            self.moved = Some(exit.now);
             self.next_key = self.next_key.plus_millis(PTIME_MS as u64);
+            (self.moved, self.is_used) = (Some(self.next_key), false);
         }
+    }
+
+    /// Moves our stream on to `at`: its next packet, of whatever kind, takes the sender's timestamp.
+    pub(super) fn move_to(&mut self, at: Instant, exit: &mut Exit<'_>) {
+        let pause = self.pause_ticks(at);
+        exit.leg.sender().skip(pause);
+        (self.moved, self.is_used) = (self.moved.map(|moved| moved.max(at)), false);
+        self.shift = None;
     }
 
     /// When `run` is due.

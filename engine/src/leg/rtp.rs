@@ -46,7 +46,7 @@ pub struct RtpRemote {
 ///
 /// Latching: RTP is accepted from the described address and, once per description and only while that address is silent, from
 /// the first other source of the same IP address family whose packet is valid; from then on we send there (RFC 4961). A third
-/// source is dropped as `UnknownSource`. A description with the same address changes nothing about that; one with another
+/// source is dropped as `UnknownSource`, and the one that was taken too once the described address speaks. A description with the same address changes nothing about that; one with another
 /// address begins anew, except that stragglers from the old one are no news.
 pub struct RtpLeg {
     remote: Option<Remote>,
@@ -103,6 +103,7 @@ impl RtpLeg {
     /// The peer's description, first or changed.
     pub fn set_remote(&mut self, now: Instant, remote: RtpRemote) {
         self.stream.set_format(remote.format);
+        self.stream.forget_bye();
         let rtcp_to = if remote.rtcp_mux { remote.address } else { remote.rtcp_address };
         let mut next =
             Remote { described: remote, since: now, is_confirmed: false, latched: None, previous: None, rtcp_to };
@@ -168,7 +169,14 @@ impl RtpLeg {
             return Err(DropReason::UnknownSource);
         }
         let packet = self.stream.receive(now, datagram)?;
-        remote.is_confirmed |= from == remote.described.address;
+        if from == remote.described.address && !remote.is_confirmed {
+            remote.is_confirmed = true;
+            // Whoever was taken in its place was a stranger, such as the peer of the port's last call.
+            if remote.latched.take().is_some() {
+                let described = &remote.described;
+                remote.rtcp_to = if described.rtcp_mux { described.address } else { described.rtcp_address };
+            }
+        }
         if !is_known {
             remote.latched = Some(from);
             remote.rtcp_to = if remote.described.rtcp_mux { from } else { rtcp_of(remote, from) };
@@ -213,7 +221,7 @@ impl RtpLeg {
         if self.remote.is_none() {
             return Some(LegOutput::Timeout(Instant::NEVER));
         }
-        if self.stream.bye_deadline() <= now {
+        if self.bye_deadline() <= now {
             return self.end(Cause::RtcpBye);
         }
         if self.media_deadline() <= now {
@@ -224,7 +232,7 @@ impl RtpLeg {
             let len = self.stream.write_report(now, out);
             return self.transmit_rtcp(len);
         }
-        let deadline = self.stream.report_deadline().min(self.stream.bye_deadline()).min(self.media_deadline());
+        let deadline = self.stream.report_deadline().min(self.bye_deadline()).min(self.media_deadline());
         Some(LegOutput::Timeout(deadline))
     }
 
@@ -247,6 +255,15 @@ impl RtpLeg {
         self.phase = Phase::Ended;
         self.stream.notices.push(LegEvent::Ended(cause));
         None
+    }
+
+    /// When the peer's BYE takes effect. A peer on hold says it about the stream that it gave up (some clients make a new one
+    /// at every re-INVITE): its dialog's BYE would end the call.
+    fn bye_deadline(&self) -> Instant {
+        match &self.remote {
+            Some(remote) if remote.described.sending => self.stream.bye_deadline(),
+            _ => Instant::NEVER,
+        }
     }
 
     /// When the peer counts as gone. A peer that put us on hold owes nothing: its dialog's timers watch over it.

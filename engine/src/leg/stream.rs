@@ -156,6 +156,11 @@ impl Stream {
         self.bye.map_or(Instant::NEVER, |at| at.plus_millis(BYE_GRACE_MS))
     }
 
+    /// The peer described itself anew: what it said BYE about was the stream before.
+    pub(super) fn forget_bye(&mut self) {
+        self.bye = None;
+    }
+
     pub(super) fn stats(&self) -> LegStats {
         LegStats {
             packets_received: self.reception.packets(),
