@@ -336,7 +336,7 @@ struct Values {
 impl Values {
     fn from_file(text: &str) -> Result<Values, ConfigError> {
         let document: toml::Table =
-            text.parse().map_err(|error| ConfigError(format!("the configuration file is not TOML: {error}")))?;
+            text.parse().map_err(|error: toml::de::Error| ConfigError(not_toml(text, &error)))?;
         let mut values = Values::default();
         for (section, content) in &document {
             let Some(content) = content.as_table() else {
@@ -528,6 +528,13 @@ fn string_table(name: &str, value: &toml::Value) -> Result<BTreeMap<String, Stri
     table.iter().map(|(key, value)| Ok((key.clone(), plain(&format!("{name}.{key}"), value)?))).collect()
 }
 
+/// Without the line itself, which may hold a secret.
+fn not_toml(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    format!("the configuration file is not TOML: {} in line {line}", error.message().trim().replace('\n', ", "))
+}
+
 fn is_on_loopback(url: &str) -> bool {
     let host = reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
@@ -553,6 +560,16 @@ mod tests {
     fn with(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let find = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         Config::read(text, find)
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_refused_without_its_secrets() {
+        for text in
+            ["\n[edge]\ntoken = \"EAAGsecret\n", "\n[edge]\ntoken = \"x\" \"EAAGsecret\"\n", "\n\ntoken EAAGsecret"]
+        {
+            let error = with(text, &[]).unwrap_err().0;
+            assert!(error.contains("not TOML") && error.contains("in line 3") && !error.contains("EAAG"), "{error}");
+        }
     }
 
     #[test]
