@@ -257,8 +257,9 @@ impl Config {
         if mode.orchestrates()
             && let Some(api) = &self.edge.api
         {
-            // An edge elsewhere cannot reach our loopback.
-            need("edge.callback_url", self.edge.callback_url.is_none() && !is_on_loopback(api))?;
+            // An edge elsewhere cannot reach our loopback, and where we do not listen on it, nobody can.
+            let listens = self.http.bind.is_unspecified() || self.http.bind == IpAddr::from([127, 0, 0, 1]);
+            need("edge.callback_url", self.edge.callback_url.is_none() && !(listens && is_on_loopback(api)))?;
         }
         Ok(())
     }
@@ -692,6 +693,9 @@ mod tests {
         assert_eq!(split.orchestrator().callback_url.as_deref(), Some("http://127.0.0.1:3000/edge/events"));
         let apart = with("", &[("WABA_TOKEN", "t"), ("EDGE_API", "https://edge.example")]).unwrap();
         assert!(apart.check(Mode::Orchestrator).unwrap_err().0.contains("CALLBACK_URL"));
+        let bound =
+            with("", &[("WABA_TOKEN", "t"), ("EDGE_API", "http://127.0.0.1:8080/"), ("BIND", "192.0.2.7")]).unwrap();
+        assert!(bound.check(Mode::Orchestrator).unwrap_err().0.contains("CALLBACK_URL"));
     }
 
     #[test]
