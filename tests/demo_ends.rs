@@ -84,6 +84,7 @@ fn signal(name: &str, id: u32) {
     assert!(status.success());
 }
 
+#[expect(clippy::disallowed_methods, reason = "another program is waited for, which has no deadline to poll")]
 fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     for _ in 0..PATIENCE {
         if let Some(answer) = check() {
