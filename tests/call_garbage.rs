@@ -48,6 +48,8 @@ fn garbage_on_every_port_during_a_call_changes_nothing_but_a_drop_counter() {
     ] {
         assert!(grown(reason) > 0, "{reason:?} was never counted");
     }
+    assert_eq!(quiet.sip_malformed, 0, "the call's own SIP was counted as garbage");
+    assert!(storm.sip_malformed > storm.thrown_at_sip / 3, "{} of {}", storm.sip_malformed, storm.thrown_at_sip);
     let counted: u64 = DropReason::ALL.into_iter().map(grown).sum();
     // What looks like DTLS or RTCP from the true peer is for the session, or for the report, to judge; the rest is counted.
     assert!(counted > storm.thrown_at_media * 3 / 4, "{counted} counted of {}", storm.thrown_at_media);
@@ -95,7 +97,9 @@ struct Seen {
     caller_heard: Vec<i16>,
     bot_heard: Vec<i16>,
     dropped: [u64; DropReason::COUNT],
+    sip_malformed: u64,
     thrown_at_media: u64,
+    thrown_at_sip: u64,
 }
 
 /// A call of seven seconds, the last three of them under a storm of `thrown` datagrams a throw.
@@ -126,7 +130,9 @@ fn play(seed: u64, thrown: u32) -> Seen {
         caller_heard: sim.whatsapp.heard(&call).to_vec(),
         bot_heard: sim.bot.heard(&call).to_vec(),
         dropped: sim.gateway.metrics.dropped,
+        sip_malformed: sim.gateway.edge_counters().sip_malformed,
         thrown_at_media: thrower.thrown_at_media,
+        thrown_at_sip: u64::from(thrown) * u64::from(THROWS) - thrower.thrown_at_media,
     };
     sim.settle();
     seen

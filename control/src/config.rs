@@ -257,8 +257,9 @@ impl Config {
         if mode.orchestrates()
             && let Some(api) = &self.edge.api
         {
-            // An edge elsewhere cannot reach our loopback.
-            need("edge.callback_url", self.edge.callback_url.is_none() && !is_on_loopback(api))?;
+            // An edge elsewhere cannot reach our loopback, and where we do not listen on it, nobody can.
+            let listens = self.http.bind.is_unspecified() || self.http.bind == IpAddr::from([127, 0, 0, 1]);
+            need("edge.callback_url", self.edge.callback_url.is_none() && !(listens && is_on_loopback(api)))?;
         }
         Ok(())
     }
@@ -336,7 +337,7 @@ struct Values {
 impl Values {
     fn from_file(text: &str) -> Result<Values, ConfigError> {
         let document: toml::Table =
-            text.parse().map_err(|error| ConfigError(format!("the configuration file is not TOML: {error}")))?;
+            text.parse().map_err(|error: toml::de::Error| ConfigError(not_toml(text, &error)))?;
         let mut values = Values::default();
         for (section, content) in &document {
             let Some(content) = content.as_table() else {
@@ -362,7 +363,7 @@ impl Values {
         let v = &self;
         Ok(Config {
             whatsapp: WhatsappSettings {
-                token: Secret(v.text("whatsapp.token")),
+                token: v.header_value("whatsapp.token")?,
                 phone_id: v.matching("whatsapp.phone_id", |c| c.is_ascii_digit())?,
                 base: v.url("whatsapp.base")?.unwrap_or_else(|| BASE_DEFAULT.to_owned()),
                 provider: v.one_of(
@@ -385,7 +386,7 @@ impl Values {
             edge: EdgeSettings {
                 api: v.url("edge.api")?,
                 bind: v.parsed("edge.bind", SocketAddr::from(([127, 0, 0, 1], 8_080)))?,
-                token: Secret(v.text("edge.token")),
+                token: v.header_value("edge.token")?,
                 callback_url: v.url("edge.callback_url")?,
                 callbacks_allowed: v.list("edge.callbacks_allowed"),
                 destinations_allowed: v.list("edge.destinations_allowed"),
@@ -398,8 +399,8 @@ impl Values {
                 user: v.matching("sip.user", |c| !c.is_control() && c != '"')?,
                 pass: Secret(v.text("sip.pass")),
                 account_sid: v.matching("sip.account_sid", |c| c.is_ascii_alphanumeric())?,
-                from_host: v.optional("sip.from_host"),
-                routes: v.tables.get("sip.routes").cloned().unwrap_or_default(),
+                from_host: v.host("sip.from_host")?,
+                routes: v.routes("sip.routes")?,
             },
             media: MediaSettings {
                 ports: v.ports("media.ports", 10_000..=60_000)?,
@@ -457,10 +458,29 @@ impl Values {
 
     fn sip_uri(&self, key: &str) -> Result<Option<String>, ConfigError> {
         let Some(value) = self.optional(key) else { return Ok(None) };
-        let shape =
-            value.strip_prefix("sip:").or_else(|| value.strip_prefix("sips:")).is_some_and(|rest| !rest.is_empty());
-        let clean = value.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"'));
-        if shape && clean { Ok(Some(value)) } else { Err(wrong(key, &value)) }
+        sip_uri_fault(&value).map_or(Ok(Some(value)), |fault| Err(complain(key, &fault)))
+    }
+
+    fn routes(&self, key: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+        let routes = self.tables.get(key).cloned().unwrap_or_default();
+        let fault =
+            routes.iter().find_map(|(name, uri)| sip_uri_fault(uri).map(|fault| format!("{key}.{name} {fault}")));
+        let remedy = "write a SIP URI, such as sip:bot@127.0.0.1:5080";
+        fault.map_or(Ok(routes), |fault| Err(ConfigError(format!("{fault}: {remedy}"))))
+    }
+
+    fn host(&self, key: &str) -> Result<Option<String>, ConfigError> {
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+        self.matching(key, valid)?;
+        Ok(self.optional(key))
+    }
+
+    fn header_value(&self, key: &str) -> Result<Secret, ConfigError> {
+        let value = self.text(key);
+        match reqwest::header::HeaderValue::from_str(&value) {
+            Ok(_) => Ok(Secret(value)),
+            Err(_) => Err(complain(key, "holds characters that no HTTP header can")),
+        }
     }
 
     fn shared_header(&self, key: &str) -> Result<Secret, ConfigError> {
@@ -521,11 +541,31 @@ fn plain(name: &str, value: &toml::Value) -> Result<String, ConfigError> {
     }
 }
 
+/// What is wrong with a SIP URI that calls are sent to.
+fn sip_uri_fault(value: &str) -> Option<String> {
+    let lower = value.to_ascii_lowercase();
+    let scheme = ["sip:", "sips:"].into_iter().find(|scheme| lower.starts_with(scheme));
+    let clean = value.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"'));
+    if !clean || scheme.is_none_or(|scheme| value.len() == scheme.len()) {
+        return Some(format!("is \"{value}\""));
+    }
+    let transport = lower.split([';', '?']).find_map(|part| part.strip_prefix("transport="));
+    let udp = scheme == Some("sip:") && transport.is_none_or(|transport| transport == "udp");
+    (!udp).then(|| format!("is \"{value}\", and UDP is the only transport so far"))
+}
+
 fn string_table(name: &str, value: &toml::Value) -> Result<BTreeMap<String, String>, ConfigError> {
     let Some(table) = value.as_table() else {
         return Err(ConfigError(format!("{name} is not a section: write [{name}] and its entries below")));
     };
     table.iter().map(|(key, value)| Ok((key.clone(), plain(&format!("{name}.{key}"), value)?))).collect()
+}
+
+/// Without the line itself, which may hold a secret.
+fn not_toml(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    format!("the configuration file is not TOML: {} in line {line}", error.message().trim().replace('\n', ", "))
 }
 
 fn is_on_loopback(url: &str) -> bool {
@@ -553,6 +593,32 @@ mod tests {
     fn with(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let find = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         Config::read(text, find)
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_refused_without_its_secrets() {
+        for text in
+            ["\n[edge]\ntoken = \"EAAGsecret\n", "\n[edge]\ntoken = \"x\" \"EAAGsecret\"\n", "\n\ntoken EAAGsecret"]
+        {
+            let error = with(text, &[]).unwrap_err().0;
+            assert!(error.contains("not TOML") && error.contains("in line 3") && !error.contains("EAAG"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_would_fail_every_call_is_refused_at_start() {
+        for (text, variable, value, names) in [
+            ("", "SIP_TARGET", "sip:bot@bots.example;transport=tls", ["SIP_TARGET (sip.target", "UDP"]),
+            ("", "SIP_PROXY", "sips:bots.example", ["SIP_PROXY (sip.proxy", "UDP"]),
+            ("", "SIP_FROM_HOST", "a b", ["SIP_FROM_HOST (sip.from_host", "host name"]),
+            ("", "WABA_TOKEN", "a\nb", ["WABA_TOKEN (whatsapp.token", "access token"]),
+            ("", "EDGE_TOKEN", "a\nb", ["EDGE_TOKEN (edge.token", "secret"]),
+            ("[sip.routes]\nsales = \"nonsense\"", "", "", ["sip.routes.sales", "sip:bot@127.0.0.1:5080"]),
+        ] {
+            let error = with(text, &[(variable, value)]).unwrap_err().0;
+            assert!(names.iter().all(|name| error.contains(name)), "{error}");
+        }
+        assert!(with("", &[("SIP_TARGET", "sip:bot@127.0.0.1:5080;transport=UDP")]).is_ok());
     }
 
     #[test]
@@ -627,6 +693,9 @@ mod tests {
         assert_eq!(split.orchestrator().callback_url.as_deref(), Some("http://127.0.0.1:3000/edge/events"));
         let apart = with("", &[("WABA_TOKEN", "t"), ("EDGE_API", "https://edge.example")]).unwrap();
         assert!(apart.check(Mode::Orchestrator).unwrap_err().0.contains("CALLBACK_URL"));
+        let bound =
+            with("", &[("WABA_TOKEN", "t"), ("EDGE_API", "http://127.0.0.1:8080/"), ("BIND", "192.0.2.7")]).unwrap();
+        assert!(bound.check(Mode::Orchestrator).unwrap_err().0.contains("CALLBACK_URL"));
     }
 
     #[test]

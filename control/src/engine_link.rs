@@ -1,7 +1,7 @@
 //! Our end of the engine's mailboxes: the workers' wake-up call becomes something that tokio can wait for.
 
 use engine::bridge::Shared;
-use engine::config::EngineConfig;
+use engine::config::{ConfigError, EngineConfig};
 use engine::dtls::Identity;
 use engine::io::clock;
 use engine::metrics::Metrics;
@@ -28,8 +28,11 @@ impl std::fmt::Display for EngineError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             EngineError::Identity => write!(f, "the system gave no key for the DTLS certificate"),
-            EngineError::Start(StartError::Config(error)) => {
-                write!(f, "the engine refuses its configuration: {error:?}")
+            EngineError::Start(StartError::Config(ConfigError::MediaPortsTooFew)) => {
+                write!(f, "MEDIA_PORTS (media.ports in the file) is too narrow: write four ports or more per worker")
+            }
+            EngineError::Start(StartError::Config(ConfigError::WorkersTooMany)) => {
+                write!(f, "MEDIA_WORKERS (media.workers in the file) is too high: write a lower number, or 0")
             }
             EngineError::Start(StartError::Io(error)) => write!(f, "the engine did not start: {error}"),
         }

@@ -14,6 +14,7 @@ use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, Orchestrator
 use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
+use crate::trace::redact::CallTag;
 use crate::trace::timeline::{Entry, Page, Step, Timeline};
 use crate::whatsapp::event::WebhookEvent;
 use crate::whatsapp::graph::GraphError;
@@ -434,15 +435,15 @@ impl Runtime {
         if !self.timeline.push(entry) {
             return;
         }
-        let (call, step, detail) = (&entry.call_id, entry.step.name(), &entry.detail);
+        let (call, step, detail) = (CallTag(&entry.call_id), entry.step.name(), &entry.detail);
         match entry.step {
             // First packets and keys are for the timeline; they change no state.
             Step::FirstPacketFromWhatsapp
             | Step::FirstPacketToWhatsapp
             | Step::FirstPacketFromSip
             | Step::FirstPacketToSip
-            | Step::Digit => tracing::debug!(call, "{step} {detail}"),
-            _ => tracing::info!(call, "{step} {detail}"),
+            | Step::Digit => tracing::debug!(%call, "{step} {detail}"),
+            _ => tracing::info!(%call, "{step} {detail}"),
         }
     }
 

@@ -2,7 +2,7 @@
 //! Only the worker's loop is played: sockets are entries of a table here.
 
 use crate::stream::StreamCheck;
-use control::call::edge::{Edge, EdgeConfig, EdgeOutput};
+use control::call::edge::{Edge, EdgeConfig, EdgeCounters, EdgeOutput};
 use control::call::orchestrator::{Orchestrator, OrchestratorConfig, OrchestratorOutput};
 use control::trace::timeline::{Entry, Timeline};
 use control::whatsapp::event::WebhookEvent;
@@ -172,6 +172,11 @@ impl Gateway {
         assert!(self.ports.is_empty(), "{} ports left", self.ports.len());
         assert_eq!(self.edge.counters().sessions_abandoned, 0, "the edge gave up waiting for an end");
         assert_eq!(self.metrics.bridges_panicked, 0);
+    }
+
+    /// What the edge has counted.
+    pub fn edge_counters(&self) -> EdgeCounters {
+        self.edge.counters()
     }
 
     fn drain_bridges(&mut self, now: Instant, out: &mut Vec<Out>, events: &mut Vec<Event>) {

@@ -147,6 +147,8 @@ pub struct EdgeCounters {
     pub sessions_abandoned: u64,
     /// Commands that found a mailbox full.
     pub mailbox_full: u64,
+    /// Datagrams at the SIP port that could not be read.
+    pub sip_malformed: u64,
 }
 
 /// Every session of this process.
@@ -334,7 +336,7 @@ impl Edge {
 
     /// What was counted so far.
     pub fn counters(&self) -> EdgeCounters {
-        self.counters
+        EdgeCounters { sip_malformed: self.sip.malformed(), ..self.counters }
     }
 
     fn new_session(&mut self, now: Instant, request: u64, new: NewSession) -> Result<(), EdgeError> {

@@ -258,8 +258,11 @@ impl Call {
             }
             (EdgeAsk::Release, Ok(_)) => self.note(Step::Release, "held media is released".to_owned()),
             (EdgeAsk::Hangup, Ok(_)) => self.session_over = true,
-            // Status 0: no connection or no reply, which says nothing about the request; all three are idempotent.
-            (_, Err(error)) if error.status == 0 && tries < EDGE_TRIES_MAX => {
+            // Status 0: no connection or no reply, which says nothing about the request; all three are idempotent. A busy edge
+            // still has the session that it was asked about; where there is none yet, a quick refusal is the better answer.
+            (ask, Err(error))
+                if (error.status == 0 || error.status == 503 && ask != EdgeAsk::New) && tries < EDGE_TRIES_MAX =>
+            {
                 let until = cx.now.plus_millis(EDGE_BACKOFF_MS << (tries - 1));
                 self.edge = Question::Paused { ask, tries, until };
             }

@@ -266,6 +266,24 @@ fn silence_of_everybody_ends_the_call_in_bounded_time() {
 }
 
 #[test]
+fn a_busy_edge_is_asked_again_to_release_and_to_hang_up() {
+    use Input::*;
+    let mut bench = Bench::new();
+    bench.feed(&[Connect, Created, GraphOk, Media, Answered, GraphOk]);
+    assert_eq!(bench.take().last().map(String::as_str), Some("edge release"));
+    bench.feed(&[EdgeFull]);
+    bench.run_ms(1_000);
+    assert_eq!(bench.take(), ["edge release"]);
+    bench.feed(&[EdgeOk, Terminate]);
+    assert_eq!(bench.take(), ["edge hangup"]);
+    bench.feed(&[EdgeFull]);
+    bench.run_ms(1_000);
+    assert_eq!(bench.take(), ["edge hangup"]);
+    bench.feed(&[EdgeOk]);
+    assert_eq!(bench.orchestrator.alive(), 0);
+}
+
+#[test]
 fn media_that_does_not_come_up_in_8_s_rejects_the_call() {
     let mut bench = Bench::new();
     bench.feed(&[Input::Connect, Input::Created, Input::GraphOk]);

@@ -2,7 +2,7 @@
 //! orchestrators' callbacks.
 
 use crate::call::{EdgeError, EdgeEvent, EdgeEventKind, EdgeReply, EdgeRequest, SessionCreated, limits};
-use crate::trace::redact::Secret;
+use crate::trace::redact::{CallTag, Secret};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +134,7 @@ impl CallbackClient {
                 Ok(status) if status < 500 && status != 429 => {
                     if status >= 300 {
                         tracing::warn!(
-                            call = event.call_id,
+                            call = %CallTag(&event.call_id),
                             status,
                             "the orchestrator refuses a callback: check EDGE_TOKEN"
                         );
@@ -144,6 +144,6 @@ impl CallbackClient {
                 _ => tokio::time::sleep(Duration::from_millis(CALLBACK_BACKOFF_MS << attempt)).await,
             }
         }
-        tracing::warn!(call = event.call_id, "a callback could not be delivered");
+        tracing::warn!(call = %CallTag(&event.call_id), "a callback could not be delivered");
     }
 }

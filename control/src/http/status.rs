@@ -117,6 +117,7 @@ pub fn exposition(figures: &Figures) -> String {
             ("tandem_sessions_refused_total", counted.sessions_refused),
             ("tandem_sessions_abandoned_total", counted.sessions_abandoned),
             ("tandem_mailbox_full_total", counted.mailbox_full),
+            ("tandem_sip_malformed_total", counted.sip_malformed),
             ("tandem_sip_unsent_total", figures.sip_unsent),
         ] {
             line(&mut text, name, "", value);

@@ -18,7 +18,7 @@ mod uas;
 
 use super::digest::{Guard, Verdict};
 use super::limits::{CALLS_MAX, QUERIES_MAX, RESOLVE_MS_MAX};
-use super::message::{Message, reason_phrase};
+use super::message::{Fault, Message, reason_phrase};
 use super::transaction::{Received, TransactionId, TransactionOutput, Transactions};
 use super::uri::{PORT_DEFAULT, SipUri, escape_user};
 use super::{Invite, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput};
@@ -35,6 +35,7 @@ const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO";
 pub struct SipAgent {
     calls: BTreeMap<SipCallId, Call>,
     next_call: u64,
+    malformed: u64,
     core: Core,
 }
 
@@ -98,7 +99,7 @@ impl SipAgent {
             guard,
             outputs: VecDeque::new(),
         };
-        SipAgent { calls: BTreeMap::new(), next_call: 0, core }
+        SipAgent { calls: BTreeMap::new(), next_call: 0, malformed: 0, core }
     }
 
     /// Places a call. A bad URI or a full table ends it with an `Ended` event.
@@ -140,15 +141,25 @@ impl SipAgent {
         self.with(now, call, |call, core| call.answer_reinvite(core, now, sdp));
     }
 
-    /// Takes one datagram. A parse error costs this message only.
+    /// Takes one datagram. A parse error costs this message only, and is counted.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
-        let Ok(message) = Message::parse(datagram) else { return };
+        let Ok(message) = Message::parse(datagram) else {
+            self.malformed += u64::from(!is_keep_alive(datagram));
+            return;
+        };
+        let checked = message.check();
+        self.malformed += u64::from(checked.is_err());
         if message.method().is_some() {
-            self.handle_request(now, from, message);
-        } else if message.check().is_ok() {
+            self.handle_request(now, from, message, checked);
+        } else if checked.is_ok() {
             self.handle_response(now, from, &message);
         }
         self.drain(now);
+    }
+
+    /// Datagrams so far that were no SIP message, or one without what every message must have.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
     }
 
     /// The answer to `Resolve`; an empty list: no such name.
@@ -208,8 +219,7 @@ impl SipAgent {
         });
     }
 
-    fn handle_request(&mut self, now: Instant, from: SocketAddr, mut request: Message) {
-        let checked = request.check();
+    fn handle_request(&mut self, now: Instant, from: SocketAddr, mut request: Message, checked: Result<(), Fault>) {
         request.note_source(from);
         let reply_to = reply_address(&request, from);
         let is_ack = request.method() == Some("ACK");
@@ -446,6 +456,11 @@ impl Core {
         self.queries.insert(query, Query { call, host, port, expires_at: now.plus_millis(RESOLVE_MS_MAX), want });
         true
     }
+}
+
+/// What keeps a NAT's binding open (RFC 5626 §3.5.1, and what older agents send over UDP): nothing, or nothing but line ends.
+fn is_keep_alive(datagram: &[u8]) -> bool {
+    datagram.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0))
 }
 
 /// Where a URI leads over UDP. A proxy may be written without its scheme.

@@ -25,6 +25,7 @@ mod world;
 
 use serde_json::json;
 use settings::{HELP, Mode, Settings};
+use std::cell::Cell;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use world::World;
@@ -66,9 +67,17 @@ async fn run(settings: Settings) -> ExitCode {
         },
         () = asked_to_end() => return ExitCode::FAILURE,
     };
+    // Ended before its verdict, a demonstration has shown nothing.
+    let judged = Cell::new(settings.mode != Mode::Demo);
     let outcome = tokio::select! {
-        outcome = play(&mut world, &settings) => outcome,
-        () = asked_to_end() => ExitCode::SUCCESS,
+        outcome = play(&mut world, &settings, &judged) => outcome,
+        () = asked_to_end() => match judged.get() {
+            true => ExitCode::SUCCESS,
+            false => {
+                eprintln!("FAIL  interrupted before the verdict");
+                ExitCode::FAILURE
+            }
+        },
     };
     if let Some(tandem) = world.tandem.take()
         && !tandem.stop().await
@@ -79,9 +88,13 @@ async fn run(settings: Settings) -> ExitCode {
     outcome
 }
 
-async fn play(world: &mut World, settings: &Settings) -> ExitCode {
+async fn play(world: &mut World, settings: &Settings, judged: &Cell<bool>) -> ExitCode {
     if settings.mode == Mode::Demo {
-        if let Err(error) = demo::run(world, settings).await {
+        let verdict = tokio::select! {
+            verdict = demo::run(world, settings) => verdict,
+            status = tandem_ended(world) => Err(anyhow::anyhow!("tandem ended by itself during the call ({status})")),
+        };
+        if let Err(error) = verdict {
             println!("FAIL  {error:#}");
             if let Some(tandem) = &mut world.tandem {
                 let running = if tandem.is_running() { "still runs" } else { "has ended" };
@@ -89,6 +102,7 @@ async fn play(world: &mut World, settings: &Settings) -> ExitCode {
             }
             return ExitCode::FAILURE;
         }
+        judged.set(true);
         if demo::once() {
             return ExitCode::SUCCESS;
         }
@@ -123,6 +137,14 @@ async fn play(world: &mut World, settings: &Settings) -> ExitCode {
             eprintln!("FAIL  tandem ended by itself ({status}); the end of its log:\n{}", tandem.log_tail(40));
             ExitCode::FAILURE
         }
+        None => std::future::pending().await,
+    }
+}
+
+/// The end of the child; never, where there is none.
+async fn tandem_ended(world: &World) -> String {
+    match &world.tandem {
+        Some(tandem) => tandem.ended().await,
         None => std::future::pending().await,
     }
 }

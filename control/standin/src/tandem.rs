@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::process::{Child, Command};
+use tokio::sync::Mutex as Waited;
 
 /// Lines of the child's log that are kept for a failure's message.
 const LOG_LINES_MAX: usize = 400;
@@ -172,7 +173,7 @@ type Log = Arc<Mutex<VecDeque<String>>>;
 
 /// A running child.
 pub struct Tandem {
-    child: Child,
+    child: Waited<Child>,
     log: Log,
     /// Its HTTP side.
     pub client: Client,
@@ -217,7 +218,7 @@ impl Tandem {
         keep_log(child.stdout.take(), &log, config.verbose);
         keep_log(child.stderr.take(), &log, config.verbose);
         let client = Client::new(&format!("http://127.0.0.1:{port}"))?;
-        let mut tandem = Tandem { child, log, client, edge };
+        let mut tandem = Tandem { child: Waited::new(child), log, client, edge };
         tandem.wait_healthy().await?;
         whatsapp.set_tandem(tandem.client.base().to_owned());
         Ok(tandem)
@@ -226,7 +227,7 @@ impl Tandem {
     async fn wait_healthy(&mut self) -> anyhow::Result<()> {
         let limit = clock::now() + START_LIMIT;
         while clock::now() < limit {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.child.get_mut().try_wait()? {
                 // What it printed last arrives a moment after its end.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 bail!("tandem ended at once ({status}); its log:\n{}", self.log_tail(20));
@@ -247,28 +248,29 @@ impl Tandem {
 
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        matches!(self.child.get_mut().try_wait(), Ok(None))
     }
 
     /// Waits for its end.
-    pub async fn ended(&mut self) -> String {
-        self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string())
+    pub async fn ended(&self) -> String {
+        self.child.lock().await.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string())
     }
 
     /// Asks it to end, and ends it if it does not. Answers whether it ended by itself.
     ///
     /// The first SIGTERM drains, which SIP's resting transactions prolong; the second ends what is left.
-    pub async fn stop(mut self) -> bool {
+    pub async fn stop(self) -> bool {
+        let mut child = self.child.into_inner();
         for limit in [DRAIN_LIMIT, STOP_LIMIT] {
-            if let Some(id) = self.child.id() {
+            if let Some(id) = child.id() {
                 // There is no safe kill(2) in the standard library; the shell's is everywhere.
                 let _ = Command::new("sh").arg("-c").arg(format!("kill -TERM {id}")).status().await;
             }
-            if tokio::time::timeout(limit, self.child.wait()).await.is_ok() {
+            if tokio::time::timeout(limit, child.wait()).await.is_ok() {
                 return true;
             }
         }
-        let _ = self.child.kill().await;
+        let _ = child.kill().await;
         false
     }
 }
