@@ -9,7 +9,7 @@ const PATIENCE: u32 = 200;
 
 #[test]
 fn a_gateway_that_dies_during_the_demonstration_is_named_as_the_reason() {
-    let mut demo = Demo::start("a-gateway-that-dies");
+    let mut demo = Demo::start("a-gateway-that-dies", "24000-24399");
     demo.wait_for("held media is released");
     signal("KILL", demo.gateway());
     assert_eq!(demo.ended(), Some(1), "{}", demo.output());
@@ -19,7 +19,7 @@ fn a_gateway_that_dies_during_the_demonstration_is_named_as_the_reason() {
 
 #[test]
 fn an_interrupted_demonstration_is_no_success_and_takes_the_gateway_with_it() {
-    let mut demo = Demo::start("an-interrupted-demonstration");
+    let mut demo = Demo::start("an-interrupted-demonstration", "24400-24799");
     demo.wait_for("held media is released");
     let gateway = demo.gateway();
     signal("TERM", demo.child.id());
@@ -35,7 +35,7 @@ struct Demo {
 }
 
 impl Demo {
-    fn start(name: &str) -> Demo {
+    fn start(name: &str, ports: &str) -> Demo {
         let deps = std::env::current_exe().expect("the path of this program");
         let programs = deps.parent().and_then(Path::parent).expect("target/<profile>/deps");
         let program = programs.join("tandem-standin");
@@ -44,6 +44,7 @@ impl Demo {
         let file = std::fs::File::create(&log).expect("a log file");
         let mut command = Command::new(program);
         command.args(["demo", "--verbose", "--page-port", "0", "--tls-port", "0"]).env("DEMO_ONCE", "1");
+        command.args(["--media-ports", ports]);
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second handle")).stderr(file);
         Demo { child: command.spawn().expect("the stand-in starts"), log }
     }
