@@ -9,8 +9,6 @@ use engine::config::{Driver, EngineConfig};
 use engine::dtls::DtlsVersions;
 use engine::error::{Cause, End, Side};
 use engine::ice::IceRole;
-use engine::io::Net;
-use engine::io::system::WakeFd;
 use engine::leg::LocalLeg;
 use engine::leg::rtp::RtpConfig;
 use engine::leg::webrtc::WebrtcConfig;
@@ -24,28 +22,16 @@ use engine::worker::{Command, Engine, Event, MailboxFull, RefuseReason};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const DRIVERS: [Driver; 2] = [Driver::IoUring, Driver::Mmsg];
 
 /// The tests take turns: some count the descriptors of the process, some load the machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// Both, but where the host forbids io_uring only what is left: many containers do.
-fn drivers() -> &'static [Driver] {
-    let refused = Net::start(Driver::IoUring, 1, &Arc::new(WakeFd::new().unwrap())).err();
-    match refused.map(|error| error.kind()) {
-        Some(io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
-            eprintln!("io_uring is forbidden here: not tested");
-            &[Driver::Mmsg]
-        }
-        _ => &[Driver::IoUring, Driver::Mmsg],
-    }
-}
 
 fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
@@ -54,7 +40,7 @@ fn alone() -> MutexGuard<'static, ()> {
 #[test]
 fn a_thousand_datagrams_over_fifty_bridges_come_back_intact() {
     let _alone = alone();
-    for &driver in drivers() {
+    for driver in DRIVERS {
         let mut rig = Rig::start(driver, 20_000..=20_399);
         let legs: Vec<_> = (0..50).map(|number| rig.open(number)).collect();
         for localhost in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
@@ -86,7 +72,7 @@ fn a_thousand_datagrams_over_fifty_bridges_come_back_intact() {
 #[test]
 fn no_packet_allocates_once_the_loop_is_warm() {
     let _alone = alone();
-    for &driver in drivers() {
+    for driver in DRIVERS {
         let mut rig = Rig::start(driver, 20_400..=20_499);
         let legs: Vec<_> = (0..8).map(|number| rig.open(number)).collect();
         let peer = peer(Ipv4Addr::LOCALHOST.into());
@@ -111,7 +97,7 @@ fn no_packet_allocates_once_the_loop_is_warm() {
 #[test]
 fn a_flooded_socket_does_not_silence_another() {
     let _alone = alone();
-    for &driver in drivers() {
+    for driver in DRIVERS {
         let mut rig = Rig::start(driver, 20_500..=20_599);
         let (flooded, quiet) = (rig.open(1), rig.open(2));
         let stop = Arc::new(AtomicBool::new(false));
@@ -143,9 +129,6 @@ fn a_flooded_socket_does_not_silence_another() {
 #[test]
 fn a_burst_beyond_a_sockets_share_is_dropped_and_counted_and_the_socket_lives() {
     let _alone = alone();
-    if !drivers().contains(&Driver::IoUring) {
-        return;
-    }
     let mut rig = Rig::start(Driver::IoUring, 20_600..=20_699);
     let (slow, legs) = (rig.open(1), rig.open(2));
     let (peer_slow, peer) = (peer(Ipv4Addr::LOCALHOST.into()), peer(Ipv4Addr::LOCALHOST.into()));
@@ -173,7 +156,7 @@ fn a_burst_beyond_a_sockets_share_is_dropped_and_counted_and_the_socket_lives() 
 #[test]
 fn opening_and_closing_leaks_no_descriptor_and_ports_rest() {
     let _alone = alone();
-    for &driver in drivers() {
+    for driver in DRIVERS {
         // 21 pairs. A bridge takes one and a half, and the other half rests with its neighbour.
         let mut rig = Rig::start(driver, 20_700..=20_741);
         let before = open_files();
@@ -201,7 +184,7 @@ fn opening_and_closing_leaks_no_descriptor_and_ports_rest() {
 #[test]
 fn a_port_in_use_is_skipped_and_an_empty_range_refuses() {
     let _alone = alone();
-    for (&driver, first) in drivers().iter().zip([20_800u16, 20_810]) {
+    for (driver, first) in DRIVERS.into_iter().zip([20_800u16, 20_810]) {
         #[expect(clippy::disallowed_methods, reason = "a stranger on the system")]
         let _stranger = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, first + 3)).unwrap();
         let mut rig = Rig::start(driver, first..=first + 5);
@@ -217,7 +200,7 @@ fn a_port_in_use_is_skipped_and_an_empty_range_refuses() {
 #[test]
 fn an_icmp_answer_is_noise() {
     let _alone = alone();
-    for (&driver, first) in drivers().iter().zip([20_900u16, 20_920]) {
+    for (driver, first) in DRIVERS.into_iter().zip([20_900u16, 20_920]) {
         let mut rig = Rig::start(driver, first..=first + 19);
         let legs = rig.open(1);
         let gone = peer(Ipv4Addr::LOCALHOST.into());
@@ -237,7 +220,7 @@ fn an_icmp_answer_is_noise() {
 #[test]
 fn a_panic_ends_its_bridge_and_no_other() {
     let _alone = alone();
-    for (&driver, first) in drivers().iter().zip([21_000u16, 21_020]) {
+    for (driver, first) in DRIVERS.into_iter().zip([21_000u16, 21_020]) {
         let mut rig = Rig::start(driver, first..=first + 19);
         rig.open(1);
         let legs = rig.open(2);
@@ -257,7 +240,7 @@ fn a_panic_ends_its_bridge_and_no_other() {
 #[test]
 fn a_deadline_comes_though_no_packet_does() {
     let _alone = alone();
-    for (&driver, first) in drivers().iter().zip([21_100u16, 21_120]) {
+    for (driver, first) in DRIVERS.into_iter().zip([21_100u16, 21_120]) {
         let mut rig = Rig::start(driver, first..=first + 19);
         rig.open(1);
         let digit = Digit::from_char('5').unwrap();
@@ -272,7 +255,7 @@ fn a_deadline_comes_though_no_packet_does() {
 #[test]
 fn stop_says_goodbye_and_every_bridge_ends_once() {
     let _alone = alone();
-    for (&driver, first) in drivers().iter().zip([21_200u16, 21_300]) {
+    for (driver, first) in DRIVERS.into_iter().zip([21_200u16, 21_300]) {
         let mut rig = Rig::start(driver, first..=first + 99);
         let peer = peer(Ipv4Addr::LOCALHOST.into());
         for number in 0..20 {
@@ -306,7 +289,7 @@ fn stop_says_goodbye_and_every_bridge_ends_once() {
 #[test]
 fn dropping_the_engine_frees_every_port_and_descriptor() {
     let _alone = alone();
-    for &driver in drivers() {
+    for driver in DRIVERS {
         let before = open_files();
         let mut rig = Rig::start(driver, 21_400..=21_419);
         let legs = rig.open(1);
@@ -339,7 +322,7 @@ fn no_worker_takes_more_bridges_than_it_has_slots_for() {
 #[test]
 fn a_control_that_does_not_read_is_held_back_and_still_gets_every_end() {
     let _alone = alone();
-    for &driver in drivers() {
+    for driver in DRIVERS {
         let mut rig = Rig::start(driver, 22_000..=23_999);
         for number in 0..100 {
             rig.open(number);
