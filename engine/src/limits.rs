@@ -76,8 +76,9 @@ const _: () = assert!(RING_BUFFERS_MAX >= SOCKETS_PER_WORKER_MAX * 2);
 /// audio late. The rest waits for the next turn.
 pub const TURN_COMMANDS_MAX: usize = 16;
 
-/// Ports tried for one leg, when some of the range are in use by others. Past it the bridge is refused with `NoPort`.
-pub const PORT_TRIES_MAX: usize = 32;
+/// Ports tried for one leg, when some of the range are in use by others. Past it the bridge is refused with `NoPort`. A try that
+/// fails costs about 2 us; another gateway on the same range holds as many in a row as it has legs.
+pub const PORT_TRIES_MAX: usize = 512;
 
 /// Outputs of one bridge in one drain. A bridge that has more says the same thing again and again: a bug, and its end.
 pub const DRAIN_OUTPUTS_MAX: usize = 4096;
