@@ -605,10 +605,10 @@ fn peer(localhost: IpAddr) -> UdpSocket {
 }
 
 /// A receive with a time limit ends early when the process is stopped and goes on (signal(7)).
-fn patiently<T>(mut receive: impl FnMut() -> io::Result<T>) -> T {
+fn patiently<T>(mut receive: impl FnMut() -> std::io::Result<T>) -> T {
     loop {
         match receive() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             received => return received.unwrap(),
         }
     }
