@@ -19,6 +19,8 @@ pub const HOST: &str = "10.77.0.1";
 
 const INSIDE: &str = "TANDEM_TEST_INSIDE";
 
+static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// Runs `body` in a fresh network and process namespace: this test program is started again there with only `test`.
 ///
 /// # Panics
@@ -31,6 +33,8 @@ pub fn in_namespace(test: &str, body: impl AsyncFnOnce(&Path)) {
         runtime.block_on(body(&folder));
         return;
     }
+    // One at a time: a browser, a phone and a gateway at once are what two cores carry without stuttering.
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let program = std::env::current_exe().expect("the path of this program");
     let set_up = format!(
         "ip link set lo up && ip link add t0 type veth peer name t1 && ip link set t0 up && ip link set t1 up \
