@@ -539,7 +539,7 @@ fn webrtc_remote(
 
 fn rtp_remote(address: SocketAddr, format: MediaFormat) -> RtpRemote {
     let rtcp_address = SocketAddr::new(address.ip(), address.port() + 1);
-    RtpRemote { address, rtcp_address, rtcp_mux: false, format, sending: true }
+    RtpRemote { address, rtcp_address, rtcp_mux: false, format, sending: true, srtp: None }
 }
 
 /// What the bridge negotiated.

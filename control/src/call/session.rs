@@ -495,6 +495,9 @@ fn version_name(version: DtlsVersion) -> &'static str {
 fn profile_name(profile: SrtpProfile) -> &'static str {
     match profile {
         SrtpProfile::AesCm128HmacSha1_80 => "AES_CM_128_HMAC_SHA1_80",
+        SrtpProfile::AesCm128HmacSha1_32 => "AES_CM_128_HMAC_SHA1_32",
+        SrtpProfile::AesCm256HmacSha1_80 => "AES_256_CM_HMAC_SHA1_80",
+        SrtpProfile::AesCm256HmacSha1_32 => "AES_256_CM_HMAC_SHA1_32",
         SrtpProfile::AeadAes128Gcm => "AEAD_AES_128_GCM",
         SrtpProfile::AeadAes256Gcm => "AEAD_AES_256_GCM",
     }
