@@ -15,6 +15,8 @@ pub mod client;
 pub mod config;
 pub mod engine_link;
 pub mod http;
+pub mod registrar;
+pub mod route;
 pub mod runtime;
 pub mod server;
 pub mod sip;
