@@ -416,5 +416,7 @@ fn full_offer(local: &LocalLeg, address: IpAddr) -> String {
             session_id: u64::from(*ssrc),
         },
         "0",
+        &[],
+        &[],
     )
 }
