@@ -27,7 +27,7 @@ use self::outbox::Outbox;
 use crate::dtls::Identity;
 use crate::error::{Cause, End, Side};
 use crate::leg::rtp::{RtpConfig, RtpLeg, RtpRemote};
-use crate::leg::webrtc::{WebrtcConfig, WebrtcLeg, WebrtcRemote};
+use crate::leg::webrtc::{WebrtcChange, WebrtcConfig, WebrtcLeg, WebrtcRemote};
 use crate::leg::{Component, Leg, LegEvent, LegOutput, LegStats, LocalLeg, Received};
 use crate::metrics::Metrics;
 use crate::random::Random;
@@ -85,6 +85,8 @@ pub enum LegConfig {
 pub enum LegRemote {
     /// For a webrtc leg.
     Webrtc(WebrtcRemote),
+    /// For a webrtc leg whose peer describes itself anew (re-INVITE).
+    WebrtcChange(WebrtcChange),
     /// For an rtp leg.
     Rtp(RtpRemote),
 }
@@ -340,6 +342,7 @@ impl Bridge {
     fn set_remote(&mut self, now: Instant, name: LegName, remote: LegRemote) {
         match (self.leg_mut(name), remote) {
             (Leg::Webrtc(leg), LegRemote::Webrtc(remote)) => leg.set_remote(now, remote),
+            (Leg::Webrtc(leg), LegRemote::WebrtcChange(change)) => leg.change(now, change),
             (Leg::Rtp(leg), LegRemote::Rtp(remote)) => leg.set_remote(now, remote),
             _ => return tracing::warn!(leg = ?name, "a description of the other kind of leg: a bug in control"),
         }
