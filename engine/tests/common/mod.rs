@@ -168,7 +168,7 @@ pub fn bridge_address(port: Port) -> SocketAddr {
 fn peer_address(leg: LegName) -> SocketAddr {
     match leg {
         LegName::A => SocketAddr::from(([198, 51, 100, 1], 3_480)),
-        LegName::B => SocketAddr::from(([203, 0, 113, 5], 30_000)),
+        other => SocketAddr::from(([203, 0, 113, 4 + other as u8], 30_000)),
     }
 }
 
