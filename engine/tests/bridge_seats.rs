@@ -89,7 +89,7 @@ fn ice_of(local: &LocalLeg, lite: bool, address: SocketAddr) -> (IceDescription,
 
 fn rtp_remote(address: SocketAddr) -> RtpRemote {
     let rtcp_address = SocketAddr::new(address.ip(), address.port() + 1);
-    RtpRemote { address, rtcp_address, rtcp_mux: false, format: format(), sending: true }
+    RtpRemote { address, rtcp_address, rtcp_mux: false, format: format(), sending: true, srtp: None }
 }
 
 fn open_config(kind: Kind) -> LegConfig {

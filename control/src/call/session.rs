@@ -229,6 +229,8 @@ impl Session {
                 let detail = self.end_detail.take();
                 self.end(cx, bridge_end(end, detail.as_deref()));
             }
+            // A session asks for no spare legs.
+            BridgeEvent::LegOpened { .. } | BridgeEvent::LegRefused { .. } | BridgeEvent::LegClosed { .. } => {}
         }
     }
 
@@ -333,7 +335,7 @@ impl Session {
             (LegEvent::FirstReceived, SIP) => self.note(cx, Step::FirstPacketFromSip, String::new()),
             (LegEvent::FirstSent, SIP) => self.note(cx, Step::FirstPacketToSip, String::new()),
             // Ended comes as BridgeEvent::Ended; a latched source changes nothing here.
-            (LegEvent::Latched(_) | LegEvent::Ended(_), _) => {}
+            (LegEvent::Latched(_) | LegEvent::Ended(_) | LegEvent::FirstReceived | LegEvent::FirstSent, _) => {}
         }
     }
 
