@@ -86,6 +86,7 @@ fn leg(codec: Codec, host: u8) -> LegConfig {
         rtcp_mux: false,
         format,
         sending: true,
+        srtp: None,
     };
     LegConfig::Rtp(RtpConfig { remote: Some(remote) })
 }
