@@ -438,7 +438,9 @@ mod tests {
         let ours = sdes.offer();
         assert_eq!(sdes.read_answer(&described(&ours)), Err(CryptoError::KeyReflected));
         assert_eq!(sdes.read_answer(&with_values(&[&TWILIO.replacen('1', "2", 1)])), Err(CryptoError::NotOffered));
-        let other = CryptoLine::draw(1, SrtpProfile::AeadAes128Gcm, &mut Random::from_test_seed(9));
+        let mut other = CryptoLine::draw(1, SrtpProfile::AeadAes128Gcm, &mut Random::from_test_seed(9));
+        assert_eq!(sdes.read_answer(&described(&[other.clone()])), Err(CryptoError::NotOffered));
+        other.tag = 2;
         assert_eq!(sdes.read_answer(&described(&[other])), Err(CryptoError::NotOffered));
         assert!(sdes.keys().is_none());
         assert!(sdes.read_answer(&with_values(&[TWILIO])).is_ok());
