@@ -1,6 +1,7 @@
 //! Who is where: users, their devices, and groups of users.
 
 mod group;
+pub mod limits;
 mod user;
 
 pub use group::Group;

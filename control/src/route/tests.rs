@@ -161,3 +161,28 @@ fn what_was_dialed_is_read_from_the_request_uri() {
         assert_eq!(dialed(uri), expected, "{uri}");
     }
 }
+
+#[test]
+fn what_a_number_would_meet_is_explained_in_the_order_of_trial() {
+    let routes = routes();
+    let asked =
+        Asked { dialed: "07700900123".into(), from: String::new(), source: explain::source(&routes, None).unwrap() };
+    let text = explain::explain(&routes, &asked);
+    let expected = r"07700900123 (+447700900123), called from a user:
+  1. trunk early: pattern ^\+44 matches, weight 10, TLS early.example, rtp
+     INVITE sip:+447700900123@early.example;transport=tls
+  2. trunk late: pattern . matches, weight 20, TLS late.example, rtp
+     INVITE sip:+447700900123@late.example;transport=tls
+not taken:
+  users and groups: have nobody of that name or number
+  trunk french: pattern ^\+33 does not match
+";
+    assert_eq!(text, expected);
+    let asked = Asked { source: explain::source(&routes, Some("trunk:late")).unwrap(), ..asked };
+    assert!(explain::explain(&routes, &asked).contains("goes nowhere"));
+    let asked = Asked { dialed: "sales".into(), source: explain::source(&routes, Some("whatsapp")).unwrap(), ..asked };
+    assert!(explain::explain(&routes, &asked).contains("rings alice, bob"));
+    for wrong in ["trunk:x", "user:x", "mars"] {
+        assert!(explain::source(&routes, Some(wrong)).is_err());
+    }
+}
