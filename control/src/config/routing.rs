@@ -33,6 +33,9 @@ pub(super) fn read(source: Source<'_>, document: &DeTable<'_>) -> Result<(Routes
         for (name, section) in trunks.children()? {
             check_name(&section, name)?;
             let read = trunks::read(name, &section, &routes.numbering)?;
+            if read.trunk.inbound.as_ref().is_some_and(|inbound| routes.users.contains_key(&inbound.username)) {
+                return Err(section.wrong("inbound_user", "is the name of a user", "write another name"));
+            }
             warnings.extend(read.warning);
             pending.extend(read.to.map(|to| (routes.trunks.len(), section, to)));
             routes.trunks.push(read.trunk);

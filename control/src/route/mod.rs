@@ -153,6 +153,8 @@ pub enum Recognised {
     Trunk(TrunkId),
     /// It must know a trunk's password first: one of these.
     Challenge(Vec<TrunkId>),
+    /// This trunk's by its address or certificate, but it came by another transport than the trunk's.
+    WrongTransport(TrunkId),
     /// Nobody's: per trunk, why in words.
     Refused(Vec<Considered>),
 }
@@ -237,6 +239,7 @@ impl Routes {
     pub fn recognise(&self, arrival: &Arrival, user: Option<&str>) -> Recognised {
         let mut refused = Vec::new();
         let mut challenge = Vec::new();
+        let mut wrong_transport = None;
         for (id, trunk) in self.trunks() {
             let subject = format!("trunk {}", trunk.name);
             if let Err(why) = trunk.recognises(arrival.source.ip(), arrival.certificate_names) {
@@ -246,6 +249,8 @@ impl Routes {
                 let why =
                     format!("takes its calls over {wanted}, and this one came over {had} from {}", arrival.source);
                 refused.push(Considered { subject, taken: false, why });
+                let proven = !trunk.allowed_sources.is_empty() || !trunk.certificate_names.is_empty();
+                wrong_transport = wrong_transport.or(proven.then_some(id));
             } else if let Some(credentials) = &trunk.inbound {
                 match user {
                     Some(user) if user != credentials.username => {
@@ -258,7 +263,11 @@ impl Routes {
                 return Recognised::Trunk(id);
             }
         }
-        if challenge.is_empty() { Recognised::Refused(refused) } else { Recognised::Challenge(challenge) }
+        match (challenge.is_empty(), wrong_transport) {
+            (false, None) => Recognised::Challenge(challenge),
+            (_, Some(trunk)) => Recognised::WrongTransport(trunk),
+            (true, None) => Recognised::Refused(refused),
+        }
     }
 
     /// The name and number that others see when this user calls.

@@ -130,6 +130,7 @@ pub struct Registered {
 }
 
 /// The gatekeeper of an agent that has no other: one account or none, and no registrar.
+#[derive(Clone)]
 pub struct Doorman {
     /// Realm and account demanded of every INVITE.
     pub demand: Option<(String, Credentials)>,
