@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Which planes run in this process.
@@ -77,6 +77,8 @@ pub struct WhatsappSettings {
     pub accept_by_number: BTreeMap<String, AcceptPolicy>,
     /// Live calls.
     pub calls_max: usize,
+    /// The file that remembers calls over a restart.
+    pub store: Option<PathBuf>,
 }
 
 /// The orchestrator's HTTP server.
@@ -99,6 +101,8 @@ pub struct EdgeSettings {
     pub token: Secret,
     /// Where a remote edge posts events to this orchestrator.
     pub callback_url: Option<String>,
+    /// Seconds that a remote edge keeps sessions whose orchestrator says nothing; 0: for ever.
+    pub lease_s: u32,
     /// Prefixes of callback URLs allowed beside loopback.
     pub callbacks_allowed: Vec<String>,
     /// Prefixes of SIP URIs that a session may name.
@@ -177,6 +181,7 @@ const SETTINGS: &[Setting] = &[
     setting("whatsapp.webhooks_open", "WEBHOOKS_OPEN", "write true or false"),
     setting("whatsapp.accept", "ACCEPT_POLICY", "write on-answer, on-progress or immediate"),
     setting("whatsapp.calls_max", "CALLS_MAX", "write a number of calls from 1 to 100000"),
+    setting("whatsapp.store", "STORE", "write the path of a file, such as /var/lib/tandem/tandem.redb, or none"),
     setting("http.bind", "BIND", "write an IP address, such as 0.0.0.0"),
     setting("http.port", "PORT", "write a port from 1 to 65535"),
     setting(
@@ -191,6 +196,7 @@ const SETTINGS: &[Setting] = &[
         "CALLBACK_URL",
         "write the URL of this orchestrator's /edge/events as the edge sees it",
     ),
+    setting("edge.lease_s", "EDGE_LEASE_S", "write seconds from 5 to 600, or 0 for no lease"),
     setting("edge.callbacks_allowed", "CALLBACKS_ALLOWED", "write URL prefixes, comma separated"),
     setting("edge.destinations_allowed", "DESTINATIONS_ALLOWED", "write SIP URI prefixes, comma separated"),
     setting("edge.sessions_max", "SESSIONS_MAX", "write a number of sessions from 1 to 100000"),
@@ -232,6 +238,13 @@ impl Config {
                 values.plain.insert(setting.key, (value.trim().to_owned(), true));
             }
         }
+        // systemd's StateDirectory= is where a service keeps such a file.
+        if let Some(folder) = environment("STATE_DIRECTORY").filter(|folder| !folder.is_empty())
+            && !values.plain.contains_key("whatsapp.store")
+        {
+            let first = folder.split(':').next().unwrap_or_default();
+            values.plain.insert("whatsapp.store", (format!("{first}/tandem.redb"), true));
+        }
         values.build()
     }
 
@@ -271,8 +284,14 @@ impl Config {
             accept: self.whatsapp.accept,
             accept_by_number: self.whatsapp.accept_by_number.clone(),
             callback_url: self.edge.api.as_ref().map(|_| self.callback_url()),
+            lease_s: self.edge.lease_s,
             calls_max: self.whatsapp.calls_max,
         }
+    }
+
+    /// Where calls are remembered.
+    pub fn store_path(&self) -> Option<PathBuf> {
+        self.whatsapp.store.clone()
     }
 
     /// For the engine.
@@ -378,6 +397,7 @@ impl Values {
                 accept: v.one_of("whatsapp.accept", &POLICIES, AcceptPolicy::OnAnswer)?,
                 accept_by_number: v.policies("whatsapp.accept_by_number")?,
                 calls_max: v.count("whatsapp.calls_max", limits::CALLS_MAX)?,
+                store: v.optional("whatsapp.store").filter(|path| path != "none").map(PathBuf::from),
             },
             http: HttpSettings {
                 bind: v.parsed("http.bind", IpAddr::from([0, 0, 0, 0]))?,
@@ -388,6 +408,9 @@ impl Values {
                 bind: v.parsed("edge.bind", SocketAddr::from(([127, 0, 0, 1], 8_080)))?,
                 token: v.header_value("edge.token")?,
                 callback_url: v.url("edge.callback_url")?,
+                lease_s: v.parsed_if("edge.lease_s", limits::LEASE_S, |seconds: &u32| {
+                    *seconds == 0 || (limits::LEASE_S_MIN..=limits::LEASE_S_MAX).contains(seconds)
+                })?,
                 callbacks_allowed: v.list("edge.callbacks_allowed"),
                 destinations_allowed: v.list("edge.destinations_allowed"),
                 sessions_max: v.count("edge.sessions_max", limits::SESSIONS_MAX)?,

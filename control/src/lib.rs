@@ -18,6 +18,7 @@ pub mod http;
 pub mod runtime;
 pub mod server;
 pub mod sip;
+pub mod store;
 pub mod trace;
 pub mod whatsapp;
 
