@@ -295,7 +295,7 @@ fn offer_of(peer: &WebrtcPeer) -> String {
         telephone_event: Some(TelephoneEventFormat { payload_type: 110, clock_rate_hz: 8_000 }),
         session_id: 1,
     };
-    sdp::write_webrtc_offer(&local, "0")
+    sdp::write_webrtc_offer(&local, "0", &[], &[])
 }
 
 /// What a full agent is answered: we are lite, we serve DTLS, and there is one of everything.

@@ -168,9 +168,9 @@ fn make_orchestrator(config: &Config) -> Result<LocalOrchestrator> {
         Some(base) => Some(EdgeClient::new(base, config.edge.token.clone()).map_err(|error| anyhow!(error))?),
         None => None,
     };
-    let store = match config.store_path() {
+    let store = match &config.whatsapp.store {
         Some(path) => {
-            let (store, remembered) = FileStore::open(&path, wall_millis).map_err(|error| anyhow!(error))?;
+            let (store, remembered) = FileStore::open(path, wall_millis).map_err(|error| anyhow!(error))?;
             tracing::info!(
                 "calls in progress are kept in {}: {} of the last run",
                 path.display(),
@@ -232,7 +232,7 @@ async fn own_addresses() -> Vec<IpAddr> {
 }
 
 /// The address that the kernel would send from toward `address`. Connecting a UDP socket sends nothing.
-async fn source_toward(address: IpAddr) -> Option<IpAddr> {
+pub(crate) async fn source_toward(address: IpAddr) -> Option<IpAddr> {
     let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
     let socket = UdpSocket::bind(any).await.ok()?;
     socket.connect((address, 9)).await.ok()?;

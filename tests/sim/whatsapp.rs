@@ -336,7 +336,7 @@ fn offer(leg: &WebrtcLeg) -> String {
         telephone_event: Some(TelephoneEventFormat { payload_type: 126, clock_rate_hz: 8_000 }),
         session_id: 1_767_225_600_412,
     };
-    sdp::write_webrtc_offer(&local, "audio")
+    sdp::write_webrtc_offer(&local, "audio", &[], &[])
 }
 
 fn failure(status: u16) -> GraphError {

@@ -63,6 +63,8 @@ impl WebrtcCaller {
                     session_id: u64::from(*ssrc),
                 },
                 "0",
+                &[],
+                &[],
             ),
             LocalLeg::Rtp { .. } => String::new(),
         };
