@@ -39,7 +39,9 @@ pub fn sdp(data: &[u8]) {
         ssrc: 9,
         codec,
         telephone_event,
+        direction: Direction::SendRecv,
         session_id: 2,
+        session_version: 1,
     };
     for answer in [write_rtp_answer(&offer, &rtp), write_webrtc_answer(&offer, &webrtc)] {
         let read = match sdp::parse(&answer) {

@@ -131,7 +131,9 @@ impl Plan {
             ssrc: *ssrc,
             codec: self.codec,
             telephone_event: self.telephone_event,
+            direction: Direction::SendRecv,
             session_id,
+            session_version: 1,
         };
         Some(sdp::write_webrtc_answer(&self.offer, &local))
     }

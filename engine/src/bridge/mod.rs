@@ -32,7 +32,7 @@ use self::spare::{Spares, open_leg};
 use crate::dtls::Identity;
 use crate::error::{Cause, End, Side};
 use crate::leg::rtp::{RtpConfig, RtpRemote};
-use crate::leg::webrtc::{WebrtcConfig, WebrtcRemote};
+use crate::leg::webrtc::{WebrtcChange, WebrtcConfig, WebrtcRemote};
 use crate::leg::{Component, Leg, LegEvent, LegOutput, LegStats, LocalLeg, Received};
 use crate::limits::SPARES_MAX;
 use crate::metrics::Metrics;
@@ -116,6 +116,8 @@ pub enum LegConfig {
 pub enum LegRemote {
     /// For a webrtc leg.
     Webrtc(WebrtcRemote),
+    /// For a webrtc leg whose peer describes itself anew (re-INVITE).
+    WebrtcChange(WebrtcChange),
     /// For an rtp leg.
     Rtp(RtpRemote),
 }
@@ -431,6 +433,7 @@ impl Bridge {
     fn set_remote(&mut self, now: Instant, name: LegName, remote: LegRemote) {
         match (self.leg_mut(name), remote) {
             (Some(Leg::Webrtc(leg)), LegRemote::Webrtc(remote)) => leg.set_remote(now, remote),
+            (Some(Leg::Webrtc(leg)), LegRemote::WebrtcChange(change)) => leg.change(now, change),
             (Some(Leg::Rtp(leg)), LegRemote::Rtp(remote)) => leg.set_remote(now, remote),
             (None, _) => return, // a spare that has gone meanwhile
             _ => return tracing::warn!(leg = ?name, "a description of the other kind of leg: a bug in control"),

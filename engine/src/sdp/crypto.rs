@@ -441,6 +441,7 @@ mod tests {
         let mut other = CryptoLine::draw(1, SrtpProfile::AeadAes128Gcm, &mut Random::from_test_seed(9));
         assert_eq!(sdes.read_answer(&described(&[other.clone()])), Err(CryptoError::NotOffered));
         other.tag = 2;
+        assert_eq!(sdes.read_answer(&described(&[other])), Err(CryptoError::NotOffered));
         assert!(sdes.keys().is_none());
         assert!(sdes.read_answer(&with_values(&[TWILIO])).is_ok());
     }

@@ -241,8 +241,12 @@ pub struct WebrtcLocal {
     pub codec: CodecFormat,
     /// telephone-event, if used.
     pub telephone_event: Option<TelephoneEventFormat>,
+    /// Of our offer; an answer mirrors the offer's.
+    pub direction: Direction,
     /// `o=` session id, the same in every description of the leg.
     pub session_id: u64,
+    /// `o=` version: +1 when the text changes (RFC 3264 §8).
+    pub session_version: u64,
 }
 
 /// What we say about one RTP leg.

@@ -269,7 +269,9 @@ fn local() -> WebrtcLocal {
         ssrc: 330_833_028,
         codec: CodecFormat { codec: Codec::Opus, payload_type: 111, opus: OpusParameters::default() },
         telephone_event: None,
+        direction: Direction::SendRecv,
         session_id: 3_969_670_312,
+        session_version: 1,
     }
 }
 
@@ -718,7 +720,9 @@ fn webrtc_local() -> impl Strategy<Value = WebrtcLocal> {
                     ssrc,
                     codec,
                     telephone_event: has_event.then_some(event),
+                    direction: Direction::SendRecv,
                     session_id,
+                    session_version: 1,
                 }
             },
         )

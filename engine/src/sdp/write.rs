@@ -47,7 +47,7 @@ pub fn write_webrtc_offer(
     out.webrtc_section(&WebrtcSection {
         profile: Profile::UdpTlsRtpSavpf,
         mid: Some(mid),
-        direction: Direction::SendRecv,
+        direction: local.direction,
         rtcp_mux: true,
         codecs: &[&[local.codec], other_codecs].concat(),
         events: &local.telephone_event.iter().chain(other_events).copied().collect::<Vec<_>>(),
@@ -161,7 +161,7 @@ impl Text {
     }
 
     fn webrtc_session(&mut self, local: &WebrtcLocal, bundled_mid: Option<&str>) {
-        self.session(local.session_id, 1, webrtc_ip(local));
+        self.session(local.session_id, local.session_version, webrtc_ip(local));
         self.line(format_args!("t=0 0"));
         if let Some(mid) = bundled_mid {
             self.line(format_args!("a=group:BUNDLE {mid}"));

@@ -193,7 +193,7 @@ pub fn format(codec: Codec) -> MediaFormat {
 }
 
 /// The same, seen by the peer.
-fn mirrored(format: &MediaFormat) -> MediaFormat {
+pub fn mirrored(format: &MediaFormat) -> MediaFormat {
     MediaFormat {
         send_payload_type: format.receive_payload_type,
         receive_payload_type: format.send_payload_type,
@@ -206,7 +206,7 @@ fn mirrored(format: &MediaFormat) -> MediaFormat {
     }
 }
 
-fn ice_of(local: &LocalLeg, lite: bool, address: SocketAddr) -> (IceDescription, engine::sdp::Fingerprint) {
+pub fn ice_of(local: &LocalLeg, lite: bool, address: SocketAddr) -> (IceDescription, engine::sdp::Fingerprint) {
     let LocalLeg::Webrtc { ufrag, pwd, fingerprint, .. } = local else { panic!("not a webrtc leg") };
     let candidates = vec![Candidate { address, priority: 2_130_706_431 }];
     (IceDescription { ufrag: ufrag.clone(), pwd: pwd.clone(), lite, candidates }, *fingerprint)
