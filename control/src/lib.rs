@@ -22,6 +22,7 @@ pub mod route;
 pub mod runtime;
 pub mod server;
 pub mod sip;
+pub mod store;
 pub mod trace;
 pub mod whatsapp;
 
