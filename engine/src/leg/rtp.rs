@@ -15,6 +15,7 @@ use crate::error::{Cause, DropReason};
 use crate::limits::MEDIA_MS_MAX;
 use crate::random::Random;
 use crate::rtp::header::RtpPacket;
+use crate::rtp::rtcp::ReportBlock;
 use crate::srtp::SrtpKeys;
 use crate::time::{Instant, WallAnchor};
 use std::net::SocketAddr;
@@ -334,6 +335,16 @@ impl RtpLeg {
         if matches!(self.phase, Phase::Open | Phase::Ended) {
             self.phase = Phase::Bye;
         }
+    }
+
+    /// The peer's last report about our stream, and when it came.
+    pub fn remote_report(&self) -> Option<(ReportBlock, Instant)> {
+        self.stream.remote_report()
+    }
+
+    /// What the peer that the received stream is relayed to reported of it, 256ths.
+    pub fn set_downstream(&mut self, fraction_lost: u8, at: Instant) {
+        self.stream.set_downstream(fraction_lost, at);
     }
 
     /// Counters.

@@ -8,7 +8,7 @@ use super::{BYE_GRACE_MS, LegEvent, LegStats, MediaFormat};
 use crate::error::DropReason;
 use crate::random::Random;
 use crate::rtp::header::{self, RtpPacket};
-use crate::rtp::rtcp::{Reception, Rtcp};
+use crate::rtp::rtcp::{Reception, ReportBlock, Rtcp};
 use crate::rtp::sender::RtpSender;
 use crate::time::{Instant, WallAnchor};
 
@@ -104,12 +104,23 @@ impl Stream {
 
     /// Reads one compound RTCP packet in the clear.
     pub(super) fn receive_rtcp(&mut self, now: Instant, packet: &[u8]) -> Result<(), DropReason> {
+        self.rtcp.set_peer_ssrc(self.reception.ssrc());
         let received = self.rtcp.handle(now, self.sender.ssrc(), packet)?;
         self.heard = Some(now);
         if received.bye && self.bye.is_none() {
             self.bye = Some(now);
         }
         Ok(())
+    }
+
+    /// What the peer reported last about our stream, and when.
+    pub(super) fn remote_report(&self) -> Option<(ReportBlock, Instant)> {
+        self.rtcp.remote_report()
+    }
+
+    /// What the peer that the received stream is relayed to reported: ours say the worse of both.
+    pub(super) fn set_downstream(&mut self, fraction_lost: u8, at: Instant) {
+        self.reception.set_downstream(fraction_lost, at);
     }
 
     /// Counts one packet that `sender` wrote and that is on its way.
@@ -169,6 +180,11 @@ impl Stream {
             packets_dropped: self.dropped,
             jitter_ms: self.reception.jitter_ms(),
             round_trip_ms: self.rtcp.round_trip_ms(),
+            remote_loss_percent: self.rtcp.remote_loss_percent(),
+            remote_packets_lost: self.remote_report().map(|(block, _)| block.cumulative_lost.max(0).unsigned_abs()),
+            remote_jitter_ms: self.remote_report().map(|(block, _)| {
+                (u64::from(block.jitter) * 1_000 / u64::from(self.clock_rate_hz())).min(u64::from(u32::MAX)) as u32
+            }),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::error::{Cause, DropReason};
 use crate::ice::{IceAgent, IceCredentials, IceOutput, IceRole};
 use crate::limits::MEDIA_MS_MAX;
 use crate::random::Random;
+use crate::rtp::rtcp::ReportBlock;
 use crate::sdp::{Fingerprint, IceDescription};
 use crate::srtp::{Protect, SrtpKeys, Unprotect};
 use crate::time::{Instant, WallAnchor};
@@ -522,6 +523,16 @@ impl WebrtcLeg {
     /// What the DTLS library said about this leg's end, once.
     pub fn take_end_detail(&mut self) -> Option<Box<str>> {
         self.end_detail.take()
+    }
+
+    /// The peer's last report about our stream, and when it came.
+    pub fn remote_report(&self) -> Option<(ReportBlock, Instant)> {
+        self.stream.remote_report()
+    }
+
+    /// What the peer that the received stream is relayed to reported of it, 256ths.
+    pub fn set_downstream(&mut self, fraction_lost: u8, at: Instant) {
+        self.stream.set_downstream(fraction_lost, at);
     }
 
     /// Counters.
