@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`.
 
-.PHONY: demo test build bench audit clean
+.PHONY: demo test build bench density audit clean
 
 # Installs what is missing, builds, places one real call, then serves the caller's page (DEMO_ONCE=1: exits instead).
 demo:
@@ -20,6 +20,13 @@ build:
 # What each stage of a call costs.
 bench:
 	cargo bench --locked -p benches
+
+# How many calls one core carries, against the least that is possible. About ten minutes on a quiet machine of two cores or more;
+# PART="transcoded memory" runs some of it, DENSITY_RIVAL=1 measures Debian's rtpengine too (benches/density/main.rs says more).
+density:
+	tests/install.sh test
+	cargo build --release --locked -p control -p benches --bins
+	target/release/density $(PART)
 
 # Known vulnerabilities of what is linked in. Fetches the advisory database, so it needs the network.
 audit:

@@ -35,7 +35,8 @@ impl Spread {
         Spread { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
     }
 
-    fn json(self) -> Value {
+    /// For the record.
+    pub fn json(self) -> Value {
         json!({"p50_us": round(self.p50, 1), "p99_us": round(self.p99, 1), "p999_us": round(self.p999, 1)})
     }
 }

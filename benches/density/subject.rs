@@ -1,6 +1,7 @@
 //! What is measured: the real gateway, or the floor, each a process of its own on the measured core.
 
 use super::dial::{Dial, Dialler, EdgeDial, FloorDial, Http};
+use super::driver::DriverDial;
 use super::process::{Guarded, keep_on};
 use anyhow::{Context, Result, bail};
 use engine::io::clock;
@@ -76,15 +77,34 @@ impl Subject {
         let process = start(&mut command, &site.measured, &site.others)
             .with_context(|| format!("{} does not start: cargo build --release -p control", program.display()))?;
         let mut subject = Subject { process, http: Some(Http::new(http)) };
+        subject.wait_until_ready(site, http)?;
+        let connections = (0..DIALLERS).map(|_| Box::new(EdgeDial(Http::new(http))) as Box<dyn Dial>);
+        Ok((subject, Dialler::start(connections.collect())))
+    }
+
+    /// Starts the engine alone.
+    pub fn driver(site: &Site, workers: usize) -> Result<(Subject, Dialler)> {
+        let http = free_port()?;
+        let log = File::create(site.folder.join("gateway.log"))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["gateway", &http.to_string(), &workers.to_string()]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let process = start(&mut command, &site.measured, &site.others)?;
+        let mut subject = Subject { process, http: Some(Http::new(http)) };
+        subject.wait_until_ready(site, http)?;
+        let connections = (0..DIALLERS).map(|_| Box::new(DriverDial(Http::new(http))) as Box<dyn Dial>);
+        Ok((subject, Dialler::start(connections.collect())))
+    }
+
+    fn wait_until_ready(&mut self, site: &Site, port: u16) -> Result<()> {
         let deadline = clock::now() + START_TIME_MAX;
-        while !matches!(Http::new(http).ask("GET", "/health", ""), Ok((200, _))) {
-            if clock::now() > deadline || subject.process.0.try_wait()?.is_some() {
+        while !matches!(Http::new(port).ask("GET", "/health", ""), Ok((200, _))) {
+            if clock::now() > deadline || self.process.0.try_wait()?.is_some() {
                 bail!("the gateway is not ready: see {}", site.folder.join("gateway.log").display());
             }
             pause(Duration::from_millis(20));
         }
-        let connections = (0..DIALLERS).map(|_| Box::new(EdgeDial(Http::new(http))) as Box<dyn Dial>);
-        Ok((subject, Dialler::start(connections.collect())))
+        Ok(())
     }
 
     /// Starts the floor.
