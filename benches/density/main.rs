@@ -23,6 +23,7 @@ mod parts;
 mod process;
 mod report;
 mod ring;
+mod rival;
 mod score;
 mod sip;
 mod subject;
@@ -33,7 +34,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// What can be run, in this order.
-const PARTS: [(&str, fn(&Run) -> Result<Value>); 7] = [
+const PARTS: [(&str, fn(&Run) -> Result<Value>); 8] = [
     ("transcoded", Run::transcoded),
     ("relay_rtp", Run::relay_rtp),
     ("relay_webrtc", Run::relay_webrtc),
@@ -41,6 +42,7 @@ const PARTS: [(&str, fn(&Run) -> Result<Value>); 7] = [
     ("memory", Run::memory),
     ("overload", Run::overload),
     ("scaling", Run::scaling),
+    ("rival", Run::rival),
 ];
 
 fn main() -> Result<()> {
@@ -62,7 +64,8 @@ fn measure(wanted: &[&str]) -> Result<()> {
     let run = Run::new()?;
     let mut results = json!({"conditions": run.conditions()});
     for (name, part) in PARTS {
-        if wanted.is_empty() || wanted.contains(&name) {
+        let asked = wanted.is_empty() && (name != "rival" || parts::variable("DENSITY_RIVAL").is_some());
+        if asked || wanted.contains(&name) {
             results[name] = part(&run)?;
         }
     }

@@ -56,6 +56,9 @@ impl Run {
         let folder = PathBuf::from("target/density");
         let (measured, others) = (vec![measured], others.to_vec());
         let site = Site { programs: super::subject::programs()?, folder: folder.clone(), measured, others };
+        if let Some(value) = variable("DENSITY_NICE") {
+            process::be_nice(value.parse().context("DENSITY_NICE")?)?;
+        }
         process::keep_on(0, &site.others)?;
         progress("speech: speaking and coding");
         let corpus = Corpus::load(&folder)?;
@@ -125,6 +128,26 @@ impl Run {
     pub fn relay_webrtc(&self) -> Result<Value> {
         let start: Start = &|_| Subject::driver(&self.site, 1);
         self.compare("relayed to DTLS-SRTP", self.caller(), self.caller(), RELAY_BUSY_MAX, start)
+    }
+
+    /// rtpengine under the same load.
+    pub fn rival(&self) -> Result<Value> {
+        let mut results = json!({"version": super::subject::version_of("rtpengine")});
+        for (name, b, busy_max) in
+            [("transcoded", self.telephone(), TRANSCODE_BUSY_MAX), ("relay_rtp", self.relayed(), RELAY_BUSY_MAX)]
+        {
+            let mut generator = self.generator(self.caller(), b)?;
+            let (mut subject, dialler) = Subject::rtpengine(&self.site, name == "transcoded")?;
+            generator.set_dialler(dialler);
+            let title = format!("rtpengine {name}");
+            let steps = self.climb(&title, &mut generator, &mut subject, busy_max)?;
+            let scores = self.scores(&mut generator, &steps)?;
+            results[name] = json!({
+                "knee": knee(&steps, busy_max), "scores": scores,
+                "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
+            });
+        }
+        Ok(results)
     }
 
     /// Steps up to the knee, then the floor at the same numbers of calls on the same core.
@@ -209,7 +232,7 @@ impl Run {
             let more = count.saturating_sub(generator.calls.len());
             generator.ramp(more, RAMP_PER_SECOND, Duration::from_secs(5))?;
             generator.run_for(SETTLE)?;
-            let step = window(generator, subject, self.window, self.cores())?;
+            let step = window(generator, subject, self.window, &self.site)?;
             progress(&describe(name, &step));
             steps.push(step);
         }
@@ -314,7 +337,7 @@ impl Run {
         let reading = |generator: &mut Generator| -> Result<(f64, f64)> {
             generator.ramp(CALLS, RAMP_PER_SECOND, Duration::from_secs(5))?;
             generator.run_for(SETTLE)?;
-            let kernel = process::slab_bytes() + process::udp_memory_bytes();
+            let kernel = process::socket_memory_bytes() + process::udp_memory_bytes();
             Ok((process::resident_bytes(subject.pid()) as f64, kernel as f64))
         };
         // The first calls also touch memory that all later ones share.
@@ -335,7 +358,7 @@ impl Run {
         for _ in 0..SESSIONS / 2 {
             generator.place_call()?;
         }
-        let step = window(&mut generator, &mut subject, self.window, self.cores())?;
+        let step = window(&mut generator, &mut subject, self.window, &self.site)?;
         let refused = generator.calls.iter().filter(|call| call.status == 503).count();
         let value = json!({
             "accepted": SESSIONS, "offered_beyond": SESSIONS / 2, "refused_with_503": refused,
@@ -358,7 +381,7 @@ impl Run {
             generator.set_dialler(dialler);
             generator.ramp(CALLS, RAMP_PER_SECOND, Duration::from_secs(5))?;
             generator.run_for(SETTLE)?;
-            let step = window(&mut generator, &mut subject, self.window, (1, self.site.others.len()))?;
+            let step = window(&mut generator, &mut subject, self.window, &self.site)?;
             progress(&describe(&format!("{workers} workers"), &step));
             rows.push(json!({"workers": workers, "calls": step.calls,
                 "us_per_call_and_20ms": round(step.micros_per_frame(), 2), "lost": step.lost}));
@@ -425,7 +448,11 @@ fn describe(name: &str, step: &Step) -> String {
         step.residence[0].p999,
         step.wakeups,
         step.generator_busy * 100.0,
-        if step.generator_limited() { " (generator-limited)" } else { "" },
+        match (step.generator_limited(), step.noisy()) {
+            (true, _) => " (generator-limited)",
+            (false, true) => " (others use this core)",
+            _ => "",
+        },
     )
 }
 
