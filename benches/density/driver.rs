@@ -152,6 +152,7 @@ fn rtp(port: u16, rtcp_port: u16, payload_type: u8) -> RtpConfig {
                 telephone_event: None,
             },
             sending: true,
+            srtp: None,
         }),
     }
 }
@@ -172,6 +173,8 @@ fn answer(offer: &Description, local: &LocalLeg) -> Option<String> {
         codec: CodecFormat { codec: Codec::Opus, payload_type: opus.payload_type, opus: OpusParameters::default() },
         telephone_event: None,
         session_id: u64::from(*ssrc),
+        session_version: 1,
+        direction: sdp::Direction::SendRecv,
     };
     Some(sdp::write_webrtc_answer(offer, &local))
 }
