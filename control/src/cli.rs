@@ -8,12 +8,14 @@ const HELP: &str = "\
 tandem joins WhatsApp Business calls to SIP.
 
   tandem [orchestrator|edge|check] [--config FILE]
+  tandem call --help
   tandem --version | --help
 
   (nothing)      both planes in one process
   orchestrator   webhooks and Graph only; EDGE_API names the edge
   edge           media and SIP only
   check          reads the configuration, says what is wrong with it and with this host, and stops
+  call           places one call into an edge: speech in, recording out, figures, exit code
 
 Settings come from the environment (WABA_TOKEN, SIP_TARGET, ...) and from FILE (TOML); the environment wins.
 RUST_LOG sets the log's level.
@@ -62,6 +64,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Order, Strin
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("call") {
+        return crate::cli_call::main(std::env::args().skip(2));
+    }
     let outcome = match parse(std::env::args().skip(1)) {
         Ok(Order::Version) => {
             println!("tandem {}", env!("CARGO_PKG_VERSION"));

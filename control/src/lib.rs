@@ -11,10 +11,13 @@
 
 pub mod call;
 pub mod cli;
+mod cli_call;
 pub mod client;
 pub mod config;
 pub mod engine_link;
 pub mod http;
+pub mod registrar;
+pub mod route;
 pub mod runtime;
 pub mod server;
 pub mod sip;
