@@ -15,7 +15,7 @@ use engine::leg::webrtc::{WebrtcConfig, WebrtcLeg};
 use engine::leg::{LegEvent, LegOutput, LocalLeg, Received};
 use engine::limits::DATAGRAM_BYTES_MAX;
 use engine::rtp::header;
-use engine::sdp::{self, Codec, CodecFormat, OpusParameters, Setup, TelephoneEventFormat, WebrtcLocal};
+use engine::sdp::{self, Codec, CodecFormat, Direction, OpusParameters, Setup, TelephoneEventFormat, WebrtcLocal};
 use engine::time::{Instant, RtpTimestamp, WallAnchor};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
@@ -414,6 +414,8 @@ fn full_offer(local: &LocalLeg, address: IpAddr) -> String {
             codec: CodecFormat { codec: Codec::Opus, payload_type: OPUS_PAYLOAD_TYPE, opus },
             telephone_event: Some(TelephoneEventFormat { payload_type: EVENT_PAYLOAD_TYPE, clock_rate_hz: 8_000 }),
             session_id: u64::from(*ssrc),
+            session_version: 1,
+            direction: Direction::SendRecv,
         },
         "0",
         &[],
