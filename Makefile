@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`.
 
-.PHONY: demo test build bench audit clean
+.PHONY: demo test build bench quality audit clean
 
 # Installs what is missing, builds, places one real call, then serves the caller's page (DEMO_ONCE=1: exits instead).
 demo:
@@ -20,6 +20,16 @@ build:
 # What each stage of a call costs.
 bench:
 	cargo bench --locked -p benches
+
+# How it sounds on bad networks: about a minute; QUALITY=full measures the whole matrix and draws the charts.
+QUALITY ?= quick
+quality:
+	tests/install.sh quality
+	cargo build --locked -p benches --bin quality
+	benches/quality/speech.sh target/quality/speech
+	target/debug/quality $(QUALITY) target/quality/speech target/quality/$(QUALITY)
+	target/tools/quality/bin/python benches/quality/score.py target/quality/$(QUALITY) \
+		$(if $(filter full,$(QUALITY)),benches/results,target/quality/$(QUALITY)) $(QUALITY)
 
 # Known vulnerabilities of what is linked in. Fetches the advisory database, so it needs the network.
 audit:

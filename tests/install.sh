@@ -1,6 +1,6 @@
 #!/bin/sh
-# install.sh demo|test: installs from Debian's packages (and PyPI, for scoring speech) what the machine lacks.
-# demo needs a compiler and cmake; test also the independent programs that the interop tests call.
+# install.sh demo|quality|test: installs from Debian's packages (and PyPI, for scoring speech) what the machine lacks.
+# demo needs a compiler and cmake; quality also what makes and scores speech; test also the independent programs that the interop tests call.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -8,10 +8,13 @@ demo_packages="gcc g++ libc6-dev make cmake pkg-config"
 test_packages="$demo_packages chromium chromium-driver kamailio baresip-core sip-tester golang-go golang-github-pion-webrtc.v3-dev \
 iproute2 util-linux tcpdump procps sox espeak-ng ffmpeg openssl valgrind python3-venv python3-dev"
 
+quality_packages="$demo_packages sox espeak-ng python3-venv python3-dev"
+
 case "${1:-}" in
 demo) packages=$demo_packages ;;
+quality) packages=$quality_packages ;;
 test) packages=$test_packages ;;
-*) echo "usage: install.sh demo|test" >&2; exit 2 ;;
+*) echo "usage: install.sh demo|quality|test" >&2; exit 2 ;;
 esac
 
 as_root() {
@@ -59,5 +62,17 @@ if [ "$1" = test ]; then
     # The WebRTC peer that shares no code with us, in WhatsApp's place.
     if [ ! -x "$tools/lite-pion" ] || [ tests/interop/pion/main.go -nt "$tools/lite-pion" ]; then
         sh tests/interop/pion/build.sh "$tools/lite-pion"
+    fi
+fi
+
+if [ "$1" = quality ]; then
+    # PESQ and STOI score what was heard. An environment of its own: `test` needs only the first, and is cold on every run.
+    tools=target/tools
+    wanted=$(cat benches/quality/requirements.txt)
+    if [ "$(cat "$tools/quality.installed" 2>/dev/null || true)" != "$wanted" ]; then
+        mkdir -p "$tools"
+        /usr/bin/python3 -m venv "$tools/quality"
+        "$tools/quality/bin/python" -m pip install -q --disable-pip-version-check -r benches/quality/requirements.txt
+        printf '%s' "$wanted" >"$tools/quality.installed"
     fi
 fi

@@ -16,6 +16,7 @@ tandem joins WhatsApp Business calls to SIP.
   tandem [orchestrator|edge|check] [--config FILE]
   tandem route NUMBER [--source SOURCE] [--from CALLER] [--config FILE]
   tandem trace [CALL] [--search TEXT] [--url URL] [--config FILE]
+  tandem call --help
   tandem --version | --help
 
   (nothing)      both planes in one process
@@ -26,6 +27,7 @@ tandem joins WhatsApp Business calls to SIP.
                  SOURCE is users (default), user:NAME, trunk:NAME or whatsapp
   trace          the SIP messages of CALL (a Call-ID or WhatsApp's call id) as a ladder, asked of the running program;
                  without CALL the calls that it remembers
+  call           places one call into an edge: speech in, recording out, figures, exit code
 
 Settings come from the environment (WABA_TOKEN, SIP_TARGET, ...) and from FILE (TOML); the environment wins.
 RUST_LOG sets the log's level.
@@ -130,6 +132,9 @@ fn not_understood(word: &str) -> String {
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("call") {
+        return crate::cli_call::main(std::env::args().skip(2));
+    }
     let outcome = match parse(std::env::args().skip(1)) {
         Ok(Order::Version) => {
             println!("tandem {}", env!("CARGO_PKG_VERSION"));

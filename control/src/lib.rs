@@ -11,6 +11,7 @@
 
 pub mod call;
 pub mod cli;
+mod cli_call;
 pub mod client;
 pub mod config;
 pub mod engine_link;

@@ -208,7 +208,7 @@ async fn own_addresses() -> Vec<IpAddr> {
 }
 
 /// The address that the kernel would send from toward `address`. Connecting a UDP socket sends nothing.
-async fn source_toward(address: IpAddr) -> Option<IpAddr> {
+pub(crate) async fn source_toward(address: IpAddr) -> Option<IpAddr> {
     let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
     let socket = UdpSocket::bind(any).await.ok()?;
     socket.connect((address, 9)).await.ok()?;

@@ -448,7 +448,7 @@ impl Core for Echo {
                 self.answers.extend(goodbye);
             }
             BridgeCommand::Release { .. } => panic!("asked for"),
-            BridgeCommand::SetRemote { .. } => {}
+            _ => {}
         }
     }
 

@@ -229,6 +229,8 @@ impl Session {
                 let detail = self.end_detail.take();
                 self.end(cx, bridge_end(end, detail.as_deref()));
             }
+            // A session asks for no spare legs.
+            BridgeEvent::LegOpened { .. } | BridgeEvent::LegRefused { .. } | BridgeEvent::LegClosed { .. } => {}
         }
     }
 
@@ -333,7 +335,7 @@ impl Session {
             (LegEvent::FirstReceived, SIP) => self.note(cx, Step::FirstPacketFromSip, String::new()),
             (LegEvent::FirstSent, SIP) => self.note(cx, Step::FirstPacketToSip, String::new()),
             // Ended comes as BridgeEvent::Ended; a latched source changes nothing here.
-            (LegEvent::Latched(_) | LegEvent::Ended(_), _) => {}
+            (LegEvent::Latched(_) | LegEvent::Ended(_) | LegEvent::FirstReceived | LegEvent::FirstSent, _) => {}
         }
     }
 
@@ -495,6 +497,9 @@ fn version_name(version: DtlsVersion) -> &'static str {
 fn profile_name(profile: SrtpProfile) -> &'static str {
     match profile {
         SrtpProfile::AesCm128HmacSha1_80 => "AES_CM_128_HMAC_SHA1_80",
+        SrtpProfile::AesCm128HmacSha1_32 => "AES_CM_128_HMAC_SHA1_32",
+        SrtpProfile::AesCm256HmacSha1_80 => "AES_256_CM_HMAC_SHA1_80",
+        SrtpProfile::AesCm256HmacSha1_32 => "AES_256_CM_HMAC_SHA1_32",
         SrtpProfile::AeadAes128Gcm => "AEAD_AES_128_GCM",
         SrtpProfile::AeadAes256Gcm => "AEAD_AES_256_GCM",
     }

@@ -189,7 +189,9 @@ fn answer_browser(offer: &Description, leg: &LocalLeg, addresses: &Addresses<'_>
                 },
             },
             telephone_event: browser_event(offer),
+            direction: engine::sdp::Direction::SendRecv,
             session_id: addresses.session_id,
+            session_version: 1,
         },
     )
 }

@@ -82,6 +82,11 @@ impl Flow {
         &self.plan
     }
 
+    /// Whether payloads pass as they are: no codec exists then.
+    pub(super) fn is_relay(&self) -> bool {
+        matches!(self.path, Path::Relay(_))
+    }
+
     /// Takes one packet across. Answers a key that ended with it.
     pub(super) fn handle(
         &mut self,

@@ -8,6 +8,7 @@
 
 mod notices;
 pub mod rtp;
+mod sdes;
 mod stream;
 pub mod webrtc;
 
@@ -27,7 +28,7 @@ pub const BYE_GRACE_MS: u64 = 2_000;
 pub enum Leg {
     /// ICE + DTLS-SRTP
     Webrtc(Box<webrtc::WebrtcLeg>),
-    /// RTP/AVP
+    /// RTP/AVP, or SDES (RTP/SAVP)
     Rtp(Box<rtp::RtpLeg>),
 }
 

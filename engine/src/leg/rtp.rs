@@ -1,12 +1,13 @@
-//! Plain RTP and RTCP on an even/odd pair of ports, or muxed.
+//! RTP and RTCP on an even/odd pair of ports, or muxed; plain, or SRTP by SDES (`sdes.rs`).
 //!
 //! There is nothing to set up: a leg can send from its peer's description on. What it must survive is a description that is
 //! wrong (a private address behind a NAT: latching), one that changes (re-INVITE: new address, hold) and a source that changes
 //! under it (SSRC after a transfer). Our SSRC, sequence and timestamps go on through all of that.
 //!
 //! Why latching takes one source only: plain RTP authenticates nobody, so every further source that may move our stream is
-//! one more chance for a stranger (RFC 7362 §5). SDES (RTP/SAVP) fits between `accepts` and `Stream::receive`, and behind `send`.
+//! one more chance for a stranger (RFC 7362 §5). SRTP does, so there the stream follows whatever authenticates.
 
+use super::sdes::Contexts;
 use super::stream::Stream;
 use super::{Component, LegEvent, LegOutput, LegStats, LocalLeg, MediaFormat, Received};
 use crate::demux::{self, Class};
@@ -14,6 +15,7 @@ use crate::error::{Cause, DropReason};
 use crate::limits::MEDIA_MS_MAX;
 use crate::random::Random;
 use crate::rtp::header::RtpPacket;
+use crate::srtp::SrtpKeys;
 use crate::time::{Instant, WallAnchor};
 use std::net::SocketAddr;
 
@@ -40,6 +42,8 @@ pub struct RtpRemote {
     pub format: MediaFormat,
     /// Whether the peer wants to receive (its direction is sendrecv or recvonly).
     pub sending: bool,
+    /// Both keys where the profile is RTP/SAVP or RTP/SAVPF (SDES); `None`: plain RTP. Unchanged keys keep their contexts.
+    pub srtp: Option<SrtpKeys>,
 }
 
 /// An rtp leg.
@@ -50,6 +54,8 @@ pub struct RtpRemote {
 /// address begins anew, except that stragglers from the old one are no news.
 pub struct RtpLeg {
     remote: Option<Remote>,
+    /// Of an SDES leg.
+    srtp: Option<Contexts>,
     stream: Stream,
     phase: Phase,
 }
@@ -88,7 +94,8 @@ enum Phase {
 impl RtpLeg {
     /// Draws SSRC, sequence and timestamp from `random`.
     pub fn new(now: Instant, config: RtpConfig, anchor: WallAnchor, mut random: Random) -> RtpLeg {
-        let mut leg = RtpLeg { remote: None, stream: Stream::new(now, anchor, &mut random), phase: Phase::Open };
+        let mut leg =
+            RtpLeg { remote: None, srtp: None, stream: Stream::new(now, anchor, &mut random), phase: Phase::Open };
         if let Some(remote) = config.remote {
             leg.set_remote(now, remote);
         }
@@ -104,6 +111,13 @@ impl RtpLeg {
     pub fn set_remote(&mut self, now: Instant, remote: RtpRemote) {
         self.stream.set_format(remote.format);
         self.stream.forget_bye();
+        self.srtp = match (self.srtp.take(), remote.srtp.clone()) {
+            (Some(mut contexts), Some(keys)) => {
+                contexts.change(now, keys);
+                Some(contexts)
+            }
+            (_, keys) => keys.map(Contexts::new),
+        };
         let rtcp_to = if remote.rtcp_mux { remote.address } else { remote.rtcp_address };
         let mut next =
             Remote { described: remote, since: now, is_confirmed: false, latched: None, previous: None, rtcp_to };
@@ -158,18 +172,23 @@ impl RtpLeg {
         &mut self,
         now: Instant,
         from: SocketAddr,
-        datagram: &'p [u8],
+        datagram: &'p mut [u8],
     ) -> Result<RtpPacket<'p>, DropReason> {
         let remote = self.remote.as_mut().ok_or(DropReason::NotReady)?;
+        let is_secure = self.srtp.is_some();
         let is_previous = remote.previous.is_some_and(|(address, until)| from == address && now < until);
         let is_known = is_previous || from == remote.described.address || remote.latched == Some(from);
         let may_latch =
             !remote.is_confirmed && remote.latched.is_none() && from.is_ipv4() == remote.described.address.is_ipv4();
-        if !is_known && !may_latch {
+        if !is_known && !may_latch && !is_secure {
             return Err(DropReason::UnknownSource);
         }
-        let packet = self.stream.receive(now, datagram)?;
-        if from == remote.described.address && !remote.is_confirmed {
+        let len = match &mut self.srtp {
+            Some(contexts) => contexts.open_rtp(now, datagram)?,
+            None => datagram.len(),
+        };
+        let packet = self.stream.receive(now, &datagram[..len])?;
+        if from == remote.described.address && (!remote.is_confirmed || is_secure) {
             remote.is_confirmed = true;
             // Whoever was taken in its place was a stranger, such as the peer of the port's last call.
             if remote.latched.take().is_some() {
@@ -177,7 +196,8 @@ impl RtpLeg {
                 remote.rtcp_to = if described.rtcp_mux { described.address } else { described.rtcp_address };
             }
         }
-        if !is_known {
+        let is_new = !is_known || (is_secure && !is_previous && from != remote.rtp_to());
+        if is_new {
             remote.latched = Some(from);
             remote.rtcp_to = if remote.described.rtcp_mux { from } else { rtcp_of(remote, from) };
             self.stream.notices.push(LegEvent::Latched(from));
@@ -186,12 +206,17 @@ impl RtpLeg {
     }
 
     /// RTCP counts from the described address, or from the host that RTP comes from; replies follow it (RFC 4961 §4).
-    fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Result<(), DropReason> {
+    /// Where it is authenticated, the address says nothing.
+    fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<(), DropReason> {
         let remote = self.remote.as_mut().ok_or(DropReason::NotReady)?;
-        if from != remote.rtcp_to && from != remote.described.rtcp_address && from.ip() != remote.rtp_to().ip() {
-            return Err(DropReason::UnknownSource);
-        }
-        self.stream.receive_rtcp(now, datagram)?;
+        let is_known =
+            from == remote.rtcp_to || from == remote.described.rtcp_address || from.ip() == remote.rtp_to().ip();
+        let len = match &mut self.srtp {
+            Some(contexts) => contexts.open_rtcp(now, datagram)?,
+            None if is_known => datagram.len(),
+            None => return Err(DropReason::UnknownSource),
+        };
+        self.stream.receive_rtcp(now, &datagram[..len])?;
         remote.rtcp_to = from;
         Ok(())
     }
@@ -230,7 +255,7 @@ impl RtpLeg {
         // RFC 3264 §8.4: a held stream keeps its RTCP.
         if self.stream.report_deadline() <= now {
             let len = self.stream.write_report(now, out);
-            return self.transmit_rtcp(len);
+            return self.transmit_rtcp(out, len);
         }
         let deadline = self.stream.report_deadline().min(self.bye_deadline()).min(self.media_deadline());
         Some(LegOutput::Timeout(deadline))
@@ -242,11 +267,15 @@ impl RtpLeg {
             return None;
         }
         let len = self.stream.write_bye(now, out);
-        self.transmit_rtcp(len)
+        self.transmit_rtcp(out, len)
     }
 
-    fn transmit_rtcp(&self, len: usize) -> Option<LegOutput> {
+    fn transmit_rtcp(&mut self, out: &mut [u8], len: usize) -> Option<LegOutput> {
         let remote = self.remote.as_ref()?;
+        let len = match &mut self.srtp {
+            Some(contexts) => contexts.seal_rtcp(out, len).ok()?,
+            None => len,
+        };
         let component = if remote.described.rtcp_mux { Component::Rtp } else { Component::Rtcp };
         Some(LegOutput::Transmit { component, to: remote.rtcp_to, len })
     }
@@ -286,12 +315,16 @@ impl RtpLeg {
         &mut self.stream.sender
     }
 
-    /// Where `packet[..len]`, written by `sender`, goes.
-    pub fn send(&mut self, _now: Instant, _packet: &mut [u8], len: usize) -> Option<(SocketAddr, usize)> {
+    /// Where `packet[..len]`, written by `sender`, goes; on an SDES leg it is protected in place first.
+    pub fn send(&mut self, _now: Instant, packet: &mut [u8], len: usize) -> Option<(SocketAddr, usize)> {
         if !self.can_send() {
             return None;
         }
         let to = self.remote.as_ref()?.rtp_to();
+        let len = match &mut self.srtp {
+            Some(contexts) => contexts.seal_rtp(packet, len).ok()?,
+            None => len,
+        };
         self.stream.sent();
         Some((to, len))
     }

@@ -1,0 +1,176 @@
+"""score.py HEARD_FOLDER RESULT_FOLDER quick|full: scores what `quality` wrote. Prints a table with verdicts, writes JSON, table and charts.
+
+Each sentence is scored for itself, PESQ-NB (P.862.1) and, in a full run, PESQ-WB (P.862.2) and STOI; a point's score is their mean, with the
+half width of its 95 % interval. Differences from the oracle are taken sentence by sentence, so that the voices do not count."""
+import json, multiprocessing, pathlib, sys, warnings
+import numpy
+from pesq import pesq
+from scipy.signal import resample_poly
+from pystoi import stoi
+
+warnings.simplefilter("ignore")
+heard_folder, result_folder, mode = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
+manifest = json.loads((heard_folder / "manifest.json").read_text())
+LEAD_MS, TAIL_MS = 150, 250
+
+def samples(name):
+    return numpy.fromfile(heard_folder / name, dtype="<i2")
+
+said_wide = samples("said-16k.raw")
+said = numpy.clip(resample_poly(said_wide.astype(float), 1, 2), -32768, 32767).astype("<i2")
+
+def cut(pcm, from_ms, to_ms, rate_khz):
+    begin, end = round(from_ms * rate_khz), round(to_ms * rate_khz)
+    piece = pcm[max(begin, 0):max(min(end, len(pcm)), 0)]
+    return numpy.concatenate([numpy.zeros(max(-begin, 0), pcm.dtype), piece, numpy.zeros(max(end - max(len(pcm), 0), 0), pcm.dtype)])
+
+def score_of(task):
+    point, variant = task
+    pcm = samples(f"{point['name']}.{variant}.raw")
+    shift = 0.0
+    if variant == "gateway":
+        shift = -point["gateway_begins_ms"] + (point["added_delay_ms"]["heard_mean"] or 0.0)
+    drift = 1 - point["network"]["drift_ppm"] / 1e6 if variant == "gateway" else 1
+    result = {"nb": [], "wb": [], "stoi": []}
+    for begin, end in manifest["sentences"]:
+        reference = cut(said, begin - LEAD_MS, end + TAIL_MS, 8)
+        degraded = cut(pcm, begin * drift - LEAD_MS + shift, end * drift + TAIL_MS + shift, 8)
+        try:
+            result["nb"].append(float(pesq(8000, reference, degraded, "nb")))
+        except Exception:
+            result["nb"].append(1.0)  # nothing of it was heard
+        if mode != "quick":
+            wide, wide_degraded = cut(said_wide, begin - LEAD_MS, end + TAIL_MS, 16), resample_poly(degraded.astype(float), 2, 1)
+            try:
+                result["wb"].append(float(pesq(16000, wide, numpy.clip(wide_degraded, -32768, 32767).astype("<i2"), "wb")))
+            except Exception:
+                result["wb"].append(1.0)
+            result["stoi"].append(float(stoi(reference.astype(float), degraded.astype(float), 8000)))
+    return result
+
+def mean_of(values):
+    values = numpy.array(values)
+    half = 1.96 * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return round(float(values.mean()), 3), round(float(half), 3)
+
+# (point, what is judged, target): quality is the distance from the oracle, delay that of the gateway.
+TARGETS = [
+    ("out-l0-j0", "from_oracle", ">=", -0.05), ("out-l0-j0", "mean", "<=", 25.0),
+    ("out-l5-j0", "from_oracle", ">=", -0.05), ("out-l5-j0", "mean", "<=", 45.0),
+    ("out-l5-j50", "from_oracle", ">=", -0.10), ("out-l5-j50", "p95", "<=", 95.0),
+    ("out-l0-j100", "from_oracle", ">=", -0.15), ("out-l0-j100", "p95", "<=", 130.0),
+    ("out-b10-j0", "from_oracle", ">=", 0.0), ("out-b10-j0", "p95", "<=", 110.0),
+    ("in-l0-j0", "from_oracle", ">=", -0.05), ("in-l0-j0", "mean", "<=", 2.0),
+    ("in-l5-j0", "from_oracle", ">=", -0.05),
+]
+# FreeSWITCH's jitter buffer 60:200 on networks like these: distance from its oracle, delay (where measured).
+FREESWITCH = {"out-l0-j0": (0.0, 42), "out-l3-j0": (-0.04, None), "out-l5-j0": (-0.01, 79), "out-l10-j0": (-0.01, None), "out-l20-j0": (-0.10, None),
+              "out-b10-j0": (-0.06, 280), "out-l0-j50": (-0.11, None), "out-l0-j100": (-0.27, None), "out-l5-j50": (-0.16, 113)}
+
+def verdicts(rows):
+    lines = []
+    for name, what, relation, limit in TARGETS:
+        row = rows.get(name)
+        if row is None:
+            continue
+        value = row["from_oracle"] if what == "from_oracle" else row["delay_ms"][what]
+        # A mean is below a bound when its interval reaches it: sentences are few.
+        slack = row["from_oracle_ci"] if what == "from_oracle" and mode == "quick" else 0.0
+        met = value + slack >= limit if relation == ">=" else value <= limit
+        lines.append({"point": name, "what": what, "value": value, "target": f"{relation} {limit}", "met": bool(met)})
+    for name, row in rows.items():
+        value = round(row["gateway"]["nb"] - row["naive"]["nb"], 3)
+        if value < -0.02:
+            lines.append({"point": name, "what": "against naive", "value": value, "target": ">= 0", "met": False})
+    for name, (quality, delay) in FREESWITCH.items():
+        if name in rows and delay is not None:
+            row = rows[name]
+            better = row["from_oracle"] >= quality and row["delay_ms"]["mean"] <= delay
+            close = row["from_oracle"] >= quality - 0.03 and row["delay_ms"]["mean"] < delay
+            lines.append({"point": name, "what": f"against FreeSWITCH ({quality:+.2f} at {delay} ms)",
+                          "value": f"{row['from_oracle']:+.3f} at {row['delay_ms']['mean']} ms", "target": "better, or within 0.03 at less", "met": better or close})
+    return lines
+
+def table_of(rows):
+    lines = [f"Sender: {manifest['sender']}. {len(manifest['sentences'])} sentences, six voices; delay is added delay in ms.", "",
+             "| point | gateway | oracle | naive | from oracle | delay mean | p95 | max | concealed | late |", "|---|---|---|---|---|---|---|---|---|---|"]
+    for name, row in rows.items():
+        delay = row["delay_ms"]
+        lines.append(f"| {name} | {row['gateway']['nb']:.2f} ± {row['gateway']['nb_ci']:.2f} | {row['oracle']['nb']:.2f} | {row['naive']['nb']:.2f} | "
+                     f"{row['from_oracle']:+.3f} ± {row['from_oracle_ci']:.3f} | {delay['mean']} | {delay['p95']} | {delay['max']} | {row['concealed_pct']} % | {row['late_at_endpoint']} |")
+    return "\n".join(lines) + "\n"
+
+COLOURS = {"gateway": "#0b6e4f", "oracle": "#888888", "naive": "#c8553d"}
+
+def chart(title, x_label, y_label, series, y_range):
+    """Lines as SVG: `series` is a list of (name, colour, [(x, y)])."""
+    width, height, left, top, right, bottom = 640, 360, 60, 40, 130, 50
+    xs = [x for _, _, line in series for x, _ in line] or [0, 1]
+    low, high = y_range
+    x_of = lambda x: left + (x - min(xs)) / max(max(xs) - min(xs), 1e-9) * (width - left - right)
+    y_of = lambda y: height - bottom - (y - low) / (high - low) * (height - top - bottom)
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+           f'<rect width="{width}" height="{height}" fill="white"/><text x="{left}" y="22" font-size="15">{title}</text>']
+    for step in range(6):
+        value = low + (high - low) * step / 5
+        out.append(f'<line x1="{left}" x2="{width - right}" y1="{y_of(value):.1f}" y2="{y_of(value):.1f}" stroke="#ddd"/>'
+                   f'<text x="{left - 6}" y="{y_of(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
+    for x in sorted(set(xs)):
+        out.append(f'<text x="{x_of(x):.1f}" y="{height - bottom + 18}" text-anchor="middle">{x:g}</text>')
+    out.append(f'<text x="{(left + width - right) / 2}" y="{height - 12}" text-anchor="middle">{x_label}</text>'
+               f'<text x="16" y="{(top + height - bottom) / 2}" text-anchor="middle" transform="rotate(-90 16 {(top + height - bottom) / 2})">{y_label}</text>')
+    for index, (name, colour, line) in enumerate(series):
+        points = " ".join(f"{x_of(x):.1f},{y_of(min(max(y, low), high)):.1f}" for x, y in line)
+        out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(min(max(y, low), high)):.1f}" r="3" fill="{colour}"/>' for x, y in line]
+        out.append(f'<text x="{width - right + 10}" y="{top + 16 * index + 10}" fill="{colour}">{name}</text>')
+    return "\n".join(out + ["</svg>", ""])
+
+def charts(rows):
+    plain = [(name, row) for name, row in rows.items() if row["direction"] == "OpusToPcmu" and not row["dtx"] and not row["network"]["drift_ppm"] and not row["network"]["spike_ms"]]
+    for burst, word in ((1, "random"), (3, "bursts")):
+        chosen = [row for _, row in plain if row["network"]["jitter_ms"] == 0 and (row["network"]["burst"] == burst or row["network"]["loss_pct"] == 0)]
+        chosen.sort(key=lambda row: row["network"]["loss_pct"])
+        series = [(v, COLOURS[v], [(row["network"]["loss_pct"], row[v]["nb"]) for row in chosen]) for v in ("oracle", "gateway", "naive")]
+        (result_folder / f"quality-loss-{word}.svg").write_text(chart(f"Opus to PCMU, {word} loss", "loss, %", "PESQ-NB", series, (1.0, 4.0)))
+    series = []
+    for loss, colour in ((0, "#0b6e4f"), (5, "#3d7ec8"), (20, "#c8553d")):
+        chosen = sorted((row for _, row in plain if row["network"]["loss_pct"] == loss and row["network"]["burst"] == 1), key=lambda row: row["network"]["jitter_ms"])
+        for what, dash in (("mean", ""), ("p95", "")):
+            series.append((f"{loss} % loss, {what}", colour if what == "mean" else "#aaaaaa", [(row["network"]["jitter_ms"], row["delay_ms"][what]) for row in chosen]))
+    (result_folder / "quality-delay-jitter.svg").write_text(chart("Added delay, Opus to PCMU", "jitter, ms", "delay, ms", series, (0, 150)))
+
+def main():
+    points = [point for point in manifest["points"] if point]
+    tasks = [(point, variant) for point in points for variant in ("gateway", "oracle", "naive")]
+    with multiprocessing.Pool() as pool:
+        scored = pool.map(score_of, tasks, chunksize=1)
+    rows = {}
+    for (point, variant), result in zip(tasks, scored):
+        row = rows.setdefault(point["name"], {key: point[key] for key in ("direction", "network", "dtx")})
+        nb, ci = mean_of(result["nb"])
+        row[variant] = {"nb": nb, "nb_ci": ci, "nb_each": [round(x, 3) for x in result["nb"]]}
+        if result["wb"]:
+            row[variant].update(wb=mean_of(result["wb"])[0], stoi=mean_of(result["stoi"])[0])
+        row["delay_ms"] = {key: point["added_delay_ms"][key] for key in ("mean", "p50", "p95", "max", "heard_mean")}
+        row["concealed_pct"] = round(100 * point["concealed"] / max(point["packets"], 1), 1)
+        row["lost_pct"] = round(100 * point["lost"] / max(point["packets"], 1), 1)
+        row["late_at_endpoint"] = point["late_at_endpoint"]
+        row["figures"] = point.get("figures", {})
+    for row in rows.values():
+        row["from_oracle"], row["from_oracle_ci"] = mean_of(numpy.subtract(row["gateway"]["nb_each"], row["oracle"]["nb_each"]))
+    judged = verdicts(rows)
+    table = table_of(rows)
+    judgement = "\n".join(["| target | value | wanted | |", "|---|---|---|---|"] +
+                          [f"| {line['point']}, {line['what']} | {line['value']} | {line['target']} | {'met' if line['met'] else '**missed**'} |" for line in judged]) + "\n"
+    print(table + "\n" + judgement)
+    result_folder.mkdir(parents=True, exist_ok=True)
+    (result_folder / f"quality-{mode}.json").write_text(json.dumps({"sender": manifest["sender"], "points": rows, "verdicts": judged}, indent=1) + "\n")
+    (result_folder / f"quality-{mode}.md").write_text(table + "\n" + judgement)
+    if mode == "full":
+        charts(rows)
+    return 0 if all(line["met"] for line in judged) else 1
+
+if __name__ == "__main__":
+    status = main()
+    sys.exit(status)
