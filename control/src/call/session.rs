@@ -172,6 +172,7 @@ impl Session {
             sdp: rtp.offer(),
             credentials: self.route.credentials.clone(),
             ring_ms_max: cx.config.ring_ms_max,
+            ..Invite::default()
         };
         self.sip = SipState::Calling(cx.sip.invite(cx.now, invite));
     }
@@ -257,6 +258,7 @@ impl Session {
             | SipEvent::Answered { .. }
             | SipEvent::Incoming { .. }
             | SipEvent::Acknowledged { .. } => {}
+            _ => {} // nothing that a session has asked for
         }
     }
 
