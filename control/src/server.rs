@@ -219,7 +219,7 @@ fn wall_millis() -> u64 {
 const DOCUMENTATION_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// The addresses that this host would send from, toward anywhere; loopback where there is no network.
-async fn own_addresses() -> Vec<IpAddr> {
+pub(crate) async fn own_addresses() -> Vec<IpAddr> {
     let v6: IpAddr = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
     let mut addresses = Vec::new();
     for toward in [DOCUMENTATION_V4, v6] {
