@@ -342,6 +342,14 @@ impl Bridge {
         self.leg(leg).local()
     }
 
+    /// See [`WebrtcLeg::fixed_peer`].
+    pub fn fixed_peer(&self, leg: LegName) -> Option<SocketAddr> {
+        match self.leg(leg) {
+            Leg::Webrtc(leg) => leg.fixed_peer(),
+            Leg::Rtp(_) => None,
+        }
+    }
+
     /// A leg, to look at.
     ///
     /// # Panics

@@ -93,6 +93,8 @@ pub struct WebrtcLeg {
     expected: Option<(Fingerprint, DtlsRole)>,
     /// Where everything goes.
     nominated: Option<SocketAddr>,
+    /// A lite peer: we nominate, once, and it never moves.
+    is_peer_lite: bool,
     early_dtls: Vec<(SocketAddr, Vec<u8>)>,
     dtls: Option<DtlsSession>,
     /// The same for the session. So a media packet costs neither of them a look.
@@ -159,6 +161,7 @@ impl WebrtcLeg {
             versions: config.versions,
             expected: None,
             nominated: None,
+            is_peer_lite: false,
             early_dtls: Vec::with_capacity(EARLY_DTLS_MAX),
             dtls: None,
             dtls_deadline: Instant::NEVER,
@@ -189,6 +192,7 @@ impl WebrtcLeg {
             return;
         }
         self.expected = Some((remote.fingerprint, remote.dtls));
+        self.is_peer_lite = remote.ice.lite;
         self.stream.set_format(remote.format);
         self.ice.set_remote(now, &remote.ice);
         self.ice_deadline = DUE;
@@ -228,6 +232,12 @@ impl WebrtcLeg {
     /// The ICE role in force: a conflict may have changed it.
     pub fn ice_role(&self) -> IceRole {
         self.ice.role()
+    }
+
+    /// The one address that this leg will ever speak with: its socket may be connected to it. Known once there are keys, toward a lite
+    /// peer only: a full one may move.
+    pub fn fixed_peer(&self) -> Option<SocketAddr> {
+        self.nominated.filter(|_| self.is_peer_lite && self.keys.is_some())
     }
 
     /// Our DTLS role, once the peer's description is here.
