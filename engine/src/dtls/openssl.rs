@@ -44,7 +44,7 @@ const FLIGHT_DATAGRAMS_MAX: usize = 32;
 
 /// All that the library has, in its order: what both sides know decides. Level 1 takes RSA keys of 1,024 bits and SHA-1
 /// signatures, which the peers that this is for may have; the fingerprint is what vouches for them (RFC 5763 §5).
-const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:DEFAULT:!aNULL:!eNULL:!PSK:!SRP:@SECLEVEL=1";
+const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:ALL:!aNULL:!eNULL:!PSK:!SRP:@SECLEVEL=1";
 
 const SRTP_PROFILES: &str = "SRTP_AEAD_AES_256_GCM:SRTP_AEAD_AES_128_GCM:SRTP_AES128_CM_SHA1_80";
 
