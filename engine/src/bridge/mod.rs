@@ -103,6 +103,7 @@ pub struct Port {
 }
 
 /// How a leg begins.
+#[expect(clippy::large_enum_variant, reason = "made once a leg, and moved once into it")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LegConfig {
     /// ICE + DTLS-SRTP
