@@ -14,9 +14,11 @@
 
 mod exit;
 mod flow;
+mod hearing;
 mod hold;
 mod outbox;
 mod pace;
+mod playout;
 mod relay;
 mod source;
 mod transcode;
@@ -24,6 +26,7 @@ mod transcode;
 use self::exit::Exit;
 use self::flow::{Flow, Plan};
 use self::outbox::Outbox;
+pub use self::playout::PlayoutStats;
 use crate::dtls::Identity;
 use crate::error::{Cause, End, Side};
 use crate::leg::rtp::{RtpConfig, RtpLeg, RtpRemote};
@@ -172,6 +175,10 @@ pub struct BridgeStats {
     pub concealed_from_a: u64,
     /// Packets of B's peer that were concealed or recovered toward A.
     pub concealed_from_b: u64,
+    /// Playout of what A's peer says, where it is decoded from Opus.
+    pub playout_from_a: Option<PlayoutStats>,
+    /// Playout of what B's peer says, likewise.
+    pub playout_from_b: Option<PlayoutStats>,
 }
 
 /// What `poll_output` answers.
@@ -482,7 +489,8 @@ impl Bridge {
         metrics.events_lost += core::mem::take(&mut self.events_lost);
     }
 
-    fn stats(&self) -> BridgeStats {
+    /// Figures so far.
+    pub fn stats(&self) -> BridgeStats {
         let concealed =
             |index: usize, flow: &Option<Flow>| self.concealed_before[index] + flow.as_ref().map_or(0, Flow::concealed);
         BridgeStats {
@@ -490,6 +498,8 @@ impl Bridge {
             b: self.b.stats(),
             concealed_from_a: concealed(0, &self.a_to_b),
             concealed_from_b: concealed(1, &self.b_to_a),
+            playout_from_a: self.a_to_b.as_ref().and_then(Flow::playout),
+            playout_from_b: self.b_to_a.as_ref().and_then(Flow::playout),
         }
     }
 
