@@ -293,9 +293,11 @@ fn offer_of(peer: &WebrtcPeer) -> String {
         ssrc,
         codec: CodecFormat { codec: Codec::Opus, payload_type: 111, opus },
         telephone_event: Some(TelephoneEventFormat { payload_type: 110, clock_rate_hz: 8_000 }),
+        direction: engine::sdp::Direction::SendRecv,
         session_id: 1,
+        session_version: 1,
     };
-    sdp::write_webrtc_offer(&local, "0")
+    sdp::write_webrtc_offer(&local, "0", &[], &[])
 }
 
 /// What a full agent is answered: we are lite, we serve DTLS, and there is one of everything.

@@ -87,6 +87,7 @@ fn leg(codec: Codec, host: u8) -> LegConfig {
         rtcp_mux: false,
         format,
         sending: true,
+        srtp: None,
     };
     LegConfig::Rtp(RtpConfig { remote: Some(remote) })
 }
@@ -139,7 +140,7 @@ pub fn play(point: &Point, sent: &Packets, flights: &[Option<u64>]) -> (Heard, F
         world.keep_alive(now, point.direction.exit());
         world.drain(now);
     }
-    let playout = world.bridge.stats().playout_from_a;
+    let playout = world.bridge.stats().playout;
     let figures =
         Figures { playout, concealed: world.metrics.packets_concealed, packets: world.endpoint.packets.len() };
     (world.endpoint.played(point.direction.exit()), figures)

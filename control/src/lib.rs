@@ -10,14 +10,19 @@
 #![forbid(unsafe_code)]
 
 pub mod call;
+pub mod check;
 pub mod cli;
+mod cli_call;
 pub mod client;
 pub mod config;
 pub mod engine_link;
 pub mod http;
+pub mod registrar;
+pub mod route;
 pub mod runtime;
 pub mod server;
 pub mod sip;
+pub mod store;
 pub mod trace;
 pub mod whatsapp;
 

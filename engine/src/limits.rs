@@ -89,3 +89,7 @@ pub const DRAIN_OUTPUTS_MAX: usize = 4096;
 
 /// Time bridges have to say goodbye when a worker stops. They need none; past it they are ended without.
 pub const STOP_MS_MAX: u64 = 1_000;
+
+/// Spare legs of one bridge: devices that ring at once, or the next way of a transfer. Each takes the ports and sockets of a leg
+/// until it is seated or closed. Past it a leg is refused, and that device does not ring.
+pub const SPARES_MAX: usize = 6;

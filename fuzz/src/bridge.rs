@@ -488,7 +488,7 @@ impl Peer {
             format: mirrored(&format(codec)),
             address: match leg {
                 LegName::A => SocketAddr::from(([198, 51, 100, 1], 3_480)),
-                LegName::B => SocketAddr::from(([203, 0, 113, 5], 30_000)),
+                other => SocketAddr::from(([203, 0, 113, 4 + other as u8], 30_000)),
             },
             deadline: now,
         }
@@ -539,7 +539,7 @@ fn webrtc_remote(
 
 fn rtp_remote(address: SocketAddr, format: MediaFormat) -> RtpRemote {
     let rtcp_address = SocketAddr::new(address.ip(), address.port() + 1);
-    RtpRemote { address, rtcp_address, rtcp_mux: false, format, sending: true }
+    RtpRemote { address, rtcp_address, rtcp_mux: false, format, sending: true, srtp: None }
 }
 
 /// What the bridge negotiated.

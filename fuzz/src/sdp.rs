@@ -19,8 +19,11 @@ pub fn sdp(data: &[u8]) {
     let rtp = RtpLocal {
         address: ADDRESS,
         port: 10_000,
+        profile: offer.profile,
+        rtcp_mux: offer.rtcp_mux,
+        crypto: engine::sdp::usable_lines(&offer).unwrap_or_default(),
         codecs: vec![codec],
-        telephone_event,
+        telephone_events: Vec::from_iter(telephone_event),
         direction: Direction::SendRecv,
         session_id: 1,
         session_version: 1,
@@ -36,7 +39,9 @@ pub fn sdp(data: &[u8]) {
         ssrc: 9,
         codec,
         telephone_event,
+        direction: Direction::SendRecv,
         session_id: 2,
+        session_version: 1,
     };
     for answer in [write_rtp_answer(&offer, &rtp), write_webrtc_answer(&offer, &webrtc)] {
         let read = match sdp::parse(&answer) {

@@ -8,8 +8,14 @@ use engine::srtp::{MASTER_BYTES_MAX, MasterKey, Protect, SrtpProfile, Unprotect}
 /// More than any tag and index.
 const ROOM: usize = 64;
 
-const PROFILES: [SrtpProfile; 3] =
-    [SrtpProfile::AesCm128HmacSha1_80, SrtpProfile::AeadAes128Gcm, SrtpProfile::AeadAes256Gcm];
+const PROFILES: [SrtpProfile; 6] = [
+    SrtpProfile::AesCm128HmacSha1_80,
+    SrtpProfile::AeadAes128Gcm,
+    SrtpProfile::AeadAes256Gcm,
+    SrtpProfile::AesCm128HmacSha1_32,
+    SrtpProfile::AesCm256HmacSha1_80,
+    SrtpProfile::AesCm256HmacSha1_32,
+];
 
 /// Packets from a stranger are refused whatever they are; packets from the peer come out as they went in, once.
 pub fn srtp(data: &[u8]) {

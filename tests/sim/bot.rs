@@ -254,8 +254,11 @@ fn act(agent: &mut SipAgent, shared: &Shared, random: &mut Random, now: Instant,
             let local = RtpLocal {
                 address: ADDRESS,
                 port: call.port,
+                profile: sdp::Profile::RtpAvp,
+                rtcp_mux: false,
+                crypto: Vec::new(),
                 codecs: vec![CodecFormat { codec: Codec::Pcmu, payload_type: 0, opus: OpusParameters::default() }],
-                telephone_event: Some(TelephoneEventFormat { payload_type: 101, clock_rate_hz: 8_000 }),
+                telephone_events: vec![TelephoneEventFormat { payload_type: 101, clock_rate_hz: 8_000 }],
                 direction: Direction::SendRecv,
                 session_id: 1,
                 session_version: 1,
@@ -288,6 +291,7 @@ fn remote(offer: &sdp::Description) -> RtpRemote {
             }),
         },
         sending: true,
+        srtp: None,
     }
 }
 

@@ -334,9 +334,11 @@ fn offer(leg: &WebrtcLeg) -> String {
         ssrc,
         codec: CodecFormat { codec: Codec::Opus, payload_type: 111, opus },
         telephone_event: Some(TelephoneEventFormat { payload_type: 126, clock_rate_hz: 8_000 }),
+        direction: engine::sdp::Direction::SendRecv,
         session_id: 1_767_225_600_412,
+        session_version: 1,
     };
-    sdp::write_webrtc_offer(&local, "audio")
+    sdp::write_webrtc_offer(&local, "audio", &[], &[])
 }
 
 fn failure(status: u16) -> GraphError {

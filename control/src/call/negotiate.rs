@@ -11,7 +11,7 @@ use engine::leg::rtp::RtpRemote;
 use engine::leg::webrtc::{WebrtcConfig, WebrtcRemote};
 use engine::leg::{EventFormat, LocalLeg, MediaFormat};
 use engine::sdp::{
-    self, Codec, CodecFormat, Description, Direction, OpusParameters, RtpLocal, SdpError, Setup, TelephoneEventFormat,
+    self, Codec, CodecFormat, Description, Direction, OpusParameters, Profile, RtpLocal, SdpError, Setup, TelephoneEventFormat,
     WebrtcLocal,
 };
 use std::net::{IpAddr, SocketAddr};
@@ -131,7 +131,9 @@ impl Plan {
             ssrc: *ssrc,
             codec: self.codec,
             telephone_event: self.telephone_event,
+            direction: Direction::SendRecv,
             session_id,
+            session_version: 1,
         };
         Some(sdp::write_webrtc_answer(&self.offer, &local))
     }
@@ -218,8 +220,11 @@ impl RtpSide {
         RtpLocal {
             address: self.address,
             port: self.port,
+            profile: Profile::RtpAvp,
+            rtcp_mux: false,
+            crypto: Vec::new(),
             codecs,
-            telephone_event,
+            telephone_events: Vec::from_iter(telephone_event),
             direction,
             session_id: self.session_id,
             session_version: self.version,
@@ -261,6 +266,7 @@ fn remote(
             telephone_event,
         },
         sending: wants && !address.ip().is_unspecified(),
+        srtp: None,
     })
 }
 

@@ -14,6 +14,7 @@
 //! code has looked at them: "no RTP before accept" must not depend on the code under test.
 
 pub mod audio;
+pub mod dial;
 pub mod observed;
 pub mod pcm;
 pub mod sip_answerer;

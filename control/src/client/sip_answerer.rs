@@ -341,6 +341,7 @@ fn remote_of(offer: &sdp::Description) -> Option<RtpRemote> {
             }),
         },
         sending: matches!(offer.direction, Direction::SendRecv | Direction::RecvOnly),
+        srtp: None,
     })
 }
 
@@ -351,15 +352,18 @@ fn write_answer(offer: &sdp::Description, remote: &RtpRemote, address: IpAddr, p
         &RtpLocal {
             address,
             port,
+            profile: offer.profile,
+            rtcp_mux: false,
+            crypto: Vec::new(),
             codecs: vec![CodecFormat {
                 codec: format.codec,
                 payload_type: format.receive_payload_type,
                 opus: OpusParameters::default(),
             }],
-            telephone_event: format.telephone_event.map(|event| TelephoneEventFormat {
+            telephone_events: Vec::from_iter(format.telephone_event.map(|event| TelephoneEventFormat {
                 payload_type: event.receive_payload_type,
                 clock_rate_hz: event.clock_rate_hz,
-            }),
+            })),
             direction: Direction::SendRecv,
             session_id,
             session_version: session_id,

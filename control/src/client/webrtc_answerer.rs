@@ -76,7 +76,9 @@ impl WebrtcAnswerer {
                 },
             },
             telephone_event: event.map(|_| TelephoneEventFormat { payload_type: event_number, clock_rate_hz: 8_000 }),
+            direction: engine::sdp::Direction::SendRecv,
             session_id: u64::from(ssrc),
+            session_version: 1,
         };
         Ok(WebrtcAnswerer { answer: sdp::write_webrtc_answer(&offer, &local), peer })
     }

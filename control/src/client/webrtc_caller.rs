@@ -60,9 +60,13 @@ impl WebrtcCaller {
                         payload_type: EVENT_PAYLOAD_TYPE,
                         clock_rate_hz: 8_000,
                     }),
+                    direction: engine::sdp::Direction::SendRecv,
                     session_id: u64::from(*ssrc),
+                    session_version: 1,
                 },
                 "0",
+                &[],
+                &[],
             ),
             LocalLeg::Rtp { .. } => String::new(),
         };

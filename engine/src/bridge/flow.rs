@@ -83,6 +83,11 @@ impl Flow {
         &self.plan
     }
 
+    /// Whether payloads pass as they are: no codec exists then.
+    pub(super) fn is_relay(&self) -> bool {
+        matches!(self.path, Path::Relay(_))
+    }
+
     /// Takes one packet across. Answers a key that ended with it.
     pub(super) fn handle(
         &mut self,
@@ -166,7 +171,7 @@ impl Flow {
     pub(super) fn concealed(&self) -> u64 {
         match &self.path {
             Path::Relay(_) => 0,
-            Path::Playout(playout) => playout.stats().concealed,
+            Path::Playout(playout) => playout.concealed(),
             Path::Arrival(arrival) => arrival.concealed(),
         }
     }

@@ -9,6 +9,9 @@
 //! due in a fixed order: packets the flows wrote, events, leg A, leg B, the flows. When it ends, for whatever reason, both legs
 //! say goodbye, the drain hands that out, and `Ended` is the last word.
 //!
+//! Beside A and B there can be spare legs (`spare.rs`): offers that are out while devices ring, or while a call is transferred.
+//! They are set up and carry nothing, until one takes the seat of A or B.
+//!
 //! `flow.rs` is the page to read next. Why the legs do not know each other: whatever happens on one (re-INVITE, hold, a new
 //! source) is absorbed here, so that the other one's stream goes on as if nothing had happened.
 
@@ -21,17 +24,20 @@ mod pace;
 mod playout;
 mod relay;
 mod source;
+mod spare;
 mod transcode;
 
 use self::exit::Exit;
 use self::flow::{Flow, Plan};
 use self::outbox::Outbox;
 pub use self::playout::PlayoutStats;
+use self::spare::{Spares, open_leg};
 use crate::dtls::Identity;
 use crate::error::{Cause, End, Side};
-use crate::leg::rtp::{RtpConfig, RtpLeg, RtpRemote};
-use crate::leg::webrtc::{WebrtcConfig, WebrtcLeg, WebrtcRemote};
+use crate::leg::rtp::{RtpConfig, RtpRemote};
+use crate::leg::webrtc::{WebrtcChange, WebrtcConfig, WebrtcRemote};
 use crate::leg::{Component, Leg, LegEvent, LegOutput, LegStats, LocalLeg, Received};
+use crate::limits::SPARES_MAX;
 use crate::metrics::Metrics;
 use crate::random::Random;
 use crate::rtp::telephone_event::{Digit, Pressed};
@@ -46,22 +52,47 @@ const BRIDGE_EVENTS_MAX: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BridgeId(pub u64);
 
-/// One of the two legs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// One of the legs: A and B are joined, the others are spares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LegName {
     /// The first.
     A,
     /// The second.
     B,
+    /// A spare.
+    C,
+    /// A spare.
+    D,
+    /// A spare.
+    E,
+    /// A spare.
+    F,
+    /// A spare.
+    G,
+    /// A spare.
+    H,
 }
 
 impl LegName {
-    /// The other one.
+    /// How many legs a bridge can have at once.
+    pub const COUNT: usize = 2 + SPARES_MAX;
+
+    /// All of them, in order.
+    pub const ALL: [LegName; LegName::COUNT] =
+        [LegName::A, LegName::B, LegName::C, LegName::D, LegName::E, LegName::F, LegName::G, LegName::H];
+
+    /// The one at the far side; a spare has none yet and answers itself.
     pub const fn other(self) -> LegName {
         match self {
             LegName::A => LegName::B,
             LegName::B => LegName::A,
+            spare => spare,
         }
+    }
+
+    /// Whether it is neither A nor B.
+    pub const fn is_spare(self) -> bool {
+        !matches!(self, LegName::A | LegName::B)
     }
 }
 
@@ -88,6 +119,8 @@ pub enum LegConfig {
 pub enum LegRemote {
     /// For a webrtc leg.
     Webrtc(WebrtcRemote),
+    /// For a webrtc leg whose peer describes itself anew (re-INVITE).
+    WebrtcChange(WebrtcChange),
     /// For an rtp leg.
     Rtp(RtpRemote),
 }
@@ -125,6 +158,26 @@ pub enum BridgeCommand {
         /// How long.
         duration_ms: u32,
     },
+    /// Opens a spare leg, answered by `LegOpened` or `LegRefused`. It has sockets of its own and carries nothing.
+    OpenLeg {
+        /// A name that no leg has at the moment.
+        leg: LegName,
+        /// How it begins.
+        config: Box<LegConfig>,
+    },
+    /// Puts a spare leg into the seat of A or B. The leg that had it takes the spare's name, says goodbye and is closed. The
+    /// leg at the far side goes on without a seam: same SSRC, next sequence number, timestamps on their clock.
+    SeatLeg {
+        /// The spare.
+        leg: LegName,
+        /// A or B.
+        seat: LegName,
+    },
+    /// Closes a spare leg: goodbyes are sent, then `LegClosed`.
+    CloseLeg {
+        /// The spare.
+        leg: LegName,
+    },
     /// Ends the bridge: goodbyes are sent, then `Ended` with `Cause::Closed`.
     Close,
 }
@@ -147,6 +200,27 @@ pub enum BridgeEvent {
         digit: Digit,
         /// How long.
         duration_ms: u32,
+    },
+    /// A spare leg is there.
+    LegOpened {
+        /// Which.
+        leg: LegName,
+        /// What to write into our description of it, ports filled in.
+        local: LocalLeg,
+    },
+    /// There is no such spare leg: no port or socket was free, or the name is taken.
+    LegRefused {
+        /// Which.
+        leg: LegName,
+    },
+    /// A spare leg is gone: closed, replaced, or dead by itself.
+    LegClosed {
+        /// Which.
+        leg: LegName,
+        /// Why it died; `None` when control wanted it closed.
+        cause: Option<Cause>,
+        /// Its figures.
+        stats: LegStats,
     },
     /// What the protocol library said about the end of a leg, such as the name of a DTLS alert. Comes before `Ended`.
     EndDetail {
@@ -175,10 +249,8 @@ pub struct BridgeStats {
     pub concealed_from_a: u64,
     /// Packets of B's peer that were concealed or recovered toward A.
     pub concealed_from_b: u64,
-    /// Playout of what A's peer says, where it is decoded from Opus.
-    pub playout_from_a: Option<PlayoutStats>,
-    /// Playout of what B's peer says, likewise.
-    pub playout_from_b: Option<PlayoutStats>,
+    /// Of the flow that playout paces; a bridge has one at most.
+    pub playout: Option<PlayoutStats>,
 }
 
 /// What `poll_output` answers.
@@ -217,8 +289,12 @@ pub struct Bridge {
     outbox: Outbox,
     events: VecDeque<BridgeEvent>,
     phase: Phase,
+    spares: Spares,
+    /// What spare legs are made of.
+    shared: Shared,
+    random: Random,
     /// Legs whose timers ran in this drain: once is enough.
-    timers_ran: [bool; 2],
+    timers_ran: [bool; LegName::COUNT],
     /// Concealed packets of flows that were replaced, A's peer's and B's.
     concealed_before: [u64; 2],
     concealed_counted: u64,
@@ -246,22 +322,18 @@ enum Polled {
 impl Bridge {
     /// Opens both legs. A leg that has its remote begins at once.
     pub fn open(now: Instant, config: BridgeConfig, shared: &Shared, mut random: Random) -> Bridge {
-        let mut open = |config| match config {
-            LegConfig::Webrtc(config) => {
-                let leg = WebrtcLeg::new(now, *config, &shared.identity, shared.anchor, random.fork());
-                Leg::Webrtc(Box::new(leg))
-            }
-            LegConfig::Rtp(config) => Leg::Rtp(Box::new(RtpLeg::new(now, config, shared.anchor, random.fork()))),
-        };
         let mut bridge = Bridge {
-            a: open(config.a),
-            b: open(config.b),
+            a: open_leg(now, config.a, shared, &mut random),
+            b: open_leg(now, config.b, shared, &mut random),
             a_to_b: None,
             b_to_a: None,
             outbox: Outbox::new(),
             events: VecDeque::with_capacity(BRIDGE_EVENTS_MAX + 1),
             phase: Phase::Open,
-            timers_ran: [false; 2],
+            spares: Spares::default(),
+            shared: shared.clone(),
+            random,
+            timers_ran: [false; LegName::COUNT],
             concealed_before: [0; 2],
             concealed_counted: 0,
             events_lost: 0,
@@ -275,18 +347,36 @@ impl Bridge {
         self.leg(leg).local()
     }
 
+    /// See [`WebrtcLeg::fixed_peer`].
+    pub fn fixed_peer(&self, leg: LegName) -> Option<SocketAddr> {
+        match self.leg(leg) {
+            Leg::Webrtc(leg) => leg.fixed_peer(),
+            Leg::Rtp(_) => None,
+        }
+    }
+
     /// A leg, to look at.
+    ///
+    /// # Panics
+    /// When there is no such spare leg.
     pub fn leg(&self, leg: LegName) -> &Leg {
         match leg {
             LegName::A => &self.a,
             LegName::B => &self.b,
+            spare => self.spares.leg(spare).expect("the caller names a leg that is there"),
         }
     }
 
-    fn leg_mut(&mut self, leg: LegName) -> &mut Leg {
+    /// Whether each direction, A to B and B to A, passes payloads as they are, without any codec; `None` while there is no flow.
+    pub fn relays(&self) -> [Option<bool>; 2] {
+        [self.a_to_b.as_ref().map(Flow::is_relay), self.b_to_a.as_ref().map(Flow::is_relay)]
+    }
+
+    fn leg_mut(&mut self, leg: LegName) -> Option<&mut Leg> {
         match leg {
-            LegName::A => &mut self.a,
-            LegName::B => &mut self.b,
+            LegName::A => Some(&mut self.a),
+            LegName::B => Some(&mut self.b),
+            spare => self.spares.leg_mut(spare),
         }
     }
 
@@ -305,11 +395,12 @@ impl Bridge {
         let (entrance, flow, exit) = match port.leg {
             LegName::A => (&mut self.a, &mut self.a_to_b, &mut self.b),
             LegName::B => (&mut self.b, &mut self.b_to_a, &mut self.a),
+            spare => return self.handle_spare_datagram(now, spare, port.component, from, datagram, metrics),
         };
         let packet = match entrance.handle_datagram(now, port.component, from, datagram) {
             Received::Rtp(packet) => packet,
             Received::Dropped(reason) => return metrics.drop(reason),
-            Received::Consumed => return,
+            Received::Consumed => return self.pass_report(port.leg),
         };
         // Until both formats are known there is nowhere to go: early media is not kept.
         let Some(flow) = flow else { return };
@@ -322,6 +413,19 @@ impl Bridge {
         }
     }
 
+    /// What the peer of `leg` reports of a stream that is relayed to it concerns the peer that sends it: the gaps of both
+    /// paths are in it.
+    fn pass_report(&mut self, leg: LegName) {
+        let (flow, to, from) = match leg {
+            LegName::A => (&self.b_to_a, &self.a, &mut self.b),
+            LegName::B => (&self.a_to_b, &self.b, &mut self.a),
+            _ => return,
+        };
+        if let (true, Some((report, at))) = (flow.as_ref().is_some_and(Flow::is_relay), to.remote_report()) {
+            from.set_downstream(report.fraction_lost, at);
+        }
+    }
+
     /// Takes one command.
     pub fn handle_command(&mut self, now: Instant, command: BridgeCommand) {
         if self.phase != Phase::Open {
@@ -329,11 +433,19 @@ impl Bridge {
         }
         match command {
             BridgeCommand::SetRemote { leg, remote } => self.set_remote(now, leg, *remote),
-            BridgeCommand::Release { leg } => self.leg_mut(leg).release(now),
+            BridgeCommand::Release { leg } => {
+                if let Some(leg) = self.leg_mut(leg) {
+                    leg.release(now);
+                }
+            }
+            BridgeCommand::OpenLeg { leg, config } => self.open_spare(now, leg, *config),
+            BridgeCommand::SeatLeg { leg, seat } => self.seat_spare(now, leg, seat),
+            BridgeCommand::CloseLeg { leg } => self.spares.close(now, leg),
             BridgeCommand::SendDigit { leg, digit, duration_ms } => {
                 let flow = match leg {
                     LegName::A => &mut self.b_to_a,
                     LegName::B => &mut self.a_to_b,
+                    _ => &mut None,
                 };
                 let is_pressed = flow.as_mut().is_some_and(|flow| flow.press(Pressed { digit, duration_ms }));
                 if !is_pressed {
@@ -346,8 +458,10 @@ impl Bridge {
 
     fn set_remote(&mut self, now: Instant, name: LegName, remote: LegRemote) {
         match (self.leg_mut(name), remote) {
-            (Leg::Webrtc(leg), LegRemote::Webrtc(remote)) => leg.set_remote(now, remote),
-            (Leg::Rtp(leg), LegRemote::Rtp(remote)) => leg.set_remote(now, remote),
+            (Some(Leg::Webrtc(leg)), LegRemote::Webrtc(remote)) => leg.set_remote(now, remote),
+            (Some(Leg::Webrtc(leg)), LegRemote::WebrtcChange(change)) => leg.change(now, change),
+            (Some(Leg::Rtp(leg)), LegRemote::Rtp(remote)) => leg.set_remote(now, remote),
+            (None, _) => return, // a spare that has gone meanwhile
             _ => return tracing::warn!(leg = ?name, "a description of the other kind of leg: a bug in control"),
         }
         self.join(now);
@@ -377,6 +491,7 @@ impl Bridge {
             self.phase = Phase::Closing(end);
             self.a.close(now);
             self.b.close(now);
+            self.spares.close_all(now);
         }
     }
 
@@ -406,6 +521,11 @@ impl Bridge {
                 Polled::Changed => continue,
                 Polled::Idle(at) => deadline = deadline.min(at),
             }
+            match self.poll_spares(now, out) {
+                Polled::Output(output) => return output,
+                Polled::Changed => continue,
+                Polled::Idle(at) => deadline = deadline.min(at),
+            }
             if let Phase::Closing(end) = self.phase {
                 self.phase = Phase::Ended;
                 self.count(metrics);
@@ -414,7 +534,7 @@ impl Bridge {
             }
             deadline = deadline.min(self.run_flows(now));
             if self.outbox.is_empty() && self.events.is_empty() {
-                self.timers_ran = [false; 2];
+                self.timers_ran = [false; LegName::COUNT];
                 self.count(metrics);
                 // A leg that is due again at once gets its turn in a millisecond: a drain always ends, and ends in the future.
                 return Output::Timeout(if deadline > now { deadline } else { now.plus_millis(1) });
@@ -424,27 +544,29 @@ impl Bridge {
 
     /// One step of a leg. Its timers run here, once per drain: so the order of a worker's calls does not matter.
     fn poll_leg(&mut self, now: Instant, name: LegName, out: &mut [u8]) -> Polled {
-        let is_open = self.phase == Phase::Open;
-        let leg = self.leg_mut(name);
+        let may_fire = self.phase == Phase::Open && !self.timers_ran[name as usize];
+        let Some(leg) = self.leg_mut(name) else { return Polled::Idle(Instant::NEVER) };
         match leg.poll_output(now, out) {
             LegOutput::Transmit { component, to, len } => {
                 Polled::Output(Output::Transmit { port: Port { leg: name, component }, to, len })
             }
+            LegOutput::Event(LegEvent::Ended(cause)) if name.is_spare() => {
+                self.spares.died(now, name, cause);
+                Polled::Changed
+            }
             LegOutput::Event(LegEvent::Ended(cause)) => {
-                let side = match name {
-                    LegName::A => Side::A,
-                    LegName::B => Side::B,
-                };
+                let side = if name == LegName::A { Side::A } else { Side::B };
+                let text = leg.take_end_detail();
                 self.end(now, End { side, cause });
-                if let Some(text) = self.leg_mut(name).take_end_detail() {
+                if let Some(text) = text {
                     self.events.push_back(BridgeEvent::EndDetail { leg: name, text });
                 }
                 Polled::Changed
             }
             LegOutput::Event(event) => Polled::Output(Output::Event(BridgeEvent::Leg { leg: name, event })),
-            LegOutput::Timeout(at) if at <= now && is_open && !self.timers_ran[name as usize] => {
+            LegOutput::Timeout(at) if at <= now && may_fire => {
+                leg.handle_timeout(now);
                 self.timers_ran[name as usize] = true;
-                self.leg_mut(name).handle_timeout(now);
                 Polled::Changed
             }
             LegOutput::Timeout(at) => Polled::Idle(at),
@@ -498,8 +620,7 @@ impl Bridge {
             b: self.b.stats(),
             concealed_from_a: concealed(0, &self.a_to_b),
             concealed_from_b: concealed(1, &self.b_to_a),
-            playout_from_a: self.a_to_b.as_ref().and_then(Flow::playout),
-            playout_from_b: self.b_to_a.as_ref().and_then(Flow::playout),
+            playout: [&self.a_to_b, &self.b_to_a].into_iter().flatten().find_map(Flow::playout),
         }
     }
 

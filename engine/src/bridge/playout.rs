@@ -54,19 +54,19 @@ pub struct PlayoutStats {
     /// Delay of that frame, ms.
     pub delay_ms: u32,
     /// Packets that came too late to be played.
-    pub late: u64,
+    pub late: u32,
     /// Packets that were lost, or late.
-    pub lost: u64,
+    pub lost: u32,
     /// Packets that were made up, recovered ones included.
-    pub concealed: u64,
+    pub concealed: u32,
     /// Of these, those that in-band FEC was decoded for.
-    pub recovered: u64,
+    pub recovered: u32,
     /// Packets thrown away because the delay had grown beyond its bound.
-    pub skipped: u64,
+    pub skipped: u32,
     /// Time that stretching took out, ms.
-    pub shortened_ms: u64,
+    pub shortened_ms: u32,
     /// Time that stretching put in, ms.
-    pub lengthened_ms: u64,
+    pub lengthened_ms: u32,
 }
 
 /// The flow.
@@ -254,19 +254,23 @@ impl Playout {
         &mut self.voice
     }
 
+    pub(super) fn concealed(&self) -> u64 {
+        self.hearing.concealed()
+    }
+
     pub(super) fn stats(&self) -> PlayoutStats {
         let jitter = self.jitter.stats();
         let (shortened_ms, lengthened_ms) = self.hearing.stretched_ms();
         PlayoutStats {
             target_ms: self.target_ms,
             delay_ms: self.delay_ms,
-            late: jitter.late,
-            lost: jitter.lost,
-            concealed: self.hearing.concealed(),
-            recovered: self.hearing.recovered(),
-            skipped: jitter.skipped,
-            shortened_ms,
-            lengthened_ms,
+            late: jitter.late as u32,
+            lost: jitter.lost as u32,
+            concealed: self.hearing.concealed() as u32,
+            recovered: self.hearing.recovered() as u32,
+            skipped: jitter.skipped as u32,
+            shortened_ms: shortened_ms as u32,
+            lengthened_ms: lengthened_ms as u32,
         }
     }
 }

@@ -52,6 +52,19 @@ pub struct IceCredentials {
     pub pwd: String,
 }
 
+/// Characters of our ufrag: 47 bits (RFC 8839 §5.4 wants 24).
+const UFRAG_LENGTH: usize = 8;
+
+/// Characters of our password: 142 bits (RFC 8839 §5.4 wants 128).
+const PWD_LENGTH: usize = 24;
+
+impl IceCredentials {
+    /// Fresh ones, for a leg or for a restart.
+    pub fn draw(random: &mut Random) -> IceCredentials {
+        IceCredentials { ufrag: random.token(UFRAG_LENGTH), pwd: random.token(PWD_LENGTH) }
+    }
+}
+
 /// What `poll_output` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IceOutput {
@@ -171,7 +184,7 @@ impl IceAgent {
     }
 
     /// Gives the peer's credentials and candidates; a full agent begins its checks. Later calls are ignored: an ICE
-    /// restart is a new leg.
+    /// restart is a new agent beside this one, on the same socket.
     pub fn set_remote(&mut self, now: Instant, remote: &IceDescription) {
         if self.remote.is_some() || self.is_over {
             return;
@@ -272,6 +285,24 @@ impl IceAgent {
     /// The nominated remote address; like the event, not before the peer's description is known.
     pub fn nominated(&self) -> Option<SocketAddr> {
         self.remote.as_ref().and(self.nominated)
+    }
+
+    /// Whether a datagram that `demux::classify` called STUN is for this agent, by ufrag or transaction id: after a restart
+    /// there are two of them.
+    pub fn is_addressed_by(&self, datagram: &[u8]) -> bool {
+        let Ok(message) = Message::parse(datagram) else { return false };
+        let has_asked = |id: &TransactionId| {
+            let pairs = self.pairs.as_slice().iter();
+            pairs.filter_map(|pair| pair.transaction).any(|transaction| transaction.id == *id)
+                || self.consent.as_ref().is_some_and(|consent| consent.sent_at(id).is_some())
+        };
+        match message.class {
+            Class::Request => message.username.is_some_and(|username| {
+                username.split(|byte| *byte == b':').next() == Some(self.local.ufrag.as_bytes())
+            }),
+            Class::Indication => false,
+            Class::Success | Class::Error => has_asked(&message.id),
+        }
     }
 
     /// Whether `address` answered or sent an authenticated check: media from it is acceptable.

@@ -1,12 +1,13 @@
-//! Plain RTP and RTCP on an even/odd pair of ports, or muxed.
+//! RTP and RTCP on an even/odd pair of ports, or muxed; plain, or SRTP by SDES (`sdes.rs`).
 //!
 //! There is nothing to set up: a leg can send from its peer's description on. What it must survive is a description that is
 //! wrong (a private address behind a NAT: latching), one that changes (re-INVITE: new address, hold) and a source that changes
 //! under it (SSRC after a transfer). Our SSRC, sequence and timestamps go on through all of that.
 //!
-//! Why latching takes one source only: plain RTP authenticates nobody, so every further source that may move our stream is
-//! one more chance for a stranger (RFC 7362 §5). SDES (RTP/SAVP) fits between `accepts` and `Stream::receive`, and behind `send`.
+//! Why it follows its peer's packets rather than its words, and how far: `latch.rs`.
 
+use super::latch::{Latch, Origin};
+use super::sdes::Contexts;
 use super::stream::Stream;
 use super::{Component, LegEvent, LegOutput, LegStats, LocalLeg, MediaFormat, Received};
 use crate::demux::{self, Class};
@@ -14,11 +15,10 @@ use crate::error::{Cause, DropReason};
 use crate::limits::MEDIA_MS_MAX;
 use crate::random::Random;
 use crate::rtp::header::RtpPacket;
+use crate::rtp::rtcp::ReportBlock;
+use crate::srtp::SrtpKeys;
 use crate::time::{Instant, WallAnchor};
 use std::net::SocketAddr;
-
-/// Time in which packets from the address before a re-INVITE may still arrive. They are played, and move nothing.
-const MOVE_MS_MAX: u64 = 2_000;
 
 /// How an rtp leg behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,16 +40,15 @@ pub struct RtpRemote {
     pub format: MediaFormat,
     /// Whether the peer wants to receive (its direction is sendrecv or recvonly).
     pub sending: bool,
+    /// Both keys where the profile is RTP/SAVP or RTP/SAVPF (SDES); `None`: plain RTP. Unchanged keys keep their contexts.
+    pub srtp: Option<SrtpKeys>,
 }
 
-/// An rtp leg.
-///
-/// Latching: RTP is accepted from the described address and, once per description and only while that address is silent, from
-/// the first other source of the same IP address family whose packet is valid; from then on we send there (RFC 4961). A third
-/// source is dropped as `UnknownSource`, and the one that was taken too once the described address speaks. A description with the same address changes nothing about that; one with another
-/// address begins anew, except that stragglers from the old one are no news.
+/// An rtp leg. Whom it listens to, and where it sends, says the table in `latch.rs`.
 pub struct RtpLeg {
     remote: Option<Remote>,
+    /// Of an SDES leg.
+    srtp: Option<Contexts>,
     stream: Stream,
     phase: Phase,
 }
@@ -58,20 +57,9 @@ pub struct RtpLeg {
 struct Remote {
     described: RtpRemote,
     since: Instant,
-    /// RTP came from the described address: nobody else is needed.
-    is_confirmed: bool,
-    /// The one other source that was taken.
-    latched: Option<SocketAddr>,
-    /// Where RTP came from under the description before, and until when that is no news.
-    previous: Option<(SocketAddr, Instant)>,
+    latch: Latch,
     /// Where RTCP goes: as described, until the peer's RTCP comes from elsewhere.
     rtcp_to: SocketAddr,
-}
-
-impl Remote {
-    fn rtp_to(&self) -> SocketAddr {
-        self.latched.unwrap_or(self.described.address)
-    }
 }
 
 /// Where the leg is in its life.
@@ -88,7 +76,8 @@ enum Phase {
 impl RtpLeg {
     /// Draws SSRC, sequence and timestamp from `random`.
     pub fn new(now: Instant, config: RtpConfig, anchor: WallAnchor, mut random: Random) -> RtpLeg {
-        let mut leg = RtpLeg { remote: None, stream: Stream::new(now, anchor, &mut random), phase: Phase::Open };
+        let mut leg =
+            RtpLeg { remote: None, srtp: None, stream: Stream::new(now, anchor, &mut random), phase: Phase::Open };
         if let Some(remote) = config.remote {
             leg.set_remote(now, remote);
         }
@@ -104,19 +93,23 @@ impl RtpLeg {
     pub fn set_remote(&mut self, now: Instant, remote: RtpRemote) {
         self.stream.set_format(remote.format);
         self.stream.forget_bye();
+        self.srtp = match (self.srtp.take(), remote.srtp.clone()) {
+            (Some(mut contexts), Some(keys)) => {
+                contexts.change(now, keys);
+                Some(contexts)
+            }
+            (_, keys) => keys.map(Contexts::new),
+        };
         let rtcp_to = if remote.rtcp_mux { remote.address } else { remote.rtcp_address };
-        let mut next =
-            Remote { described: remote, since: now, is_confirmed: false, latched: None, previous: None, rtcp_to };
+        let mut next = Remote { latch: Latch::new(remote.address), described: remote, since: now, rtcp_to };
         if let Some(before) = &self.remote {
-            if before.described.address == next.described.address {
-                // Hold, or another codec: the peer is where it was.
-                (next.is_confirmed, next.latched, next.previous) =
-                    (before.is_confirmed, before.latched, before.previous);
-                let is_rtcp_same = before.described.rtcp_address == next.described.rtcp_address
-                    && before.described.rtcp_mux == next.described.rtcp_mux;
-                next.rtcp_to = if is_rtcp_same { before.rtcp_to } else { rtcp_to };
-            } else {
-                next.previous = Some((before.rtp_to(), now.plus_millis(MOVE_MS_MAX)));
+            next.latch = before.latch.clone();
+            next.latch.redescribe(now, next.described.address);
+            let is_same = before.described.address == next.described.address
+                && before.described.rtcp_address == next.described.rtcp_address
+                && before.described.rtcp_mux == next.described.rtcp_mux;
+            if is_same {
+                next.rtcp_to = before.rtcp_to; // hold, or another codec: the peer is where it was
             }
         }
         self.remote = Some(next);
@@ -141,7 +134,8 @@ impl RtpLeg {
         let is_mux = self.remote.as_ref().is_some_and(|remote| remote.described.rtcp_mux);
         let dropped = match (component, demux::classify(datagram)) {
             (Component::Rtp, Class::Rtp) => match self.handle_rtp(now, from, datagram) {
-                Ok(packet) => return Received::Rtp(packet),
+                Ok(Some(packet)) => return Received::Rtp(packet),
+                Ok(None) => return Received::Consumed,
                 Err(reason) => reason,
             },
             (Component::Rtp, Class::Rtcp) if !is_mux => DropReason::RtpPayloadType,
@@ -158,40 +152,52 @@ impl RtpLeg {
         &mut self,
         now: Instant,
         from: SocketAddr,
-        datagram: &'p [u8],
-    ) -> Result<RtpPacket<'p>, DropReason> {
+        datagram: &'p mut [u8],
+    ) -> Result<Option<RtpPacket<'p>>, DropReason> {
         let remote = self.remote.as_mut().ok_or(DropReason::NotReady)?;
-        let is_previous = remote.previous.is_some_and(|(address, until)| from == address && now < until);
-        let is_known = is_previous || from == remote.described.address || remote.latched == Some(from);
-        let may_latch =
-            !remote.is_confirmed && remote.latched.is_none() && from.is_ipv4() == remote.described.address.is_ipv4();
-        if !is_known && !may_latch {
+        // The SSRC is in the clear in SRTP too.
+        let ssrc = datagram.get(8..12).map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+        let is_same_stream = ssrc.is_some() && ssrc == self.stream.peer_ssrc();
+        let origin = remote.latch.judge(now, from, self.srtp.is_some(), is_same_stream);
+        if origin == Origin::Stranger {
             return Err(DropReason::UnknownSource);
         }
-        let packet = self.stream.receive(now, datagram)?;
-        if from == remote.described.address && !remote.is_confirmed {
-            remote.is_confirmed = true;
-            // Whoever was taken in its place was a stranger, such as the peer of the port's last call.
-            if remote.latched.take().is_some() {
-                let described = &remote.described;
-                remote.rtcp_to = if described.rtcp_mux { described.address } else { described.rtcp_address };
+        let len = match &mut self.srtp {
+            Some(contexts) => contexts.open_rtp(now, datagram)?,
+            None => datagram.len(),
+        };
+        let packet = match self.stream.receive(now, &datagram[..len]) {
+            Err(DropReason::RtpPayloadType) if origin == Origin::Known || self.srtp.is_some() => {
+                self.stream.keep_alive(now);
+                return Err(DropReason::RtpPayloadType);
             }
-        }
-        if !is_known {
-            remote.latched = Some(from);
-            remote.rtcp_to = if remote.described.rtcp_mux { from } else { rtcp_of(remote, from) };
+            received => received?,
+        };
+        if remote.latch.accept(now, from, origin) {
+            let described = &remote.described;
+            remote.rtcp_to = match (described.rtcp_mux, from == described.address) {
+                (true, _) => from,
+                (false, true) => described.rtcp_address,
+                (false, false) => rtcp_of(described, from),
+            };
             self.stream.notices.push(LegEvent::Latched(from));
         }
         Ok(packet)
     }
 
     /// RTCP counts from the described address, or from the host that RTP comes from; replies follow it (RFC 4961 §4).
-    fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Result<(), DropReason> {
+    /// Where it is authenticated, the address says nothing.
+    fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<(), DropReason> {
         let remote = self.remote.as_mut().ok_or(DropReason::NotReady)?;
-        if from != remote.rtcp_to && from != remote.described.rtcp_address && from.ip() != remote.rtp_to().ip() {
-            return Err(DropReason::UnknownSource);
-        }
-        self.stream.receive_rtcp(now, datagram)?;
+        let is_known = from == remote.rtcp_to
+            || from == remote.described.rtcp_address
+            || from.ip() == remote.latch.whereabouts().ip();
+        let len = match &mut self.srtp {
+            Some(contexts) => contexts.open_rtcp(now, datagram)?,
+            None if is_known => datagram.len(),
+            None => return Err(DropReason::UnknownSource),
+        };
+        self.stream.receive_rtcp(now, &datagram[..len])?;
         remote.rtcp_to = from;
         Ok(())
     }
@@ -230,7 +236,7 @@ impl RtpLeg {
         // RFC 3264 §8.4: a held stream keeps its RTCP.
         if self.stream.report_deadline() <= now {
             let len = self.stream.write_report(now, out);
-            return self.transmit_rtcp(len);
+            return self.transmit_rtcp(out, len);
         }
         let deadline = self.stream.report_deadline().min(self.bye_deadline()).min(self.media_deadline());
         Some(LegOutput::Timeout(deadline))
@@ -242,11 +248,15 @@ impl RtpLeg {
             return None;
         }
         let len = self.stream.write_bye(now, out);
-        self.transmit_rtcp(len)
+        self.transmit_rtcp(out, len)
     }
 
-    fn transmit_rtcp(&self, len: usize) -> Option<LegOutput> {
+    fn transmit_rtcp(&mut self, out: &mut [u8], len: usize) -> Option<LegOutput> {
         let remote = self.remote.as_ref()?;
+        let len = match &mut self.srtp {
+            Some(contexts) => contexts.seal_rtcp(out, len).ok()?,
+            None => len,
+        };
         let component = if remote.described.rtcp_mux { Component::Rtp } else { Component::Rtcp };
         Some(LegOutput::Transmit { component, to: remote.rtcp_to, len })
     }
@@ -286,12 +296,16 @@ impl RtpLeg {
         &mut self.stream.sender
     }
 
-    /// Where `packet[..len]`, written by `sender`, goes.
-    pub fn send(&mut self, _now: Instant, _packet: &mut [u8], len: usize) -> Option<(SocketAddr, usize)> {
+    /// Where `packet[..len]`, written by `sender`, goes; on an SDES leg it is protected in place first.
+    pub fn send(&mut self, _now: Instant, packet: &mut [u8], len: usize) -> Option<(SocketAddr, usize)> {
         if !self.can_send() {
             return None;
         }
-        let to = self.remote.as_ref()?.rtp_to();
+        let to = self.remote.as_ref()?.latch.whereabouts();
+        let len = match &mut self.srtp {
+            Some(contexts) => contexts.seal_rtp(packet, len).ok()?,
+            None => len,
+        };
         self.stream.sent();
         Some((to, len))
     }
@@ -303,6 +317,16 @@ impl RtpLeg {
         }
     }
 
+    /// The peer's last report about our stream, and when it came.
+    pub fn remote_report(&self) -> Option<(ReportBlock, Instant)> {
+        self.stream.remote_report()
+    }
+
+    /// What the peer that the received stream is relayed to reported of it, 256ths.
+    pub fn set_downstream(&mut self, fraction_lost: u8, at: Instant) {
+        self.stream.set_downstream(fraction_lost, at);
+    }
+
     /// Counters.
     pub fn stats(&self) -> LegStats {
         self.stream.stats()
@@ -310,9 +334,9 @@ impl RtpLeg {
 }
 
 /// Where RTCP of a peer that was latched goes until its own RTCP says better: a NAT that moved the host moved both ports.
-fn rtcp_of(remote: &Remote, rtp: SocketAddr) -> SocketAddr {
-    if rtp.ip() == remote.described.address.ip() {
-        remote.described.rtcp_address
+fn rtcp_of(described: &RtpRemote, rtp: SocketAddr) -> SocketAddr {
+    if rtp.ip() == described.address.ip() {
+        described.rtcp_address
     } else {
         SocketAddr::new(rtp.ip(), rtp.port().wrapping_add(1))
     }

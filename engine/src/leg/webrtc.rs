@@ -21,16 +21,12 @@ use crate::error::{Cause, DropReason};
 use crate::ice::{IceAgent, IceCredentials, IceOutput, IceRole};
 use crate::limits::MEDIA_MS_MAX;
 use crate::random::Random;
+use crate::rtp::header::RtpPacket;
+use crate::rtp::rtcp::ReportBlock;
 use crate::sdp::{Fingerprint, IceDescription};
 use crate::srtp::{Protect, SrtpKeys, Unprotect};
 use crate::time::{Instant, WallAnchor};
 use std::net::SocketAddr;
-
-/// Characters of our ufrag: 47 bits (RFC 8839 §5.4 wants 24).
-const UFRAG_LENGTH: usize = 8;
-
-/// Characters of our password: 142 bits (RFC 8839 §5.4 wants 128).
-const PWD_LENGTH: usize = 24;
 
 /// DTLS datagrams kept before nomination: a ClientHello in two parts, and one retransmission's first. Past it the oldest goes.
 const EARLY_DTLS_MAX: usize = 3;
@@ -66,9 +62,29 @@ pub struct WebrtcRemote {
     pub format: MediaFormat,
 }
 
+/// What a later description of the peer says (re-INVITE); toward WhatsApp there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebrtcChange {
+    /// The peer's credentials and candidates: others than before restart ICE (RFC 8445 §9). Media stays on the pair before
+    /// until another is nominated.
+    pub ice: IceDescription,
+    /// Ours: new ones where the peer's are (RFC 8839 §4.4.1.1.1), else those before.
+    pub credentials: IceCredentials,
+    /// SHA-256 of the peer's certificate: another one begins a new DTLS association (RFC 8842 §4).
+    pub fingerprint: Fingerprint,
+    /// Our DTLS role.
+    pub dtls: DtlsRole,
+    /// What was negotiated.
+    pub format: MediaFormat,
+    /// Whether the peer wants to receive (its direction is sendrecv or recvonly).
+    pub sending: bool,
+}
+
 /// A webrtc leg.
 pub struct WebrtcLeg {
     ice: IceAgent,
+    /// The agent before an ICE restart, until the pair of the new one is nominated.
+    ice_before: Option<IceAgent>,
     /// When the agent wants its turn; `DUE` while it has something to say.
     ice_deadline: Instant,
     identity: Identity,
@@ -77,12 +93,17 @@ pub struct WebrtcLeg {
     expected: Option<(Fingerprint, DtlsRole)>,
     /// Where everything goes.
     nominated: Option<SocketAddr>,
+    /// A lite peer: we nominate, once, and it never moves.
+    is_peer_lite: bool,
     early_dtls: Vec<(SocketAddr, Vec<u8>)>,
     dtls: Option<DtlsSession>,
     /// The same for the session. So a media packet costs neither of them a look.
     dtls_deadline: Instant,
     keys: Option<Keys>,
     hold: bool,
+    /// The peer does not want to receive: it has put us on hold.
+    is_unwanted: bool,
+    random: Random,
     stream: Stream,
     phase: Phase,
     /// RFC 7675 §5.1: without consent nothing may be sent, no goodbye either.
@@ -130,21 +151,25 @@ impl WebrtcLeg {
         anchor: WallAnchor,
         mut random: Random,
     ) -> WebrtcLeg {
-        let drawn = IceCredentials { ufrag: random.token(UFRAG_LENGTH), pwd: random.token(PWD_LENGTH) };
+        let drawn = IceCredentials::draw(&mut random);
         let local = config.credentials.unwrap_or(drawn);
         let mut leg = WebrtcLeg {
             ice: IceAgent::new(now, config.ice, local, random.fork()),
+            ice_before: None,
             ice_deadline: DUE,
             identity: identity.clone(),
             versions: config.versions,
             expected: None,
             nominated: None,
+            is_peer_lite: false,
             early_dtls: Vec::with_capacity(EARLY_DTLS_MAX),
             dtls: None,
             dtls_deadline: Instant::NEVER,
             keys: None,
             hold: config.hold,
+            is_unwanted: false,
             stream: Stream::new(now, anchor, &mut random),
+            random,
             phase: Phase::Open,
             is_mute: false,
             end_detail: None,
@@ -161,16 +186,42 @@ impl WebrtcLeg {
         LocalLeg::Webrtc { ufrag, pwd, fingerprint: self.identity.fingerprint(), ssrc: self.stream.ssrc(), port: 0 }
     }
 
-    /// Gives the peer's description to a leg that was made without; later calls are ignored (no renegotiation).
+    /// Gives the peer's description to a leg that was made without; later calls are ignored: what changes comes as `change`.
     pub fn set_remote(&mut self, now: Instant, remote: WebrtcRemote) {
         if self.expected.is_some() {
             return;
         }
         self.expected = Some((remote.fingerprint, remote.dtls));
+        self.is_peer_lite = remote.ice.lite;
         self.stream.set_format(remote.format);
         self.ice.set_remote(now, &remote.ice);
         self.ice_deadline = DUE;
         self.start_dtls(now);
+    }
+
+    /// A later description of the peer. Ignored before the first.
+    pub fn change(&mut self, now: Instant, change: WebrtcChange) {
+        let Some((fingerprint, _)) = self.expected else { return };
+        self.stream.set_format(change.format);
+        self.is_unwanted = !change.sending;
+        let is_restart = change.credentials != *self.ice.local();
+        if is_restart {
+            let agent = IceAgent::new(now, self.ice.role(), change.credentials, self.random.fork());
+            self.ice_before = Some(core::mem::replace(&mut self.ice, agent));
+            self.ice.set_remote(now, &change.ice);
+            self.ice_deadline = DUE;
+        }
+        if fingerprint != change.fingerprint {
+            self.expected = Some((change.fingerprint, change.dtls));
+            self.dtls = None;
+            if !is_restart {
+                self.start_dtls(now);
+            }
+        }
+        // What was heard on the path before says nothing about the next.
+        if let (true, Some(keys)) = (is_restart, &mut self.keys) {
+            keys.since = now;
+        }
     }
 
     /// What was negotiated.
@@ -181,6 +232,12 @@ impl WebrtcLeg {
     /// The ICE role in force: a conflict may have changed it.
     pub fn ice_role(&self) -> IceRole {
         self.ice.role()
+    }
+
+    /// The one address that this leg will ever speak with: its socket may be connected to it. Known once there are keys, toward a lite
+    /// peer only: a full one may move.
+    pub fn fixed_peer(&self) -> Option<SocketAddr> {
+        self.nominated.filter(|_| self.is_peer_lite && self.keys.is_some())
     }
 
     /// Our DTLS role, once the peer's description is here.
@@ -199,7 +256,10 @@ impl WebrtcLeg {
             Class::Rtcp => self.handle_rtcp(now, from, datagram),
             Class::Stun => {
                 self.ice_deadline = DUE;
-                self.ice.handle_datagram(now, from, datagram)
+                match &mut self.ice_before {
+                    Some(before) if before.is_addressed_by(datagram) => before.handle_datagram(now, from, datagram),
+                    _ => self.ice.handle_datagram(now, from, datagram),
+                }
             }
             Class::Dtls => self.handle_dtls(now, from, datagram),
             Class::Unknown => Err(DropReason::NotMultiplexed),
@@ -212,7 +272,8 @@ impl WebrtcLeg {
 
     fn handle_rtp<'p>(&mut self, now: Instant, from: SocketAddr, datagram: &'p mut [u8]) -> Received<'p> {
         match self.unprotect_rtp(now, from, datagram) {
-            Ok(packet) => Received::Rtp(packet),
+            Ok(Some(packet)) => Received::Rtp(packet),
+            Ok(None) => Received::Consumed,
             Err(reason) => Received::Dropped(self.stream.dropped(reason)),
         }
     }
@@ -222,39 +283,46 @@ impl WebrtcLeg {
         now: Instant,
         from: SocketAddr,
         datagram: &'p mut [u8],
-    ) -> Result<crate::rtp::header::RtpPacket<'p>, DropReason> {
-        let keys = Self::keys_for(&self.ice, self.nominated, &mut self.keys, from)?;
+    ) -> Result<Option<RtpPacket<'p>>, DropReason> {
+        let is_known = self.is_known_source(from);
+        let keys = Self::keys_for(is_known, &mut self.keys)?;
         let len = keys.unprotect.rtp(datagram)?;
-        self.stream.receive(now, &datagram[..len])
+        let received = self.stream.receive(now, &datagram[..len]);
+        if received == Err(DropReason::RtpPayloadType) {
+            self.stream.keep_alive(now);
+        }
+        received
     }
 
     fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<(), DropReason> {
-        let keys = Self::keys_for(&self.ice, self.nominated, &mut self.keys, from)?;
+        let is_known = self.is_known_source(from);
+        let keys = Self::keys_for(is_known, &mut self.keys)?;
         let len = keys.unprotect.rtcp(datagram)?;
         self.stream.receive_rtcp(now, &datagram[..len])
     }
 
-    /// The keys, if media from `from` is acceptable: a peer may send on any pair that is valid, nominated or not
-    /// (RFC 8445 §12.2), nobody else costs us a decryption.
-    fn keys_for<'k>(
-        ice: &IceAgent,
-        nominated: Option<SocketAddr>,
-        keys: &'k mut Option<Keys>,
-        from: SocketAddr,
-    ) -> Result<&'k mut Keys, DropReason> {
-        if nominated != Some(from) && !ice.is_known_source(from) {
+    /// Whether media from `from` is acceptable: a peer may send on any pair that is valid, nominated or not (RFC 8445
+    /// §12.2), nobody else costs us a decryption.
+    fn is_known_source(&self, from: SocketAddr) -> bool {
+        let before = || self.ice_before.as_ref().is_some_and(|before| before.is_known_source(from));
+        self.nominated == Some(from) || self.ice.is_known_source(from) || before()
+    }
+
+    fn keys_for(is_known: bool, keys: &mut Option<Keys>) -> Result<&mut Keys, DropReason> {
+        if !is_known {
             return Err(DropReason::UnknownSource);
         }
         keys.as_mut().ok_or(DropReason::NotReady)
     }
 
     fn handle_dtls(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> Result<(), DropReason> {
+        let is_known = self.is_known_source(from);
         match &mut self.dtls {
             Some(session) if self.nominated == Some(from) => {
                 self.dtls_deadline = DUE;
                 session.handle_datagram(now, datagram);
             }
-            None if self.ice.is_known_source(from) => self.keep_early_dtls(from, datagram),
+            None if is_known => self.keep_early_dtls(from, datagram),
             _ => return Err(DropReason::DtlsUnexpected),
         }
         Ok(())
@@ -290,6 +358,9 @@ impl WebrtcLeg {
         }
         if self.ice_deadline <= now {
             self.ice.handle_timeout(now);
+            if let Some(before) = &mut self.ice_before {
+                before.handle_timeout(now);
+            }
             self.ice_deadline = DUE;
         }
         if let Some(session) = self.dtls.as_mut().filter(|_| self.dtls_deadline <= now) {
@@ -319,17 +390,22 @@ impl WebrtcLeg {
     /// One step of an open leg; `None` when something changed and there is more to look at.
     fn poll_open(&mut self, now: Instant, out: &mut [u8]) -> Option<LegOutput> {
         if self.ice_deadline <= now {
+            let before = match self.poll_ice_before(now, out) {
+                Ok(before) => before,
+                Err(output) => return Some(output),
+            };
             match self.ice.poll_output(now, out) {
                 IceOutput::Transmit { to, len } => return Some(transmit(to, len)),
                 IceOutput::Nominated(address) => {
                     self.nominated = Some(address);
+                    self.ice_before = None;
                     self.stream.notices.push(LegEvent::IceNominated(address));
                     self.start_dtls(now);
                     return None;
                 }
                 IceOutput::Failed => return self.end(Cause::IceFailed),
                 IceOutput::ConsentLost => return self.end(Cause::ConsentLost),
-                IceOutput::Timeout(at) => self.ice_deadline = at,
+                IceOutput::Timeout(at) => self.ice_deadline = at.min(before),
             }
         }
         if let (Some(session), Some(to), true) = (&mut self.dtls, self.nominated, self.dtls_deadline <= now) {
@@ -354,11 +430,25 @@ impl WebrtcLeg {
         if self.media_deadline() <= now {
             return self.end(Cause::MediaTimeout);
         }
-        if self.can_send() && self.stream.report_deadline() <= now {
+        if self.can_report() && self.stream.report_deadline() <= now {
             let len = self.stream.write_report(now, out);
             return self.transmit_rtcp(out, len);
         }
         Some(LegOutput::Timeout(self.deadline()))
+    }
+
+    /// The agent before a restart answers and asks for consent until the next one has a pair. What becomes of its own
+    /// pair is no longer of interest: `self.ice` decides. Answers when it wants its turn again.
+    fn poll_ice_before(&mut self, now: Instant, out: &mut [u8]) -> Result<Instant, LegOutput> {
+        while let Some(before) = &mut self.ice_before {
+            match before.poll_output(now, out) {
+                IceOutput::Transmit { to, len } => return Err(transmit(to, len)),
+                IceOutput::Nominated(address) => self.nominated = Some(address),
+                IceOutput::Failed | IceOutput::ConsentLost => self.ice_before = None,
+                IceOutput::Timeout(at) => return Ok(at),
+            }
+        }
+        Ok(Instant::NEVER)
     }
 
     fn poll_bye(&mut self, now: Instant, out: &mut [u8]) -> Option<LegOutput> {
@@ -396,7 +486,7 @@ impl WebrtcLeg {
     }
 
     fn deadline(&self) -> Instant {
-        let report = if self.can_send() { self.stream.report_deadline() } else { Instant::NEVER };
+        let report = if self.can_report() { self.stream.report_deadline() } else { Instant::NEVER };
         let dtls = if self.dtls.is_some() { self.dtls_deadline } else { Instant::NEVER };
         self.ice_deadline.min(dtls).min(report).min(self.stream.bye_deadline()).min(self.media_deadline())
     }
@@ -408,8 +498,13 @@ impl WebrtcLeg {
         heard.plus_millis(MEDIA_MS_MAX)
     }
 
-    /// Whether `send` would send: keys are there and nothing is held.
+    /// Whether `send` would send: keys are there and nothing is held, by us or by the peer.
     pub fn can_send(&self) -> bool {
+        self.can_report() && !self.is_unwanted
+    }
+
+    /// RFC 3264 §8.4: what the peer holds keeps its RTCP.
+    fn can_report(&self) -> bool {
         self.phase == Phase::Open && !self.hold && self.keys.is_some()
     }
 
@@ -444,6 +539,16 @@ impl WebrtcLeg {
     /// What the DTLS library said about this leg's end, once.
     pub fn take_end_detail(&mut self) -> Option<Box<str>> {
         self.end_detail.take()
+    }
+
+    /// The peer's last report about our stream, and when it came.
+    pub fn remote_report(&self) -> Option<(ReportBlock, Instant)> {
+        self.stream.remote_report()
+    }
+
+    /// What the peer that the received stream is relayed to reported of it, 256ths.
+    pub fn set_downstream(&mut self, fraction_lost: u8, at: Instant) {
+        self.stream.set_downstream(fraction_lost, at);
     }
 
     /// Counters.

@@ -8,11 +8,13 @@
 //! needs (`o=`, `t=`, `b=`), and a call must not die of those; and Meta's rules for an answer (one fingerprint, one SSRC,
 //! no ice-lite) are easiest to keep where the text is written line by line.
 
+mod crypto;
 mod parse;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use crypto::{CRYPTO_LINES_MAX, CryptoError, CryptoLine, SDES_SUITES, Sdes, suite_name, usable_lines};
 pub use parse::parse;
 pub use write::{write_rtp_answer, write_rtp_offer, write_webrtc_answer, write_webrtc_offer};
 
@@ -239,8 +241,12 @@ pub struct WebrtcLocal {
     pub codec: CodecFormat,
     /// telephone-event, if used.
     pub telephone_event: Option<TelephoneEventFormat>,
+    /// Of our offer; an answer mirrors the offer's.
+    pub direction: Direction,
     /// `o=` session id, the same in every description of the leg.
     pub session_id: u64,
+    /// `o=` version: +1 when the text changes (RFC 3264 §8).
+    pub session_version: u64,
 }
 
 /// What we say about one RTP leg.
@@ -250,10 +256,16 @@ pub struct RtpLocal {
     pub address: IpAddr,
     /// RTP port; RTCP is on the next one.
     pub port: u16,
+    /// Transport of our offer (`RtpSavp` with `crypto`); an answer repeats the offer's.
+    pub profile: Profile,
+    /// Whether our offer asks to mux RTCP; an answer follows the offer.
+    pub rtcp_mux: bool,
+    /// `a=crypto`, from [`Sdes`]: all that we offer, or the one line of an answer. Empty: plain RTP.
+    pub crypto: Vec<CryptoLine>,
     /// Codecs in order of preference. An answer holds exactly one.
     pub codecs: Vec<CodecFormat>,
-    /// telephone-event, if used.
-    pub telephone_event: Option<TelephoneEventFormat>,
+    /// telephone-event at each clock rate in use. An answer holds at most the first.
+    pub telephone_events: Vec<TelephoneEventFormat>,
     /// Ours, from our point of view.
     pub direction: Direction,
     /// `o=` session id, the same in every description of the dialog.

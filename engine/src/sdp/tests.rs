@@ -269,7 +269,9 @@ fn local() -> WebrtcLocal {
         ssrc: 330_833_028,
         codec: CodecFormat { codec: Codec::Opus, payload_type: 111, opus: OpusParameters::default() },
         telephone_event: None,
+        direction: Direction::SendRecv,
         session_id: 3_969_670_312,
+        session_version: 1,
     }
 }
 
@@ -277,8 +279,11 @@ fn rtp_local() -> RtpLocal {
     RtpLocal {
         address: "203.0.113.10".parse().unwrap(),
         port: 30_000,
+        profile: Profile::RtpAvp,
+        rtcp_mux: false,
+        crypto: Vec::new(),
         codecs: vec![CodecFormat { codec: Codec::Pcmu, payload_type: 0, opus: OpusParameters::default() }],
-        telephone_event: Some(TelephoneEventFormat { payload_type: 101, clock_rate_hz: 8_000 }),
+        telephone_events: vec![TelephoneEventFormat { payload_type: 101, clock_rate_hz: 8_000 }],
         direction: Direction::SendRecv,
         session_id: 1,
         session_version: 1,
@@ -715,7 +720,9 @@ fn webrtc_local() -> impl Strategy<Value = WebrtcLocal> {
                     ssrc,
                     codec,
                     telephone_event: has_event.then_some(event),
+                    direction: Direction::SendRecv,
                     session_id,
+                    session_version: 1,
                 }
             },
         )
@@ -724,7 +731,7 @@ fn webrtc_local() -> impl Strategy<Value = WebrtcLocal> {
 proptest! {
     #[test]
     fn written_webrtc_offer_reads_back_the_same(local in webrtc_local(), mid in "[a-z0-9]{1,8}") {
-        let read = parse(&write_webrtc_offer(&local, &mid)).unwrap();
+        let read = parse(&write_webrtc_offer(&local, &mid, &[], &[])).unwrap();
         prop_assert_eq!(&read.origin.0, &local.session_id.to_string());
         prop_assert_eq!(read.address, Some(SocketAddr::new(local.addresses[0], local.port)));
         prop_assert_eq!(read.mid, Some(mid));

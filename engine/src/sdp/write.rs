@@ -3,8 +3,8 @@
 //! The same input gives the same bytes: WhatsApp gets one text twice, in pre_accept and in accept.
 
 use super::{
-    Codec, CodecFormat, Description, Direction, Fingerprint, OpusParameters, Profile, RejectedSection, RtpLocal, Setup,
-    TelephoneEventFormat, WebrtcLocal,
+    Codec, CodecFormat, CryptoLine, Description, Direction, Fingerprint, OpusParameters, Profile, RejectedSection,
+    RtpLocal, Setup, TelephoneEventFormat, WebrtcLocal,
 };
 use crate::limits::PTIME_MS;
 use std::fmt::{self, Write};
@@ -25,41 +25,73 @@ pub fn write_webrtc_answer(offer: &Description, local: &WebrtcLocal) -> String {
         mid,
         direction: mirrored(offer.direction),
         rtcp_mux: offer.rtcp_mux,
+        codecs: &[local.codec],
+        events: local.telephone_event.as_slice(),
         local,
     };
     out.in_shape_of(offer, |out| out.webrtc_section(&section));
     out.0
 }
 
-/// Writes an offer for a WebRTC leg that is ours to describe first.
-pub fn write_webrtc_offer(local: &WebrtcLocal, mid: &str) -> String {
+/// Writes an offer for a WebRTC leg that is ours to describe first, to WhatsApp, a softphone or a trunk. ICE is full or lite
+/// by `local`, `a=setup` should be `ActPass` (RFC 8842 §5.1). `others` are further codecs and events behind those of `local`,
+/// in order of preference: the peer answers with one.
+pub fn write_webrtc_offer(
+    local: &WebrtcLocal,
+    mid: &str,
+    other_codecs: &[CodecFormat],
+    other_events: &[TelephoneEventFormat],
+) -> String {
     let mut out = Text::new();
     out.webrtc_session(local, Some(mid));
     out.webrtc_section(&WebrtcSection {
         profile: Profile::UdpTlsRtpSavpf,
         mid: Some(mid),
-        direction: Direction::SendRecv,
+        direction: local.direction,
         rtcp_mux: true,
+        codecs: &[&[local.codec], other_codecs].concat(),
+        events: &local.telephone_event.iter().chain(other_events).copied().collect::<Vec<_>>(),
         local,
     });
     out.0
 }
 
-/// Writes an RTP/AVP offer in the shape SIP trunks expect (`ptime:20`).
+/// Writes an RTP offer in the shape SIP trunks expect (`ptime:20`): plain, or SDES with `local.crypto`.
 pub fn write_rtp_offer(local: &RtpLocal) -> String {
     let mut out = Text::new();
     out.rtp_session(local);
-    out.rtp_section(Profile::RtpAvp, None, &local.codecs, local);
+    out.rtp_section(&RtpSection {
+        profile: local.profile,
+        mid: None,
+        rtcp_mux: local.rtcp_mux,
+        codecs: &local.codecs,
+        events: &local.telephone_events,
+        crypto: &local.crypto,
+        local,
+    });
     out.0
 }
 
-/// Writes the answer to an RTP/AVP offer: same sections, the profile repeated (RFC 3264 §6), the first codec of `local`.
+/// Writes the answer to an RTP offer: same sections, the profile repeated (RFC 3264 §6), RTCP muxed if that was offered, the
+/// first codec, event and crypto line of `local`.
 pub fn write_rtp_answer(offer: &Description, local: &RtpLocal) -> String {
     let mut out = Text::new();
     out.rtp_session(local);
-    let codecs = &local.codecs[..local.codecs.len().min(1)];
-    out.in_shape_of(offer, |out| out.rtp_section(offer.profile, offer.mid.as_deref(), codecs, local));
+    let section = RtpSection {
+        profile: offer.profile,
+        mid: offer.mid.as_deref(),
+        rtcp_mux: offer.rtcp_mux,
+        codecs: first(&local.codecs),
+        events: first(&local.telephone_events),
+        crypto: first(&local.crypto),
+        local,
+    };
+    out.in_shape_of(offer, |out| out.rtp_section(&section));
     out.0
+}
+
+fn first<T>(items: &[T]) -> &[T] {
+    &items[..items.len().min(1)]
 }
 
 /// RFC 3264 §6.1: what one side only sends, the other only receives.
@@ -76,7 +108,19 @@ struct WebrtcSection<'l> {
     mid: Option<&'l str>,
     direction: Direction,
     rtcp_mux: bool,
+    codecs: &'l [CodecFormat],
+    events: &'l [TelephoneEventFormat],
     local: &'l WebrtcLocal,
+}
+
+struct RtpSection<'l> {
+    profile: Profile,
+    mid: Option<&'l str>,
+    rtcp_mux: bool,
+    codecs: &'l [CodecFormat],
+    events: &'l [TelephoneEventFormat],
+    crypto: &'l [CryptoLine],
+    local: &'l RtpLocal,
 }
 
 /// The text so far.
@@ -117,7 +161,7 @@ impl Text {
     }
 
     fn webrtc_session(&mut self, local: &WebrtcLocal, bundled_mid: Option<&str>) {
-        self.session(local.session_id, 1, webrtc_ip(local));
+        self.session(local.session_id, local.session_version, webrtc_ip(local));
         self.line(format_args!("t=0 0"));
         if let Some(mid) = bundled_mid {
             self.line(format_args!("a=group:BUNDLE {mid}"));
@@ -131,7 +175,7 @@ impl Text {
     fn webrtc_section(&mut self, section: &WebrtcSection<'_>) {
         let local = section.local;
         let ip = webrtc_ip(local);
-        self.media(local.port, section.profile, &[local.codec], local.telephone_event);
+        self.media(local.port, section.profile, section.codecs, section.events);
         self.line(format_args!("c=IN {} {ip}", family(ip)));
         self.line(format_args!("a=rtcp:9 IN IP4 0.0.0.0"));
         for (index, ip) in local.addresses.iter().enumerate() {
@@ -152,7 +196,7 @@ impl Text {
         if section.rtcp_mux {
             self.line(format_args!("a=rtcp-mux"));
         }
-        self.formats(&[local.codec], local.telephone_event);
+        self.formats(section.codecs, section.events);
         self.line(format_args!("a=maxptime:{PTIME_MS}"));
         self.line(format_args!("a=ptime:{PTIME_MS}"));
         self.line(format_args!("a=ssrc:{} cname:{STREAM_NAME}", local.ssrc));
@@ -164,30 +208,38 @@ impl Text {
         self.line(format_args!("t=0 0"));
     }
 
-    fn rtp_section(&mut self, profile: Profile, mid: Option<&str>, codecs: &[CodecFormat], local: &RtpLocal) {
-        self.media(local.port, profile, codecs, local.telephone_event);
-        self.formats(codecs, local.telephone_event);
+    fn rtp_section(&mut self, section: &RtpSection<'_>) {
+        let local = section.local;
+        self.media(local.port, section.profile, section.codecs, section.events);
+        for crypto in section.crypto {
+            self.line(format_args!("a=crypto:{crypto}"));
+        }
+        self.formats(section.codecs, section.events);
         self.line(format_args!("a=ptime:{PTIME_MS}"));
-        if let Some(mid) = mid {
+        if let Some(mid) = section.mid {
             self.line(format_args!("a=mid:{mid}"));
         }
         self.line(format_args!("a={}", direction_name(local.direction)));
+        if section.rtcp_mux {
+            self.line(format_args!("a=rtcp-mux"));
+        }
     }
 
-    fn media(&mut self, port: u16, profile: Profile, codecs: &[CodecFormat], event: Option<TelephoneEventFormat>) {
-        let numbers = codecs.iter().map(|format| format.payload_type).chain(event.map(|event| event.payload_type));
+    fn media(&mut self, port: u16, profile: Profile, codecs: &[CodecFormat], events: &[TelephoneEventFormat]) {
+        let numbers = codecs.iter().map(|format| format.payload_type);
+        let numbers = numbers.chain(events.iter().map(|event| event.payload_type));
         let numbers: String = numbers.map(|number| format!(" {number}")).collect();
         self.line(format_args!("m=audio {port} {}{numbers}", profile_name(profile)));
     }
 
-    fn formats(&mut self, codecs: &[CodecFormat], event: Option<TelephoneEventFormat>) {
+    fn formats(&mut self, codecs: &[CodecFormat], events: &[TelephoneEventFormat]) {
         for CodecFormat { codec, payload_type, opus } in codecs {
             self.line(format_args!("a=rtpmap:{payload_type} {}", encoding_name(*codec)));
             if *codec == Codec::Opus && *opus != OpusParameters::default() {
                 self.line(format_args!("a=fmtp:{payload_type} {}", opus_parameters(opus)));
             }
         }
-        if let Some(TelephoneEventFormat { payload_type, clock_rate_hz }) = event {
+        for TelephoneEventFormat { payload_type, clock_rate_hz } in events {
             self.line(format_args!("a=rtpmap:{payload_type} telephone-event/{clock_rate_hz}"));
             // The sixteen keys and flash, as everyone writes it (RFC 4733 §2.4.1).
             self.line(format_args!("a=fmtp:{payload_type} 0-16"));

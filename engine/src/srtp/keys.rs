@@ -4,8 +4,7 @@ use super::cipher::{CmHmac, Counter, Gcm, Transform};
 use super::{MasterKey, SrtpProfile};
 use crate::error::DropReason;
 
-/// What one protection profile consists of. Another profile is another row of [`Suite::of`]: `_32` differs in one
-/// number, the AES-256 counter mode suites (RFC 6188) in two.
+/// What one protection profile consists of. Another profile is another row of [`Suite::of`].
 pub(super) struct Suite {
     pub cipher: Cipher,
     pub key_bytes: usize,
@@ -27,6 +26,9 @@ impl Suite {
     pub(super) const fn of(profile: SrtpProfile) -> Suite {
         let (cipher, key_bytes, salt_bytes, rtp_tag_bytes, rtcp_tag_bytes) = match profile {
             SrtpProfile::AesCm128HmacSha1_80 => (Cipher::CmHmacSha1, 16, 14, 10, 10),
+            SrtpProfile::AesCm128HmacSha1_32 => (Cipher::CmHmacSha1, 16, 14, 4, 10),
+            SrtpProfile::AesCm256HmacSha1_80 => (Cipher::CmHmacSha1, 32, 14, 10, 10),
+            SrtpProfile::AesCm256HmacSha1_32 => (Cipher::CmHmacSha1, 32, 14, 4, 10),
             SrtpProfile::AeadAes128Gcm => (Cipher::Gcm, 16, 12, 16, 16),
             SrtpProfile::AeadAes256Gcm => (Cipher::Gcm, 32, 12, 16, 16),
         };
@@ -186,7 +188,7 @@ mod tests {
 
     #[test]
     fn session_keys_of_rfc_6188_7_4() {
-        let suite = Suite { key_bytes: 32, ..Suite::of(SrtpProfile::AesCm128HmacSha1_80) };
+        let suite = Suite::of(SrtpProfile::AesCm256HmacSha1_80);
         let key = "f0f04914b513f2763a1b1fa130f10e2998f6f6e43e4309d1e622a0e332b9f1b6";
         let salt = "3b04803de51ee7c96423ab5b78d2";
         let cipher = "5ba1064e30ec51613cad926c5a28ef731ec7fb397f70a960653caf06554cd8c4";

@@ -33,6 +33,12 @@ pub const MASTER_BYTES_MAX: usize = 46;
 pub enum SrtpProfile {
     /// SRTP_AES128_CM_HMAC_SHA1_80
     AesCm128HmacSha1_80,
+    /// AES_CM_128_HMAC_SHA1_32: SRTP tags of 4 bytes, SRTCP's of 10 (RFC 3711 §5.2). SDES only.
+    AesCm128HmacSha1_32,
+    /// AES_256_CM_HMAC_SHA1_80 (RFC 6188). SDES only.
+    AesCm256HmacSha1_80,
+    /// AES_256_CM_HMAC_SHA1_32 (RFC 6188). SDES only.
+    AesCm256HmacSha1_32,
     /// SRTP_AEAD_AES_128_GCM
     AeadAes128Gcm,
     /// SRTP_AEAD_AES_256_GCM
@@ -91,8 +97,14 @@ mod tests {
     use webrtc_srtp::context::Context;
     use webrtc_srtp::protection_profile::ProtectionProfile;
 
-    pub(super) const PROFILES: [SrtpProfile; 3] =
-        [SrtpProfile::AesCm128HmacSha1_80, SrtpProfile::AeadAes128Gcm, SrtpProfile::AeadAes256Gcm];
+    pub(super) const PROFILES: [SrtpProfile; 6] = [
+        SrtpProfile::AesCm128HmacSha1_80,
+        SrtpProfile::AesCm128HmacSha1_32,
+        SrtpProfile::AesCm256HmacSha1_80,
+        SrtpProfile::AesCm256HmacSha1_32,
+        SrtpProfile::AeadAes128Gcm,
+        SrtpProfile::AeadAes256Gcm,
+    ];
 
     /// Thousands of packets across several wraps, lost, doubled and late: both sides read what the other writes.
     #[test]
@@ -179,6 +191,9 @@ mod tests {
     fn oracle(profile: SrtpProfile, key: &MasterKey) -> Context {
         let theirs = match profile {
             SrtpProfile::AesCm128HmacSha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
+            SrtpProfile::AesCm128HmacSha1_32 => ProtectionProfile::Aes128CmHmacSha1_32,
+            SrtpProfile::AesCm256HmacSha1_80 => ProtectionProfile::Aes256CmHmacSha1_80,
+            SrtpProfile::AesCm256HmacSha1_32 => ProtectionProfile::Aes256CmHmacSha1_32,
             SrtpProfile::AeadAes128Gcm => ProtectionProfile::AeadAes128Gcm,
             SrtpProfile::AeadAes256Gcm => ProtectionProfile::AeadAes256Gcm,
         };

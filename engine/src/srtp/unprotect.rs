@@ -56,6 +56,7 @@ impl Unprotect {
 #[cfg(test)]
 mod tests {
     use super::super::Protect;
+    use super::super::keys::Suite;
     use super::super::tests::{PROFILES, master, protected_rtcp, protected_rtp, rtcp_packet, rtp_packet};
     use super::*;
 
@@ -135,7 +136,7 @@ mod tests {
             }
             for length in 0..rtcp.len() {
                 let result = unprotect.rtcp(&mut rtcp[..length].to_vec());
-                if length < 8 + 4 + profile.rtp_tag_bytes() {
+                if length < 8 + 4 + Suite::of(profile).rtcp_tag_bytes {
                     assert_eq!(result, Err(DropReason::SrtpTooShort));
                 } else {
                     assert_eq!(result, Err(DropReason::SrtpAuthFailed));
@@ -157,6 +158,16 @@ mod tests {
             unprotect.rtp(&mut packet).unwrap();
         }
         assert!(unprotect.rtp(&mut first.clone()).is_ok());
+    }
+
+    /// RFC 3711 §5.2, RFC 4568 §6.2: what is short is SRTP's tag alone.
+    #[test]
+    fn short_tags_are_for_rtp_only() {
+        for profile in [SrtpProfile::AesCm128HmacSha1_32, SrtpProfile::AesCm256HmacSha1_32] {
+            let (mut protect, _) = pair(profile);
+            assert_eq!(protected_rtp(&mut protect, 9, 0).len(), rtp_packet(9, 0, 60).len() + 4);
+            assert_eq!(protected_rtcp(&mut protect, 9).len(), 28 + RTCP_INDEX_BYTES + 10);
+        }
     }
 
     #[test]

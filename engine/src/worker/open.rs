@@ -8,11 +8,11 @@ use super::core::Core;
 use super::pool::SlotKey;
 use super::turn::{Worker, guard};
 use super::{Event, RefuseReason};
-use crate::bridge::{BridgeConfig, BridgeId, BridgeStats, LegConfig, LegName};
+use crate::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, BridgeStats, LegConfig, LegName, Port};
 use crate::error::{Cause, End, Side};
 use crate::io::socket::MediaSocket;
 use crate::io::{Owner, SocketKey};
-use crate::leg::LocalLeg;
+use crate::leg::{Component, LegEvent, LocalLeg};
 use crate::limits::PORT_TRIES_MAX;
 use crate::time::Instant;
 use std::io;
@@ -23,13 +23,35 @@ pub(super) struct Slot<C> {
     pub(super) id: BridgeId,
     /// Gone once the bridge has ended.
     pub(super) core: Option<Box<C>>,
-    /// By `index_of`; gone once they are told to close.
-    pub(super) sockets: [Option<SocketKey>; 4],
+    /// Two of each pair of places; gone once they are told to close.
+    pub(super) sockets: [Option<SocketKey>; 2 * LegName::COUNT],
     /// Sockets the kernel has not let go of.
     pub(super) sockets_open: u8,
-    leases: [Lease; 2],
+    /// The ports of each pair, until the kernel has let go of its sockets.
+    leases: [Option<Lease>; LegName::COUNT],
+    /// Which leg a pair is of: a leg that is seated takes its sockets along.
+    leg_of: [Option<LegName>; LegName::COUNT],
     /// Whether its last event was posted.
     pub(super) ended: bool,
+}
+
+impl<C> Slot<C> {
+    /// Whose a socket is, by its place.
+    pub(super) fn port_of(&self, place: u8) -> Option<Port> {
+        let leg = self.leg_of.get(usize::from(place / 2)).copied().flatten()?;
+        let component = if place.is_multiple_of(2) { Component::Rtp } else { Component::Rtcp };
+        Some(Port { leg, component })
+    }
+
+    /// The socket of a port.
+    pub(super) fn socket_of(&self, port: Port) -> Option<SocketKey> {
+        let pair = self.pair_of(port.leg)?;
+        self.sockets[2 * pair + usize::from(port.component == Component::Rtcp)]
+    }
+
+    fn pair_of(&self, leg: LegName) -> Option<usize> {
+        self.leg_of.iter().position(|name| *name == Some(leg))
+    }
 }
 
 /// The ports of one leg.
@@ -37,6 +59,8 @@ pub(super) struct Slot<C> {
 struct Lease {
     port: u16,
     pair: bool,
+    /// Sockets of a closed leg that the kernel still has.
+    closing: u8,
 }
 
 /// A leg's ports, bound.
@@ -65,7 +89,8 @@ impl<C: Core> Worker<C> {
         match opened {
             Ok((core, [a, b])) => {
                 slot.core = Some(core);
-                let (a, b) = (with_port(a, slot.leases[0].port), with_port(b, slot.leases[1].port));
+                let port = |pair: usize| slot.leases[pair].map_or(0, |lease| lease.port);
+                let (a, b) = (with_port(a, port(0)), with_port(b, port(1)));
                 if !self.mailbox.post(Event::Opened { bridge: id, a, b }) {
                     self.metrics.events_lost += 1;
                 }
@@ -104,27 +129,157 @@ impl<C: Core> Worker<C> {
                 return Err(reason);
             }
         };
+        let slot = Slot {
+            id,
+            core: None,
+            sockets: [None; 2 * LegName::COUNT],
+            sockets_open: 0,
+            leases: [None; LegName::COUNT],
+            leg_of: [None; LegName::COUNT],
+            ended: false,
+        };
         let leases = [a.lease, b.lease];
-        let slot = Slot { id, core: None, sockets: [None; 4], sockets_open: 0, leases, ended: false };
         let Some(key) = self.pool.insert_with(|_| slot) else {
-            leases.iter().for_each(|&lease| self.release(lease, now));
+            leases.into_iter().for_each(|lease| self.release(lease, now));
             return Err(RefuseReason::Full);
         };
-        for (index, socket) in a.sockets.into_iter().chain(b.sockets).enumerate() {
-            let Some(socket) = socket else { continue };
-            let owner = Owner { slot: key.index, generation: key.generation, port: index as u8 };
-            match (self.net.open(socket, owner), self.pool.get_mut(key)) {
-                (Ok(socket), Some(slot)) => {
-                    slot.sockets[index] = Some(socket);
-                    slot.sockets_open += 1;
-                }
-                _ => {
-                    self.unseat(key, now);
-                    return Err(RefuseReason::NoSocket);
-                }
+        let a = self.open_pair(key, 0, LegName::A, a);
+        if a.and_then(|()| self.open_pair(key, 1, LegName::B, b)).is_err() {
+            if let Some(slot) = self.pool.get_mut(key) {
+                slot.leases[..2].copy_from_slice(&leases.map(Some)); // both rest, opened or not
             }
+            self.unseat(key, now);
+            return Err(RefuseReason::NoSocket);
         }
         Ok(key)
+    }
+
+    /// Hands a leg's bound sockets to the kernel's loop, at a pair of places.
+    fn open_pair(&mut self, key: SlotKey, pair: usize, leg: LegName, bound: Bound) -> Result<(), RefuseReason> {
+        for (index, socket) in bound.sockets.into_iter().enumerate() {
+            let Some(socket) = socket else { continue };
+            let place = 2 * pair + index;
+            let owner = Owner { slot: key.index, generation: key.generation, port: place as u8 };
+            match (self.net.open(socket, owner), self.pool.get_mut(key)) {
+                (Ok(socket), Some(slot)) => {
+                    slot.sockets[place] = Some(socket);
+                    slot.sockets_open += 1;
+                }
+                _ => return Err(RefuseReason::NoSocket),
+            }
+        }
+        if let Some(slot) = self.pool.get_mut(key) {
+            (slot.leases[pair], slot.leg_of[pair]) = (Some(bound.lease), Some(leg));
+        }
+        Ok(())
+    }
+
+    /// What a command means for the sockets, before the bridge sees it; `None` when there is none for a leg that it opens.
+    pub(super) fn before_command(
+        &mut self,
+        now: Instant,
+        key: SlotKey,
+        command: BridgeCommand,
+    ) -> Option<BridgeCommand> {
+        match &command {
+            BridgeCommand::OpenLeg { leg, config } => {
+                if self.bind_spare(now, key, *leg, config).is_err() {
+                    self.post(key, BridgeEvent::LegRefused { leg: *leg });
+                    return None;
+                }
+            }
+            BridgeCommand::SeatLeg { leg, seat } => {
+                // The bridge does the same with the legs: both know the same spares between two commands.
+                let slot = self.pool.get_mut(key)?;
+                if let (Some(from), Some(to), true) = (slot.pair_of(*leg), slot.pair_of(*seat), leg.is_spare()) {
+                    (slot.leg_of[from], slot.leg_of[to]) = (Some(*seat), Some(*leg));
+                }
+            }
+            _ => {}
+        }
+        Some(command)
+    }
+
+    fn bind_spare(&mut self, now: Instant, key: SlotKey, leg: LegName, config: &LegConfig) -> Result<(), RefuseReason> {
+        let slot = self.pool.get_mut(key).filter(|slot| slot.core.is_some() && slot.pair_of(leg).is_none());
+        let free = slot.and_then(|slot| slot.leases.iter().position(Option::is_none));
+        let (Some(pair), None) = (free, self.stop_at) else { return Err(RefuseReason::Full) };
+        let bound = self.bind_leg(config, now)?;
+        let lease = bound.lease;
+        self.open_pair(key, pair, leg, bound).inspect_err(|_| {
+            if let Some(slot) = self.pool.get_mut(key) {
+                slot.leases[pair] = Some(lease);
+            }
+            self.close_pair(now, key, pair);
+        })
+    }
+
+    /// What an event means for the sockets, and the port that only the worker knows.
+    pub(super) fn before_event(&mut self, now: Instant, key: SlotKey, event: BridgeEvent) -> BridgeEvent {
+        let Some(slot) = self.pool.get_mut(key) else { return event };
+        match event {
+            BridgeEvent::LegOpened { leg, local } => {
+                let lease = slot.pair_of(leg).and_then(|pair| slot.leases[pair]);
+                BridgeEvent::LegOpened { leg, local: with_port(local, lease.map_or(0, |lease| lease.port)) }
+            }
+            BridgeEvent::LegClosed { leg, .. } => {
+                if let Some(pair) = slot.pair_of(leg) {
+                    self.close_pair(now, key, pair);
+                }
+                event
+            }
+            BridgeEvent::Leg { leg, event: LegEvent::DtlsConnected { .. } } => {
+                self.connect(key, leg);
+                event
+            }
+            event => event,
+        }
+    }
+
+    /// Connects a leg's socket where its peer will never move: sends cost less, and strangers end in the kernel.
+    fn connect(&mut self, key: SlotKey, leg: LegName) {
+        let Some(slot) = self.pool.get_mut(key) else { return };
+        let socket = slot.socket_of(Port { leg, component: Component::Rtp });
+        let peer = slot.core.as_deref().and_then(|core| core.fixed_peer(leg));
+        if let (Some(socket), Some(peer)) = (socket, peer)
+            && self.net.connect(socket, peer).is_err()
+        {
+            // It goes on unconnected.
+            self.metrics.socket_errors += 1;
+        }
+    }
+
+    /// Closes the sockets of one leg; its ports stay taken until the kernel has let go of them.
+    fn close_pair(&mut self, now: Instant, key: SlotKey, pair: usize) {
+        let Some(slot) = self.pool.get_mut(key) else { return };
+        slot.leg_of[pair] = None;
+        let sockets = [slot.sockets[2 * pair].take(), slot.sockets[2 * pair + 1].take()];
+        let Some(lease) = &mut slot.leases[pair] else { return };
+        lease.closing = sockets.iter().flatten().count() as u8;
+        if lease.closing == 0 {
+            let lease = *lease;
+            slot.leases[pair] = None;
+            return self.release(lease, now);
+        }
+        for socket in sockets.into_iter().flatten() {
+            self.net.close(socket, &mut self.metrics);
+        }
+    }
+
+    /// The kernel has let go of one socket of a bridge that goes on: with the last of a leg's its ports rest.
+    pub(super) fn socket_closed(&mut self, key: SlotKey, now: Instant, place: u8) {
+        let pair = usize::from(place / 2);
+        let Some(slot) = self.pool.get_mut(key) else { return };
+        let Some(lease) = slot.leases.get_mut(pair) else { return };
+        match lease {
+            Some(Lease { closing: 0, .. }) | None => {}
+            Some(Lease { closing: 1, .. }) => {
+                if let Some(lease) = lease.take() {
+                    self.release(lease, now);
+                }
+            }
+            Some(lease) => lease.closing -= 1,
+        }
     }
 
     /// Gives up a slot that no bridge has moved into.
@@ -141,7 +296,7 @@ impl<C: Core> Worker<C> {
     /// Lets the ports of a slot rest, and the next bridge in.
     pub(super) fn vacate(&mut self, key: SlotKey, now: Instant) {
         if let Some(slot) = self.pool.remove(key) {
-            slot.leases.iter().for_each(|&lease| self.release(lease, now));
+            slot.leases.into_iter().flatten().for_each(|lease| self.release(lease, now));
         }
     }
 
@@ -149,7 +304,7 @@ impl<C: Core> Worker<C> {
         let pair = matches!(leg, LegConfig::Rtp(_));
         for _ in 0..PORT_TRIES_MAX {
             let port = if pair { self.ports.take_pair(now) } else { self.ports.take_single(now) };
-            let lease = Lease { port: port.ok_or(RefuseReason::NoPort)?, pair };
+            let lease = Lease { port: port.ok_or(RefuseReason::NoPort)?, pair, closing: 0 };
             match self.bind(lease) {
                 Ok(sockets) => return Ok(Bound { lease, sockets }),
                 // Somebody else has it: it rests like one of ours, and the next is tried.

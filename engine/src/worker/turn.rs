@@ -15,12 +15,11 @@ use super::open::Slot;
 use super::pool::{Pool, SlotKey};
 use super::timers::Timers;
 use super::{Command, Event, RefuseReason};
-use crate::bridge::{BridgeCommand, BridgeEvent, BridgeId, BridgeStats, LegName, Output, Port};
+use crate::bridge::{BridgeCommand, BridgeEvent, BridgeId, BridgeStats, Output};
 use crate::error::{Cause, End, Side};
 use crate::io::address::Family;
 use crate::io::ports::PortPool;
 use crate::io::{Net, clock};
-use crate::leg::Component;
 use crate::limits::{DRAIN_OUTPUTS_MAX, STOP_MS_MAX, TURN_COMMANDS_MAX};
 use crate::metrics::Metrics;
 use crate::random::Random;
@@ -120,8 +119,10 @@ impl<C: Core> Worker<C> {
     fn handle_packets(&mut self, now: Instant) {
         while let Some(packet) = self.net.next_packet(&mut self.metrics) {
             let key = SlotKey { index: packet.owner.slot, generation: packet.owner.generation };
-            let port = port_of(packet.owner.port);
-            let Some(core) = self.pool.get_mut(key).and_then(|slot| slot.core.as_deref_mut()) else { continue };
+            let Some(slot) = self.pool.get_mut(key) else { continue };
+            let (Some(port), Some(core)) = (slot.port_of(packet.owner.port), slot.core.as_deref_mut()) else {
+                continue;
+            };
             let metrics = &mut self.metrics;
             let done = guard(|| core.handle_datagram(now, port, packet.from, packet.datagram, metrics));
             self.settle(key, now, done);
@@ -161,6 +162,7 @@ impl<C: Core> Worker<C> {
     }
 
     fn command(&mut self, now: Instant, key: SlotKey, command: BridgeCommand) {
+        let Some(command) = self.before_command(now, key, command) else { return };
         if let Some(core) = self.pool.get_mut(key).and_then(|slot| slot.core.as_deref_mut()) {
             let done = guard(|| core.handle_command(now, command));
             self.settle(key, now, done);
@@ -197,13 +199,16 @@ impl<C: Core> Worker<C> {
             let out = self.net.send_buffer(&mut self.metrics);
             let room = out.len();
             match guard(|| core.poll_output(now, out, &mut self.metrics))? {
-                Output::Transmit { port, to, len } if len <= room => match slot.sockets[index_of(port)] {
+                Output::Transmit { port, to, len } if len <= room => match slot.socket_of(port) {
                     Some(socket) => self.net.send(socket, to, len, &mut self.metrics),
                     None => self.metrics.datagrams_unsent += 1,
                 },
                 Output::Transmit { .. } => return Err(Panicked),
                 Output::Event(BridgeEvent::Ended { end, stats }) => self.post_ended(key, end, stats),
-                Output::Event(event) => self.post(key, event),
+                Output::Event(event) => {
+                    let event = self.before_event(now, key, event);
+                    self.post(key, event);
+                }
                 Output::Timeout(deadline) => {
                     if !core.is_ended() {
                         // Not before the next turn: a bridge must not keep this one from ending.
@@ -221,7 +226,7 @@ impl<C: Core> Worker<C> {
         Err(Panicked)
     }
 
-    fn post(&mut self, key: SlotKey, event: BridgeEvent) {
+    pub(super) fn post(&mut self, key: SlotKey, event: BridgeEvent) {
         let Some(slot) = self.pool.get_mut(key).filter(|slot| !slot.ended) else { return };
         self.posted = true;
         if !self.mailbox.post(Event::Bridge { bridge: slot.id, event }) {
@@ -265,8 +270,9 @@ impl<C: Core> Worker<C> {
             let key = SlotKey { index: owner.slot, generation: owner.generation };
             let Some(slot) = self.pool.get_mut(key) else { continue };
             slot.sockets_open -= 1;
-            if slot.sockets_open == 0 {
-                self.vacate(key, now);
+            match slot.sockets_open {
+                0 => self.vacate(key, now),
+                _ => self.socket_closed(key, now, owner.port),
             }
         }
     }
@@ -305,18 +311,6 @@ fn tick_after(deadline: Instant) -> Instant {
     }
 }
 
-/// A socket's place in its slot.
-pub(super) fn index_of(port: Port) -> usize {
-    usize::from(port.leg == LegName::B) * 2 + usize::from(port.component == Component::Rtcp)
-}
-
-/// The inverse of `index_of`.
-fn port_of(index: u8) -> Port {
-    let leg = if index < 2 { LegName::A } else { LegName::B };
-    let component = if index.is_multiple_of(2) { Component::Rtp } else { Component::Rtcp };
-    Port { leg, component }
-}
-
 /// A started worker must not leave its thread: the kernel knows which one submits.
 const _: fn() = || {
     trait AmbiguousIfSend<A> {
@@ -332,13 +326,6 @@ const _: fn() = || {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_port_of_a_bridge_has_a_place_of_its_own() {
-        for index in 0..4 {
-            assert_eq!(index_of(port_of(index)), usize::from(index));
-        }
-    }
 
     #[test]
     fn deadlines_of_one_tick_share_its_end_and_never_stays_never() {

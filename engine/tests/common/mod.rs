@@ -20,6 +20,7 @@ use engine::metrics::Metrics;
 use engine::random::Random;
 use engine::rtp::telephone_event::{Digit, EventSender};
 use engine::sdp::{Candidate, Codec, IceDescription, OpusParameters};
+use engine::srtp::{MASTER_BYTES_MAX, MasterKey, SrtpKeys, SrtpProfile};
 use engine::time::{Duration, Instant, RtpTimestamp, WallAnchor};
 use std::cell::Cell;
 use std::cmp::Reverse;
@@ -49,12 +50,14 @@ pub enum Kind {
     Browser(Codec),
     /// Plain RTP.
     Rtp(Codec),
+    /// SRTP with keys from descriptions.
+    Sdes(Codec, SrtpProfile),
 }
 
 impl Kind {
     pub fn codec(self) -> Codec {
         match self {
-            Kind::WhatsApp(codec) | Kind::Browser(codec) | Kind::Rtp(codec) => codec,
+            Kind::WhatsApp(codec) | Kind::Browser(codec) | Kind::Rtp(codec) | Kind::Sdes(codec, _) => codec,
         }
     }
 }
@@ -125,6 +128,7 @@ pub struct Peer {
     spoken: u64,
     phase: f64,
     deadline: Instant,
+    name: LegName,
 }
 
 /// A datagram on its way: when it arrives, a number that keeps order, where to, where from.
@@ -164,7 +168,7 @@ pub fn bridge_address(port: Port) -> SocketAddr {
 fn peer_address(leg: LegName) -> SocketAddr {
     match leg {
         LegName::A => SocketAddr::from(([198, 51, 100, 1], 3_480)),
-        LegName::B => SocketAddr::from(([203, 0, 113, 5], 30_000)),
+        other => SocketAddr::from(([203, 0, 113, 4 + other as u8], 30_000)),
     }
 }
 
@@ -189,7 +193,7 @@ pub fn format(codec: Codec) -> MediaFormat {
 }
 
 /// The same, seen by the peer.
-fn mirrored(format: &MediaFormat) -> MediaFormat {
+pub fn mirrored(format: &MediaFormat) -> MediaFormat {
     MediaFormat {
         send_payload_type: format.receive_payload_type,
         receive_payload_type: format.send_payload_type,
@@ -202,7 +206,7 @@ fn mirrored(format: &MediaFormat) -> MediaFormat {
     }
 }
 
-fn ice_of(local: &LocalLeg, lite: bool, address: SocketAddr) -> (IceDescription, engine::sdp::Fingerprint) {
+pub fn ice_of(local: &LocalLeg, lite: bool, address: SocketAddr) -> (IceDescription, engine::sdp::Fingerprint) {
     let LocalLeg::Webrtc { ufrag, pwd, fingerprint, .. } = local else { panic!("not a webrtc leg") };
     let candidates = vec![Candidate { address, priority: 2_130_706_431 }];
     (IceDescription { ufrag: ufrag.clone(), pwd: pwd.clone(), lite, candidates }, *fingerprint)
@@ -210,7 +214,25 @@ fn ice_of(local: &LocalLeg, lite: bool, address: SocketAddr) -> (IceDescription,
 
 pub fn rtp_remote(address: SocketAddr, format: MediaFormat) -> RtpRemote {
     let rtcp_address = SocketAddr::new(address.ip(), address.port() + 1);
-    RtpRemote { address, rtcp_address, rtcp_mux: false, format, sending: true }
+    RtpRemote { address, rtcp_address, rtcp_mux: false, format, sending: true, srtp: None }
+}
+
+/// The keys of an SDES leg of the bridge, as its and its peer's first descriptions have them.
+fn sdes_keys(kind: Kind, leg: LegName) -> Option<SrtpKeys> {
+    let Kind::Sdes(_, profile) = kind else { return None };
+    let seed = 2 * leg as u8 + 1;
+    Some(SrtpKeys { profile, local: master_key(seed), remote: master_key(seed + 1) })
+}
+
+pub fn master_key(seed: u8) -> MasterKey {
+    let mut bytes = [0; MASTER_BYTES_MAX];
+    Random::from_test_seed(u64::from(seed)).fill(&mut bytes);
+    MasterKey { bytes }
+}
+
+/// The same keys, seen by the peer.
+pub fn reversed(keys: SrtpKeys) -> SrtpKeys {
+    SrtpKeys { profile: keys.profile, local: keys.remote, remote: keys.local }
 }
 
 impl World {
@@ -271,7 +293,10 @@ impl World {
                 let (ice, fingerprint) = ice_of(&local, true, address);
                 peer.set_remote(now, WebrtcRemote { ice, fingerprint, dtls: DtlsRole::Client, format });
             }
-            (Leg::Rtp(peer), _) => peer.set_remote(now, rtp_remote(address, format)),
+            (Leg::Rtp(peer), kind) => {
+                let srtp = sdes_keys(kind, leg).map(reversed);
+                peer.set_remote(now, RtpRemote { srtp, ..rtp_remote(address, format) });
+            }
         }
     }
 
@@ -515,8 +540,9 @@ fn leg_config(kind: Kind, peer: &Peer, hold: bool, with_remote: bool) -> LegConf
     let (ice, versions, dtls, lite) = match kind {
         Kind::WhatsApp(_) => (IceRole::Controlling, DtlsVersions::V12, DtlsRole::Client, true),
         Kind::Browser(_) => (IceRole::Lite, DtlsVersions::Auto, DtlsRole::Server, false),
-        Kind::Rtp(_) => {
-            let remote = with_remote.then(|| rtp_remote(peer.address, format));
+        Kind::Rtp(_) | Kind::Sdes(..) => {
+            let srtp = sdes_keys(kind, peer.name);
+            let remote = with_remote.then(|| RtpRemote { srtp, ..rtp_remote(peer.address, format) });
             return LegConfig::Rtp(RtpConfig { remote });
         }
     };
@@ -537,7 +563,9 @@ impl Peer {
             leg: match kind {
                 Kind::WhatsApp(_) => webrtc(IceRole::Lite, DtlsVersions::V12, random),
                 Kind::Browser(_) => webrtc(IceRole::Controlling, DtlsVersions::Auto, random),
-                Kind::Rtp(_) => Leg::Rtp(Box::new(RtpLeg::new(now, RtpConfig { remote: None }, ANCHOR, random.fork()))),
+                Kind::Rtp(_) | Kind::Sdes(..) => {
+                    Leg::Rtp(Box::new(RtpLeg::new(now, RtpConfig { remote: None }, ANCHOR, random.fork())))
+                }
             },
             address: peer_address(leg),
             speech: Speech::Nothing,
@@ -553,6 +581,7 @@ impl Peer {
             spoken: 0,
             phase: 0.0,
             deadline: Instant::ZERO,
+            name: leg,
         }
     }
 

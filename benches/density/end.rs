@@ -1,0 +1,424 @@
+//! One far end of a call: what it says, how it says it, and a strict account of what it hears.
+//!
+//! A WebRTC end is a real leg of the engine (ICE, DTLS, SRTP) on a socket of the generator's ring; an RTP end writes twelve bytes before
+//! a payload. What is heard is checked packet by packet: one SSRC, sequence +1, timestamps on the sample clock. When a packet came is
+//! the kernel's word, not ours.
+
+use super::corpus::Frames;
+use super::ring::{Ring, SocketIndex, real_nanos};
+use control::client::webrtc_offerer::{self, AnswerError, offer_of, offerer_config, read_answer};
+use control::client::{socket::local_with_port, system_random};
+use engine::dtls::{DtlsVersions, Identity};
+use engine::ice::IceRole;
+use engine::io::clock;
+use engine::leg::webrtc::{WebrtcConfig, WebrtcLeg};
+use engine::leg::{LegEvent, LegOutput, LocalLeg, Received};
+use engine::limits::DATAGRAM_BYTES_MAX;
+use engine::rtp::header;
+use engine::sdp::{self, Codec, CodecFormat, Direction, OpusParameters, Setup, TelephoneEventFormat, WebrtcLocal};
+use engine::time::{Instant, RtpTimestamp, WallAnchor};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+/// Payload types of the full caller's offer.
+const OPUS_PAYLOAD_TYPE: u8 = 111;
+const EVENT_PAYLOAD_TYPE: u8 = 110;
+
+/// One packet time.
+pub const PTIME_NANOS: u64 = 20_000_000;
+
+/// A jump of the sequence number by more is no loss but another stream.
+const GAP_MAX: u16 = 1_000;
+
+/// How an end is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// WhatsApp's relay: ICE-lite, DTLS server.
+    Lite,
+    /// A browser: full ICE, controlling, DTLS client.
+    Full,
+    /// Plain RTP.
+    Rtp,
+    /// Bare datagrams of RTP's size, for the floor.
+    Bare,
+}
+
+/// What an end says.
+#[derive(Clone)]
+pub struct Talk {
+    /// Coded speech.
+    pub frames: Frames,
+    /// The next frame.
+    pub at: usize,
+    /// Its RTP payload type.
+    pub payload_type: u8,
+    /// RTP ticks per frame.
+    pub ticks: u32,
+}
+
+/// What a stream's packets were, since the window opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard {
+    /// Packets in order.
+    pub received: u64,
+    /// Sequence numbers that never came.
+    pub lost: u64,
+    /// Packets behind their successors, or twice.
+    pub late: u64,
+    /// Timestamps that do not follow the sample clock.
+    pub off_clock: u64,
+    /// Another SSRC, or a payload type that was not agreed on.
+    pub foreign: u64,
+}
+
+/// The account of one received stream.
+#[derive(Default)]
+pub struct Hear {
+    next: Option<(u16, u32, u32)>,
+    ticks: u32,
+    /// Packet times since the first packet.
+    index: u64,
+    /// Since the window opened.
+    pub heard: Heard,
+    /// When each packet came, less its place on a perfect 20 ms grid.
+    pub offsets: Vec<i64>,
+    /// From the other end's last packet to this one.
+    pub residences: Vec<u32>,
+    /// Payloads and their places, of calls that are scored.
+    pub recording: Vec<(u64, Vec<u8>)>,
+    /// Whether this call is scored.
+    pub recorded: bool,
+    /// When the very first packet came.
+    pub first: Option<Instant>,
+}
+
+impl Hear {
+    fn packet(&mut self, packet: &header::RtpPacket<'_>, at_nanos: u64, sent_nanos: u64, open: bool, ticks: u32) {
+        let place = (packet.sequence, packet.timestamp.0, packet.ssrc);
+        let Some((sequence, timestamp, ssrc)) = self.next.filter(|next| next.2 == packet.ssrc) else {
+            self.heard.foreign += u64::from(self.next.is_some());
+            self.follow(place, 1, ticks);
+            return;
+        };
+        let ahead = packet.sequence.wrapping_sub(sequence);
+        if ahead > GAP_MAX {
+            self.heard.late += 1;
+            return;
+        }
+        let expected = timestamp.wrapping_add(u32::from(ahead) * self.ticks);
+        let heard = &mut self.heard;
+        heard.lost += u64::from(ahead);
+        heard.received += 1;
+        heard.off_clock += u64::from(packet.timestamp.0 != expected);
+        self.index += u64::from(ahead) + 1;
+        self.follow((packet.sequence, packet.timestamp.0, ssrc), 1, ticks);
+        if !open {
+            return;
+        }
+        self.offsets.push(at_nanos as i64 - (self.index * PTIME_NANOS) as i64);
+        if let Some(nanos) = at_nanos.checked_sub(sent_nanos).filter(|_| sent_nanos > 0) {
+            self.residences.push(nanos.min(u64::from(u32::MAX)) as u32);
+        }
+        if self.recorded {
+            self.recording.push((self.index, packet.payload.to_vec()));
+        }
+    }
+
+    fn follow(&mut self, (sequence, timestamp, ssrc): (u16, u32, u32), packets: u16, ticks: u32) {
+        self.ticks = ticks;
+        self.next = Some((sequence.wrapping_add(packets), timestamp.wrapping_add(ticks), ssrc));
+    }
+
+    /// Forgets what was counted so far, and makes room for `packets`.
+    pub fn open(&mut self, packets: usize) {
+        self.heard = Heard::default();
+        self.offsets.clear();
+        self.offsets.reserve(packets);
+        self.residences.clear();
+        self.residences.reserve(packets);
+        self.recording.clear();
+    }
+}
+
+enum Link {
+    Webrtc { leg: Box<WebrtcLeg>, full: bool, fixed: bool },
+    Rtp { to: Option<SocketAddrV4>, sequence: u16, timestamp: u32, ssrc: u32 },
+    Bare,
+}
+
+/// One far end.
+pub struct End {
+    /// Its socket.
+    pub socket: SocketIndex,
+    /// Its port.
+    pub port: u16,
+    link: Link,
+    /// What it says.
+    pub talk: Talk,
+    /// What it hears.
+    pub hear: Hear,
+    /// Whether it may speak.
+    pub ready: bool,
+    /// When it became ready.
+    pub ready_at: Option<Instant>,
+    /// Whether its leg has died.
+    pub dead: bool,
+    /// Frames sent.
+    pub sent: u64,
+    /// When the last frame left.
+    pub sent_nanos: u64,
+    deadline: Instant,
+    /// Ticks and payload type of what it hears.
+    hears: (u32, u8),
+}
+
+/// What all ends share.
+pub struct Common {
+    /// The certificate of every WebRTC end.
+    pub identity: Identity,
+    /// The calendar.
+    pub anchor: WallAnchor,
+    /// Whether what comes is being measured.
+    pub window: bool,
+    out: Vec<u8>,
+}
+
+impl Common {
+    /// A fresh certificate.
+    pub fn new() -> anyhow::Result<Common> {
+        let identity = Identity::generate().map_err(|_| anyhow::anyhow!("the system gives no key"))?;
+        Ok(Common { identity, anchor: clock::wall_anchor(), window: false, out: vec![0; DATAGRAM_BYTES_MAX] })
+    }
+}
+
+impl End {
+    /// Opens one that hears frames of `hears` (RTP ticks, payload type).
+    pub fn open(ring: &mut Ring, common: &Common, shape: Shape, talk: Talk, hears: (u32, u8)) -> std::io::Result<End> {
+        let (socket, port) = ring.open(0)?;
+        let mut random = system_random();
+        let webrtc = |config: WebrtcConfig, full: bool| Link::Webrtc {
+            leg: Box::new(WebrtcLeg::new(clock::now(), config, &common.identity, common.anchor, system_random())),
+            full,
+            fixed: false,
+        };
+        let link = match shape {
+            Shape::Lite => webrtc(offerer_config(false), false),
+            Shape::Full => webrtc(
+                WebrtcConfig {
+                    ice: IceRole::Controlling,
+                    versions: DtlsVersions::V12,
+                    credentials: None,
+                    hold: false,
+                    remote: None,
+                },
+                true,
+            ),
+            Shape::Rtp => Link::Rtp {
+                to: None,
+                sequence: random.next_u32() as u16 & 0x7fff,
+                timestamp: random.next_u32(),
+                ssrc: random.next_u32(),
+            },
+            Shape::Bare => Link::Bare,
+        };
+        Ok(End {
+            socket,
+            port,
+            link,
+            talk,
+            hear: Hear::default(),
+            ready: false,
+            ready_at: None,
+            dead: false,
+            sent: 0,
+            sent_nanos: 0,
+            deadline: Instant::NEVER,
+            hears,
+        })
+    }
+
+    /// What a WebRTC end offers; empty for the others.
+    pub fn offer(&self) -> String {
+        let Link::Webrtc { leg, full, .. } = &self.link else { return String::new() };
+        let local = local_with_port(leg.local(), self.port);
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        match full {
+            true => full_offer(&local, address),
+            false => offer_of(&local, &[address], 1_767_225_600_000 + u64::from(self.port)),
+        }
+    }
+
+    /// The gateway's answer to that.
+    pub fn answer(
+        &mut self,
+        now: Instant,
+        text: &str,
+        ring: &mut Ring,
+        common: &mut Common,
+    ) -> Result<(), AnswerError> {
+        let Link::Webrtc { leg, full, .. } = &mut self.link else { return Ok(()) };
+        let (opus, event) = match full {
+            true => (OPUS_PAYLOAD_TYPE, EVENT_PAYLOAD_TYPE),
+            false => (webrtc_offerer::OPUS_PAYLOAD_TYPE, webrtc_offerer::EVENT_PAYLOAD_TYPE),
+        };
+        leg.set_remote(now, read_answer(text, opus, event)?);
+        self.drain(now, ring, common);
+        Ok(())
+    }
+
+    /// Where an RTP end sends; a bare end's socket is connected.
+    pub fn send_to(&mut self, now: Instant, address: SocketAddrV4, ring: &mut Ring) {
+        match &mut self.link {
+            Link::Rtp { to, .. } => *to = Some(address),
+            Link::Bare => self.dead |= ring.connect(self.socket, address).is_err(),
+            Link::Webrtc { .. } => return,
+        }
+        self.ready = true;
+        self.ready_at = Some(now);
+    }
+
+    /// Takes a datagram. `other_sent_nanos`: when the other end of the call last spoke.
+    pub fn arrival(
+        &mut self,
+        now: Instant,
+        at_nanos: u64,
+        from: SocketAddrV4,
+        datagram: &mut [u8],
+        other_sent_nanos: u64,
+        ring: &mut Ring,
+        common: &mut Common,
+    ) {
+        let window = common.window;
+        let (ticks, payload_type) = self.hears;
+        match &mut self.link {
+            Link::Webrtc { leg, .. } => match leg.handle_datagram(now, SocketAddr::V4(from), datagram) {
+                Received::Rtp(packet) => {
+                    self.hear.first.get_or_insert(now);
+                    self.hear.packet(&packet, at_nanos, other_sent_nanos, window, ticks);
+                    return;
+                }
+                Received::Consumed => {}
+                Received::Dropped(_) => self.hear.heard.foreign += u64::from(self.ready),
+            },
+            Link::Rtp { .. } => {
+                match header::parse(datagram) {
+                    Ok(packet) if packet.payload_type == payload_type => {
+                        self.hear.first.get_or_insert(now);
+                        self.hear.packet(&packet, at_nanos, other_sent_nanos, window, ticks);
+                    }
+                    _ => self.hear.heard.foreign += 1,
+                }
+                return;
+            }
+            Link::Bare => {
+                self.hear.heard.received += 1;
+                if let Some(nanos) = at_nanos.checked_sub(other_sent_nanos).filter(|_| window && other_sent_nanos > 0) {
+                    self.hear.residences.push(nanos.min(u64::from(u32::MAX)) as u32);
+                }
+                return;
+            }
+        }
+        self.drain(now, ring, common);
+    }
+
+    /// Says the next frame.
+    pub fn speak(&mut self, now: Instant, ring: &mut Ring, common: &mut Common) {
+        if self.deadline <= now {
+            self.timeout(now, ring, common);
+        }
+        if !self.ready || self.dead {
+            return;
+        }
+        let Talk { frames, at, payload_type, ticks } = &mut self.talk;
+        let payload = &frames[*at];
+        *at = (*at + 1) % frames.len();
+        let out = &mut common.out[..];
+        out[12..12 + payload.len()].copy_from_slice(payload);
+        let sent = match &mut self.link {
+            Link::Webrtc { leg, fixed, .. } => {
+                let len = leg.sender().audio(now, *payload_type, self.sent == 0, payload.len(), *ticks, out);
+                leg.send(now, out, len).map(|(to, len)| (v4(to).filter(|_| !*fixed), len))
+            }
+            Link::Rtp { to, sequence, timestamp, ssrc } => {
+                header::write(self.sent == 0, *payload_type, *sequence, RtpTimestamp(*timestamp), *ssrc, out);
+                *sequence = sequence.wrapping_add(1);
+                *timestamp = timestamp.wrapping_add(*ticks);
+                to.map(|to| (Some(to), 12 + payload.len()))
+            }
+            Link::Bare => Some((None, 12 + payload.len())),
+        };
+        if let Some((to, len)) = sent {
+            self.sent += 1;
+            self.sent_nanos = real_nanos();
+            ring.send(self.socket, to, &out[..len]);
+        }
+    }
+
+    /// When it wants its turn.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Call when that has come.
+    pub fn timeout(&mut self, now: Instant, ring: &mut Ring, common: &mut Common) {
+        if let Link::Webrtc { leg, .. } = &mut self.link {
+            leg.handle_timeout(now);
+            self.drain(now, ring, common);
+        }
+    }
+
+    fn drain(&mut self, now: Instant, ring: &mut Ring, common: &mut Common) {
+        let Link::Webrtc { leg, fixed, .. } = &mut self.link else { return };
+        loop {
+            match leg.poll_output(now, &mut common.out) {
+                LegOutput::Transmit { to, len, .. } => ring.send(self.socket, v4(to), &common.out[..len]),
+                LegOutput::Event(LegEvent::DtlsConnected { .. }) => {
+                    self.ready = true;
+                    self.ready_at = Some(now);
+                }
+                LegOutput::Event(LegEvent::IceNominated(SocketAddr::V4(to))) => {
+                    // What is sent on a connected socket costs the generator less; the gateway cannot tell.
+                    *fixed = ring.connect(self.socket, to).is_ok();
+                }
+                LegOutput::Event(LegEvent::Ended(_)) => self.dead = true,
+                LegOutput::Event(_) => {}
+                LegOutput::Timeout(at) => {
+                    self.deadline = at;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn v4(address: SocketAddr) -> Option<SocketAddrV4> {
+    match address {
+        SocketAddr::V4(address) => Some(address),
+        SocketAddr::V6(_) => None,
+    }
+}
+
+/// What a browser would say, cut down to one host candidate.
+fn full_offer(local: &LocalLeg, address: IpAddr) -> String {
+    let LocalLeg::Webrtc { ufrag, pwd, fingerprint, ssrc, port } = local else { return String::new() };
+    let opus = OpusParameters { min_ptime_ms: Some(10), use_inband_fec: true, ..OpusParameters::default() };
+    sdp::write_webrtc_offer(
+        &WebrtcLocal {
+            addresses: vec![address],
+            port: *port,
+            ufrag: ufrag.clone(),
+            pwd: pwd.clone(),
+            lite: false,
+            fingerprint: *fingerprint,
+            setup: Setup::ActPass,
+            ssrc: *ssrc,
+            codec: CodecFormat { codec: Codec::Opus, payload_type: OPUS_PAYLOAD_TYPE, opus },
+            telephone_event: Some(TelephoneEventFormat { payload_type: EVENT_PAYLOAD_TYPE, clock_rate_hz: 8_000 }),
+            session_id: u64::from(*ssrc),
+            session_version: 1,
+            direction: Direction::SendRecv,
+        },
+        "0",
+        &[],
+        &[],
+    )
+}

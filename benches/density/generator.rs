@@ -1,0 +1,360 @@
+//! The load: N calls, both ends of each, on one ring and one thread.
+//!
+//! ```text
+//!  wheel of 80 slots of 250 us ── due ends speak ──> ring ──> gateway ──> ring ──> the call's other end hears and checks
+//!  dialler threads ── answers, where to send ──> ends          gateway's INVITE ──> `sip` ── 200 ──> ends
+//! ```
+//!
+//! Every end has a phase of its own in the 20 ms, drawn once, so that the gateway's work is as even as real callers make it. A wheel
+//! that turns late says so: its lateness is part of every result.
+
+use super::corpus::Frames;
+use super::dial::{Dialed, Dialler, Order, Side};
+use super::end::{Common, End, PTIME_NANOS, Shape, Talk};
+use super::ring::{Ring, SocketIndex};
+use super::sip;
+use anyhow::{Context, Result};
+use engine::io::clock;
+use engine::random::Random;
+use engine::time::Instant;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+/// Parts of a packet time.
+const SLOTS: u64 = 80;
+const SLOT_NANOS: u64 = PTIME_NANOS / SLOTS;
+/// One call in this many is decoded and scored.
+const SCORED_EVERY: usize = 50;
+
+/// A call that is not up after so long never will be.
+const RISE_SECONDS_MAX: u64 = 10;
+
+/// What the calls of a run look like.
+#[derive(Clone)]
+pub struct Profile {
+    /// How the first end is connected, what it says, ticks and payload type.
+    pub a: (Shape, Frames, u32, u8),
+    /// The same of the second.
+    pub b: (Shape, Frames, u32, u8),
+}
+
+/// Whose socket it is.
+#[derive(Clone, Copy)]
+enum Owner {
+    End(u32, Side),
+    Sip,
+    Rtcp,
+}
+
+/// One call.
+pub struct Call {
+    /// Its ends: the WebRTC caller first.
+    pub ends: [End; 2],
+    /// When its offer was handed to the dialler.
+    pub dialled: Instant,
+    /// HTTP status or its like; 0 while there is none.
+    pub status: u16,
+    /// By what name the gateway knows it.
+    pub token: String,
+    /// Whether it is told to keep silent.
+    pub hung_up: bool,
+}
+
+impl Call {
+    /// Both ends can speak and have heard the other.
+    pub fn is_up(&self) -> bool {
+        self.ends.iter().all(|end| end.ready && end.hear.first.is_some())
+    }
+
+    /// From the dialling until both have heard something.
+    pub fn set_up(&self) -> Option<Duration> {
+        let [a, b] = &self.ends;
+        Some(a.hear.first?.max(b.hear.first?).since(self.dialled))
+    }
+}
+
+/// The load generator.
+pub struct Generator {
+    ring: Ring,
+    common: Common,
+    profile: Profile,
+    frames: usize,
+    /// The calls, in the order of their set-up.
+    pub calls: Vec<Call>,
+    owners: Vec<Owner>,
+    wheel: Vec<Vec<(u32, Side)>>,
+    slot: u64,
+    next: Instant,
+    /// Calls that are being set up.
+    rising: Vec<u32>,
+    /// Calls that came up and were not looked at since.
+    risen: Vec<u32>,
+    up: usize,
+    dialler: Dialler,
+    random: Random,
+    sip_socket: SocketIndex,
+    /// Where INVITEs are taken.
+    pub sip_port: u16,
+    rtcp_port: u16,
+    /// How late the slots of the window were, nanoseconds.
+    pub lateness: Vec<u64>,
+    buffer: Vec<u8>,
+}
+
+impl Generator {
+    /// Room for `calls_max` calls. `place` says where in the speech a call begins.
+    pub fn new(profile: Profile, calls_max: usize, frames: usize, dialler: Dialler) -> Result<Generator> {
+        let mut ring = Ring::new(2 * calls_max + 2, true).context("io_uring of Linux 6.0 or newer is needed")?;
+        let (sip_socket, sip_port) = ring.open(0)?;
+        let (_, rtcp_port) = ring.open(0)?;
+        Ok(Generator {
+            ring,
+            common: Common::new()?,
+            profile,
+            frames,
+            calls: Vec::with_capacity(calls_max),
+            owners: vec![Owner::Sip, Owner::Rtcp],
+            wheel: (0..SLOTS).map(|_| Vec::new()).collect(),
+            slot: 0,
+            next: clock::now(),
+            rising: Vec::new(),
+            risen: Vec::new(),
+            up: 0,
+            dialler,
+            random: Random::from_test_seed(7),
+            sip_socket,
+            sip_port,
+            rtcp_port,
+            lateness: Vec::new(),
+            buffer: vec![0; super::ring::DATAGRAM_BYTES_MAX],
+        })
+    }
+
+    /// Who places the calls from now on.
+    pub fn set_dialler(&mut self, dialler: Dialler) {
+        self.dialler = dialler;
+    }
+
+    /// Begins one more call.
+    pub fn place_call(&mut self) -> Result<()> {
+        let index = self.calls.len();
+        let talk = |(shape, frames, ticks, payload_type): &(Shape, Frames, u32, u8), at: usize| {
+            (*shape, Talk { frames: frames.clone(), at, payload_type: *payload_type, ticks: *ticks })
+        };
+        // The two ends of a call say different things too.
+        let (a_at, b_at) = (self.place(index), self.place(index + self.frames / 2));
+        let ((a_shape, a_talk), (b_shape, b_talk)) = (talk(&self.profile.a, a_at), talk(&self.profile.b, b_at));
+        let (hears_a, hears_b) = ((b_talk.ticks, b_talk.payload_type), (a_talk.ticks, a_talk.payload_type));
+        // Where the gateway transcodes, an end hears its own codec.
+        let own = |talk: &Talk| (talk.ticks, talk.payload_type);
+        let (hears_a, hears_b) = match a_shape {
+            Shape::Bare => (hears_a, hears_b),
+            _ => (own(&a_talk), own(&b_talk)),
+        };
+        let mut a = End::open(&mut self.ring, &self.common, a_shape, a_talk, hears_a)?;
+        let mut b = End::open(&mut self.ring, &self.common, b_shape, b_talk, hears_b)?;
+        a.hear.recorded = index.is_multiple_of(SCORED_EVERY) && a_shape != Shape::Bare;
+        b.hear.recorded = a.hear.recorded;
+        for (side, end) in [(Side::A, &a), (Side::B, &b)] {
+            self.owners.push(Owner::End(index as u32, side));
+            debug_assert_eq!(end.socket as usize + 1, self.owners.len());
+            let slot = self.random.below(SLOTS as u32) as usize;
+            self.wheel[slot].push((index as u32, side));
+        }
+        let order = Order {
+            call: index as u32,
+            offers: [a.offer(), b.offer()],
+            ports: [a.port, b.port],
+            rtcp_port: self.rtcp_port,
+            payload_type: b.talk.payload_type,
+        };
+        self.rising.push(index as u32);
+        let dialled = clock::now();
+        self.calls.push(Call { ends: [a, b], dialled, status: 0, token: String::new(), hung_up: false });
+        self.dialler.dial(order)
+    }
+
+    fn place(&self, index: usize) -> usize {
+        index * 1_741 % self.frames
+    }
+
+    /// At which frame each end of each call is.
+    pub fn places(&self) -> Vec<[usize; 2]> {
+        self.calls.iter().map(|call| [call.ends[0].talk.at, call.ends[1].talk.at]).collect()
+    }
+
+    /// Calls that are neither up nor given up.
+    pub fn under_way(&self) -> usize {
+        self.rising.len()
+    }
+
+    /// Begins `count` calls, `per_second` of them a second, and waits until all are up or `patience` after the last is over.
+    pub fn ramp(&mut self, count: usize, per_second: f64, patience: Duration) -> Result<()> {
+        let (start, first) = (clock::now(), self.calls.len());
+        let mut placed = 0;
+        while placed < count {
+            let due = (clock::now().since(start).as_secs_f64() * per_second) as usize + 1;
+            while placed < due.min(count) {
+                self.place_call()?;
+                placed += 1;
+            }
+            self.turn()?;
+        }
+        let deadline = clock::now() + patience;
+        while clock::now() < deadline && !self.calls[first..].iter().all(|call| call.is_up() || call.status >= 300) {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Lets the calls go on.
+    pub fn run_for(&mut self, time: Duration) -> Result<()> {
+        let deadline = clock::now() + time;
+        while clock::now() < deadline {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Begins to measure; `time` is how long it will be.
+    pub fn open_window(&mut self, time: Duration) {
+        let packets = time.as_millis() as usize / 20 + 64;
+        self.calls.iter_mut().flat_map(|call| &mut call.ends).for_each(|end| end.hear.open(packets));
+        self.lateness = Vec::with_capacity(time.as_micros() as usize * 1_000 / SLOT_NANOS as usize + 64);
+        self.ring.send_errors = 0;
+        self.common.window = true;
+    }
+
+    /// Ends the measuring.
+    pub fn close_window(&mut self) {
+        self.common.window = false;
+    }
+
+    /// Datagrams that this host's kernel refused to send for us.
+    pub fn send_errors(&self) -> u64 {
+        self.ring.send_errors
+    }
+
+    /// Makes a call fall silent and tells the gateway.
+    pub fn hang_up(&mut self, index: usize) -> Result<()> {
+        let call = &mut self.calls[index];
+        if std::mem::replace(&mut call.hung_up, true) {
+            return Ok(());
+        }
+        self.dialler.hang_up(call.token.clone())
+    }
+
+    /// Ends every call that is up. Answers how many ever were.
+    pub fn hang_up_those_up(&mut self) -> Result<usize> {
+        while let Some(index) = self.risen.pop() {
+            self.hang_up(index as usize)?;
+            self.up += 1;
+        }
+        Ok(self.up)
+    }
+
+    /// One turn of the loop.
+    pub fn turn(&mut self) -> Result<()> {
+        self.ring.turn(self.next.since(clock::now()))?;
+        let now = clock::now();
+        while let Some(arrival) = self.ring.next(&mut self.buffer) {
+            let datagram = &mut self.buffer[..arrival.len];
+            match self.owners[arrival.socket as usize] {
+                Owner::Rtcp => {}
+                Owner::Sip => self.sip(now, arrival.from, arrival.len),
+                Owner::End(call, side) => {
+                    let [a, b] = &mut self.calls[call as usize].ends;
+                    let (end, other) = if side == Side::A { (a, b) } else { (b, a) };
+                    let (at, from) = (arrival.at_nanos, arrival.from);
+                    end.arrival(now, at, from, datagram, other.sent_nanos, &mut self.ring, &mut self.common);
+                }
+            }
+        }
+        while self.next <= now {
+            if self.common.window {
+                self.lateness.push(now.since(self.next).as_nanos() as u64);
+            }
+            self.speak(now);
+            self.next = self.next + Duration::from_nanos(SLOT_NANOS);
+        }
+        self.rise(now);
+        while let Some(dialed) = self.dialler.next() {
+            self.dialed(now, dialed);
+        }
+        Ok(())
+    }
+
+    fn speak(&mut self, now: Instant) {
+        let due = &self.wheel[(self.slot % SLOTS) as usize];
+        self.slot += 1;
+        for &(call, side) in due {
+            let call = &mut self.calls[call as usize];
+            if !call.hung_up {
+                call.ends[side as usize].speak(now, &mut self.ring, &mut self.common);
+            }
+        }
+        self.ring.submit();
+    }
+
+    /// Timers of calls that are being set up: those that are up have their turn when they speak. An end says its first word as
+    /// soon as it can.
+    fn rise(&mut self, now: Instant) {
+        let (calls, ring, common) = (&mut self.calls, &mut self.ring, &mut self.common);
+        let risen = &mut self.risen;
+        let patience = Duration::from_secs(RISE_SECONDS_MAX);
+        self.rising.retain(|&index| {
+            let call = &mut calls[index as usize];
+            for end in &mut call.ends {
+                if end.deadline() <= now {
+                    end.timeout(now, ring, common);
+                }
+                if end.ready && end.sent == 0 && !call.hung_up {
+                    end.speak(now, ring, common);
+                }
+            }
+            if call.is_up() {
+                risen.push(index);
+                return false;
+            }
+            let given_up = call.status >= 300 || call.ends.iter().any(|end| end.dead);
+            !call.hung_up && !given_up && now.since(call.dialled) < patience
+        });
+    }
+
+    fn dialed(&mut self, now: Instant, dialed: Dialed) {
+        let Some(call) = self.calls.get_mut(dialed.call as usize) else { return };
+        call.status = dialed.status;
+        call.token = dialed.token;
+        for (end, answer) in call.ends.iter_mut().zip(&dialed.answers) {
+            if !answer.is_empty() && end.answer(now, answer, &mut self.ring, &mut self.common).is_err() {
+                call.status = 599;
+            }
+        }
+        for (end, to) in call.ends.iter_mut().zip(dialed.to) {
+            if let Some(to) = to {
+                end.send_to(now, to, &mut self.ring);
+            }
+        }
+    }
+
+    /// A request of the gateway: an INVITE is answered at once, with the RTP end's port.
+    fn sip(&mut self, now: Instant, from: SocketAddrV4, len: usize) {
+        let Ok(text) = std::str::from_utf8(&self.buffer[..len]) else { return };
+        let Some(request) = sip::Request::read(text) else { return };
+        let index = request.call.filter(|index| *index < self.calls.len());
+        let reply = match (request.method, index) {
+            ("INVITE", Some(index)) => {
+                let end = &mut self.calls[index].ends[1];
+                let sdp = sip::answer(end.port, self.rtcp_port, end.talk.payload_type);
+                if let Some(to) = request.media() {
+                    end.send_to(now, to, &mut self.ring);
+                }
+                request.reply("200 OK", self.sip_port, &sdp)
+            }
+            ("INVITE", None) => request.reply("404 Not Found", self.sip_port, ""),
+            ("ACK", _) => return,
+            _ => request.reply("200 OK", self.sip_port, ""),
+        };
+        self.ring.send(self.sip_socket, Some(from), reply.as_bytes());
+    }
+}

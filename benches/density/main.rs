@@ -1,0 +1,83 @@
+//! `make density`: how many calls one core carries, at what cost, against the least that is possible.
+//!
+//! Starts the real gateway (release) on one core and generates load on the others: N callers with ICE, DTLS and SRTP, N answerers of
+//! SIP, different speech in each call. Finds the knee by steps; measures the floor (codec and datagrams, nothing else) on the same
+//! core in the same run; writes JSON, a table and a chart.
+//!
+//! ```text
+//! density [transcoded]    which parts to run; all without arguments
+//! DENSITY_SECONDS=5       length of one window
+//! DENSITY_CALLS=100,200   steps instead of a search for the knee
+//! DENSITY_PROFILE=...     wideband-20k (ICE-lite callers, as WhatsApp's) or fullband-32k (full ICE, as a browser)
+//! ```
+
+mod chart;
+mod corpus;
+mod dial;
+mod driver;
+mod end;
+mod floor;
+mod generator;
+mod measure;
+mod parts;
+mod process;
+mod report;
+mod ring;
+mod rival;
+mod score;
+mod sip;
+mod subject;
+
+use anyhow::{Result, bail};
+use parts::{Run, progress};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// What can be run, in this order.
+const PARTS: [(&str, fn(&Run) -> Result<Value>); 8] = [
+    ("transcoded", Run::transcoded),
+    ("relay_rtp", Run::relay_rtp),
+    ("relay_webrtc", Run::relay_webrtc),
+    ("set_up", Run::set_up),
+    ("memory", Run::memory),
+    ("overload", Run::overload),
+    ("scaling", Run::scaling),
+    ("rival", Run::rival),
+];
+
+fn main() -> Result<()> {
+    engine::io::system::raise_open_files();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["floor", flows, complexity, folder] => floor::run(flows.parse()?, complexity.parse().ok(), Path::new(folder)),
+        ["gateway", port, workers] => driver::run(port.parse()?, workers.parse()?),
+        _ => measure(&words),
+    }
+}
+
+fn measure(wanted: &[&str]) -> Result<()> {
+    if let Some(unknown) = wanted.iter().find(|word| !PARTS.iter().any(|(name, _)| name == *word)) {
+        let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
+        bail!("{unknown} is no part: write some of {}", names.join(", "));
+    }
+    let run = Run::new()?;
+    let mut results = json!({"conditions": run.conditions()});
+    for (name, part) in PARTS {
+        let asked = wanted.is_empty() && (name != "rival" || parts::variable("DENSITY_RIVAL").is_some());
+        if asked || wanted.contains(&name) {
+            results[name] = part(&run)?;
+        }
+    }
+    results["conditions"]["command"] = match wanted.is_empty() {
+        true => json!("make density"),
+        false => json!(format!("target/release/density {}", wanted.join(" "))),
+    };
+    // A part of a run must not replace a whole one.
+    let folder = if wanted.is_empty() { Path::new("benches/results") } else { &run.site.folder };
+    let stem = folder.join(format!("density-{}", run.profile()));
+    report::write(&results, &stem)?;
+    print!("{}", report::table(&results));
+    progress(&format!("written to {}.json, .txt and .svg", stem.display()));
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! One window of measuring: what came through, how late, and what it cost.
+
+use super::generator::Generator;
+use super::process::{Usage, busy_nanos, datagrams_lost};
+use super::subject::{Site, Subject};
+use anyhow::Result;
+use engine::io::clock;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A generator that uses more of its cores than this cannot be trusted to find a gateway's limit.
+pub const GENERATOR_MAX: f64 = 0.80;
+/// Other programs on the measured core may use so much of it before a result is marked.
+const OTHERS_MAX: f64 = 0.05;
+/// Packets of each direction.
+const PACKETS_PER_SECOND: f64 = 50.0;
+
+/// A distribution, in microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spread {
+    /// Median.
+    pub p50: f64,
+    /// 99 of 100 are below.
+    pub p99: f64,
+    /// 999 of 1000 are below.
+    pub p999: f64,
+}
+
+impl Spread {
+    /// Of values in nanoseconds.
+    pub fn of(mut nanos: Vec<u64>) -> Spread {
+        nanos.sort_unstable();
+        let at = |share: f64| match nanos.len() {
+            0 => 0.0,
+            len => nanos[((len as f64 * share) as usize).min(len - 1)] as f64 / 1_000.0,
+        };
+        Spread { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
+    }
+
+    /// For the record.
+    pub fn json(self) -> Value {
+        json!({"p50_us": round(self.p50, 1), "p99_us": round(self.p99, 1), "p999_us": round(self.p999, 1)})
+    }
+}
+
+/// What one window showed.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// Calls that were up.
+    pub calls: usize,
+    /// Calls that never came up, or died.
+    pub broken: usize,
+    /// Length.
+    pub seconds: f64,
+    /// Of one core, user and system.
+    pub busy: f64,
+    /// The same, by other programs: what makes a result doubtful.
+    pub others_busy: f64,
+    /// Part of that in the kernel.
+    pub kernel_share: f64,
+    /// Of the generator's cores.
+    pub generator_busy: f64,
+    /// Packets received by both ends.
+    pub received: u64,
+    /// Packets missing: gaps in sequence numbers, both directions.
+    pub lost: u64,
+    /// Behind their successors, off the sample clock, or of a stranger.
+    pub wrong: u64,
+    /// Packets that the gateway made up because none came.
+    pub concealed: u64,
+    /// Datagrams that found a full socket, on either side.
+    pub overrun: u64,
+    /// Distance of what came to a perfect 20 ms grid, toward A and B.
+    pub pacing: [Spread; 2],
+    /// From the other end's packet to the one that it caused. Toward B only where nothing is played out.
+    pub residence: [Spread; 2],
+    /// How late the generator was.
+    pub generator_late: Spread,
+    /// Wake-ups a second, of all threads.
+    pub wakeups: f64,
+    /// Turns of the workers' loops a second.
+    pub turns: f64,
+}
+
+impl Step {
+    /// Microseconds of processor for one call and 20 ms of both directions.
+    pub fn micros_per_frame(&self) -> f64 {
+        self.busy * 1e6 / PACKETS_PER_SECOND / self.calls.max(1) as f64
+    }
+
+    /// Milliseconds of processor for one second of a call.
+    pub fn millis_per_call_second(&self) -> f64 {
+        self.busy * 1e3 / self.calls.max(1) as f64
+    }
+
+    /// The generator had too much to do.
+    pub fn generator_limited(&self) -> bool {
+        self.generator_busy > GENERATOR_MAX
+    }
+
+    /// Others used the measured core.
+    pub fn noisy(&self) -> bool {
+        self.others_busy > OTHERS_MAX
+    }
+
+    /// Nothing was lost, made up or wrong.
+    pub fn is_clean(&self) -> bool {
+        let expected = 2.0 * self.calls as f64 * self.seconds * PACKETS_PER_SECOND;
+        self.lost + self.wrong + self.concealed + self.overrun == 0
+            && self.broken == 0
+            && (self.received as f64 - expected).abs() <= 4.0 * self.calls as f64 + 1.0
+    }
+
+    /// The worse direction's 99th percentile, ms.
+    pub fn pacing_p99_ms(&self) -> f64 {
+        self.pacing.iter().map(|spread| spread.p99).fold(0.0, f64::max) / 1_000.0
+    }
+
+    /// For the record.
+    pub fn json(&self) -> Value {
+        json!({
+            "calls": self.calls, "broken": self.broken, "seconds": round(self.seconds, 2),
+            "others_percent": round(self.others_busy * 100.0, 1), "core_percent": round(self.busy * 100.0, 1), "kernel_share": round(self.kernel_share, 2),
+            "us_per_call_and_20ms": round(self.micros_per_frame(), 2),
+            "ms_per_call_second": round(self.millis_per_call_second(), 3),
+            "generator_percent": round(self.generator_busy * 100.0, 1),
+            "generator_limited": self.generator_limited(),
+            "packets": self.received, "lost": self.lost, "wrong": self.wrong, "concealed": self.concealed,
+            "overrun": self.overrun,
+            "pacing_toward_a": self.pacing[0].json(), "pacing_toward_b": self.pacing[1].json(),
+            "residence_toward_a": self.residence[0].json(), "residence_toward_b": self.residence[1].json(),
+            "generator_late": self.generator_late.json(),
+            "wakeups_per_second": round(self.wakeups, 0), "turns_per_second": round(self.turns, 0),
+        })
+    }
+}
+
+/// Measures for `time`.
+pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, site: &Site) -> Result<Step> {
+    let all_before = busy_nanos(&site.measured);
+    let before = Snapshot::take(subject)?;
+    let start = clock::now();
+    generator.open_window(time);
+    generator.run_for(time)?;
+    generator.close_window();
+    let seconds = clock::now().since(start).as_secs_f64();
+    let after = Snapshot::take(subject)?;
+    let all = busy_nanos(&site.measured).saturating_sub(all_before);
+
+    let used = after.subject.since(before.subject);
+    let own = after.own.since(before.own);
+    let mut step = Step {
+        seconds,
+        busy: used.nanos as f64 / 1e9 / seconds,
+        others_busy: all.saturating_sub(used.nanos) as f64 / 1e9 / seconds,
+        kernel_share: used.system_nanos as f64 / (used.user_nanos + used.system_nanos).max(1) as f64,
+        generator_busy: own.nanos as f64 / 1e9 / seconds / site.others.len() as f64,
+        overrun: after.overrun - before.overrun + generator.send_errors(),
+        concealed: (after.concealed - before.concealed).max(0.0) as u64,
+        wakeups: used.sleeps as f64 / seconds,
+        turns: (after.turns - before.turns) / seconds,
+        generator_late: Spread::of(std::mem::take(&mut generator.lateness)),
+        ..Step::default()
+    };
+    account(generator, &mut step);
+    Ok(step)
+}
+
+fn account(generator: &Generator, step: &mut Step) {
+    for call in generator.calls.iter().filter(|call| !call.hung_up) {
+        // Refused calls are counted by who offers them.
+        if call.status >= 300 {
+            continue;
+        }
+        match call.ends.iter().all(|end| end.ready && !end.dead && end.hear.heard.received > 0) {
+            true => step.calls += 1,
+            false => step.broken += 1,
+        }
+        for end in &call.ends {
+            let heard = end.hear.heard;
+            step.received += heard.received;
+            step.lost += heard.lost;
+            step.wrong += heard.late + heard.off_clock + heard.foreign;
+        }
+    }
+    for side in 0..2 {
+        let (mut pacing, mut residence) = (Vec::new(), Vec::new());
+        for call in &generator.calls {
+            let hear = &call.ends[side].hear;
+            pacing.extend(off_grid(&hear.offsets));
+            residence.extend(hear.residences.iter().map(|nanos| u64::from(*nanos)));
+        }
+        step.pacing[side] = Spread::of(pacing);
+        step.residence[side] = Spread::of(residence);
+    }
+}
+
+/// How far each packet of a stream came from where the stream's median puts it.
+fn off_grid(offsets: &[i64]) -> impl Iterator<Item = u64> {
+    let mut sorted = offsets.to_vec();
+    sorted.sort_unstable();
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
+    sorted.into_iter().map(move |offset| offset.abs_diff(median))
+}
+
+struct Snapshot {
+    subject: Usage,
+    own: Usage,
+    overrun: u64,
+    concealed: f64,
+    turns: f64,
+}
+
+impl Snapshot {
+    fn take(subject: &mut Subject) -> Result<Snapshot> {
+        let figures = subject.figures();
+        let figure = |name: &str| figures.get(name).copied().unwrap_or(0.0);
+        Ok(Snapshot {
+            concealed: figure("engine_packets_concealed_total"),
+            turns: figure("engine_turns_total"),
+            subject: Usage::of(subject.pid())?,
+            own: Usage::of(std::process::id())?,
+            overrun: datagrams_lost(),
+        })
+    }
+}
+
+/// To so many decimals.
+pub fn round(value: f64, decimals: i32) -> f64 {
+    let scale = 10f64.powi(decimals);
+    (value * scale).round() / scale
+}
