@@ -5,11 +5,14 @@ use crate::call::orchestrator::Orchestrator;
 use crate::config::{Config, Mode};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
-use crate::http::{Access, HttpCounters, Shared, edge_api, status, webhook};
-use crate::runtime::{Input, LocalEdge, LocalOrchestrator, Runtime};
+use crate::http::{Access, HttpCounters, Shared, calls, edge_api, status, webhook};
+use crate::runtime::{Input, LocalEdge, LocalOrchestrator, NTP_UNIX_OFFSET_S, Runtime};
+use crate::store::{FileStore, Store};
+use crate::trace::board::Board;
 use crate::whatsapp::graph_client::{GraphClient, outdated_version};
 use anyhow::{Context, Result, anyhow};
 use axum::Router;
+use engine::io::clock;
 use engine::random::Random;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -106,7 +109,9 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     let driver = edge.as_ref().map(|edge| edge.engine.driver());
 
     let callbacks = CallbackClient::new(config.edge.token.clone()).map_err(|error| anyhow!(error))?;
-    let (runtime, inputs) = Runtime::new(orchestrator, edge, callbacks);
+    let (mut runtime, inputs) = Runtime::new(orchestrator, edge, callbacks);
+    let (board, collector) = board(&config, sip)?;
+    runtime.show(board, collector);
     let draining = Arc::new(AtomicBool::new(false));
     let shared = Shared {
         inputs: inputs.clone(),
@@ -131,6 +136,19 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     Ok(Running { webhooks, edge_api: edge_address, sip, inputs, draining, done, stop_servers })
 }
 
+/// Where SIP messages are kept, and the socket for their copies.
+fn board(config: &Config, sip: Option<SocketAddr>) -> Result<(Board, Option<std::net::UdpSocket>)> {
+    let local = sip.unwrap_or(SocketAddr::from(([127, 0, 0, 1], config.sip.bind.port())));
+    let board = Board::new(config.trace.clone(), local);
+    let Some(collector) = board.collector() else { return Ok((board, None)) };
+    let any: SocketAddr = if collector.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
+    #[allow(clippy::disallowed_methods, reason = "this is the control plane's edge, where its sockets are made")]
+    let socket = std::net::UdpSocket::bind(any).context("no socket for the trace's collector")?;
+    socket.set_nonblocking(true)?;
+    socket.connect(collector).with_context(|| format!("{collector} cannot be reached: correct TRACE_HEP"))?;
+    Ok((board, Some(socket)))
+}
+
 async fn serve(
     address: SocketAddr,
     variable: &str,
@@ -141,7 +159,7 @@ async fn serve(
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("{address} cannot be bound: choose another with {variable}"))?;
     let local = listener.local_addr()?;
-    let router = routes.merge(status::routes()).with_state(shared.clone());
+    let router = routes.merge(status::routes()).merge(calls::routes()).with_state(shared.clone());
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let stop = async move {
         let _ = stopped.wait_for(|stop| *stop).await;
@@ -166,7 +184,22 @@ fn make_orchestrator(config: &Config) -> Result<LocalOrchestrator> {
         Some(base) => Some(EdgeClient::new(base, config.edge.token.clone()).map_err(|error| anyhow!(error))?),
         None => None,
     };
-    Ok(LocalOrchestrator { orchestrator: Orchestrator::new(config.orchestrator(), random()?), graph, remote })
+    let store = match &config.whatsapp.store {
+        Some(path) => {
+            let (store, remembered) = FileStore::open(path, wall_millis).map_err(|error| anyhow!(error))?;
+            tracing::info!(
+                "calls in progress are kept in {}: {} of the last run",
+                path.display(),
+                remembered.calls.len()
+            );
+            Some((Box::new(store) as Box<dyn Store>, remembered))
+        }
+        None => {
+            tracing::warn!("calls in progress do not survive a restart: name a file with STORE");
+            None
+        }
+    };
+    Ok(LocalOrchestrator { orchestrator: Orchestrator::new(config.orchestrator(), random()?), graph, remote, store })
 }
 
 async fn start_edge(config: &Config) -> Result<LocalEdge> {
@@ -192,10 +225,17 @@ async fn start_edge(config: &Config) -> Result<LocalEdge> {
     Ok(LocalEdge { edge: Edge::new(edge, engine.workers(), random()?), socket, engine })
 }
 
+/// Unix time in milliseconds.
+fn wall_millis() -> u64 {
+    let ntp = u128::from(clock::wall_anchor().ntp(clock::now()));
+    let since_1900_ms = u64::try_from(ntp * 1_000 >> 32).unwrap_or(u64::MAX);
+    since_1900_ms.saturating_sub(NTP_UNIX_OFFSET_S * 1_000)
+}
+
 const DOCUMENTATION_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// The addresses that this host would send from, toward anywhere; loopback where there is no network.
-async fn own_addresses() -> Vec<IpAddr> {
+pub(crate) async fn own_addresses() -> Vec<IpAddr> {
     let v6: IpAddr = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
     let mut addresses = Vec::new();
     for toward in [DOCUMENTATION_V4, v6] {

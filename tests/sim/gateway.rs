@@ -236,6 +236,7 @@ impl Gateway {
                 EdgeOutput::Resolve { query, .. } => self.edge.resolved(now, query, &Records::Nothing),
                 EdgeOutput::Notify { event, .. } => self.orchestrator.handle_edge_event(now, event),
                 EdgeOutput::Timeline(entry) => self.note(entry),
+                EdgeOutput::Trace(_) => {}
             }
             quiet = false;
         }
@@ -252,6 +253,7 @@ impl Gateway {
                 OrchestratorOutput::Graph(request) => out.push(Out::Graph(request)),
                 OrchestratorOutput::Edge { request, what } => self.edge.handle_request(now, request, what),
                 OrchestratorOutput::Timeline(entry) => self.note(entry),
+                OrchestratorOutput::Store(_) | OrchestratorOutput::Decided { .. } => {}
             }
             quiet = false;
         }

@@ -1,13 +1,14 @@
 //! The edge: every session that joins a WebRTC leg to a SIP call. Pure: requests, engine events, SIP datagrams and `now` in;
 //! replies, engine commands, SIP datagrams and the next deadline out.
 
+use super::lease::{Facts, SessionName, SessionState};
 use super::machine::CallEnd;
 use super::negotiate::Plan;
 use super::session::{Birth, Context, Session};
 use super::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, SessionCreated, allow, limits};
 use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
-use crate::sip::{Credentials, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput};
+use crate::sip::{Credentials, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput, TraceMessage};
 use crate::trace::timeline::Entry;
 use engine::bridge::BridgeCommand;
 use engine::random::Random;
@@ -110,6 +111,8 @@ pub enum EdgeOutput {
         /// What is asked.
         question: Question,
     },
+    /// A SIP message that came or went; only while tracing is on.
+    Trace(TraceMessage),
     /// For the orchestrator: in this process, or by POST where the session named a URL.
     Notify {
         /// Where to.
@@ -226,6 +229,12 @@ impl Edge {
                 return;
             }
             EdgeRequest::Hangup { edge_session_id } => edge_session_id,
+            EdgeRequest::Keepalive { sessions } => {
+                let named = sessions.iter().take(limits::KEEPALIVE_SESSIONS_MAX);
+                let states = named.map(|name| self.keep_alive(now, name)).collect();
+                self.out.push_back(EdgeOutput::Reply { request, result: Ok(EdgeReply::States(states)) });
+                return;
+            }
         };
         let end = CallEnd::new("tandem", "hangup", "the orchestrator hung up");
         self.with_token(now, &token, |session, cx| session.end(cx, end));
@@ -281,6 +290,11 @@ impl Edge {
         self.sip.resolved(now, query, records);
     }
 
+    /// Whether every SIP message is also given as `Trace`.
+    pub fn set_tracing(&mut self, tracing: bool) {
+        self.sip.set_tracing(tracing);
+    }
+
     /// Refuses new sessions from now on; live ones go on.
     pub fn drain(&mut self) {
         self.draining = true;
@@ -330,7 +344,7 @@ impl Edge {
             let sip = match self.sip.poll_output(now) {
                 SipOutput::Transmit { hop, bytes } => return EdgeOutput::Sip { hop, bytes },
                 SipOutput::Resolve { query, question } => return EdgeOutput::Resolve { query, question },
-                SipOutput::Trace(_) => continue,
+                SipOutput::Trace(message) => return EdgeOutput::Trace(message),
                 SipOutput::Event(event) => {
                     self.handle_sip_event(now, event);
                     continue;
@@ -351,6 +365,29 @@ impl Edge {
     /// What was counted so far.
     pub fn counters(&self) -> EdgeCounters {
         EdgeCounters { sip_malformed: self.sip.malformed(), ..self.counters }
+    }
+
+    /// Renews a session's lease and answers how it is.
+    fn keep_alive(&mut self, now: Instant, name: &SessionName) -> SessionState {
+        let SessionName { call_id, edge_session_id } = name.clone();
+        let number = match edge_session_id.is_empty() {
+            true => self.by_call_id.get(&call_id).copied(),
+            false => self.by_token.get(&edge_session_id).copied(),
+        };
+        let mut state = SessionState { call_id, edge_session_id, ..SessionState::default() };
+        if let Some(number) = number {
+            self.with(now, number, |session, cx| {
+                session.lease.renew(cx.now);
+                state.edge_session_id.clone_from(&session.token);
+                (state.known, state.facts) = (true, session.facts.clone());
+            });
+        } else if let Some(ended) = self.retained.find(&state.call_id)
+            && (state.edge_session_id.is_empty() || state.edge_session_id == ended.created.edge_session_id)
+        {
+            state.edge_session_id.clone_from(&ended.created.edge_session_id);
+            (state.known, state.facts) = (true, ended.facts.clone());
+        }
+        state
     }
 
     fn new_session(&mut self, now: Instant, request: u64, new: NewSession) -> Result<(), EdgeError> {
@@ -515,7 +552,8 @@ impl Edge {
         self.counters.sessions_ended += 1;
         if let Some(sdp_answer) = session.answer {
             let created = SessionCreated { edge_session_id: session.token, sdp_answer };
-            self.retained.insert(now, session.call_id, Ended { offer_digest: session.offer_digest, created });
+            let ended = Ended { offer_digest: session.offer_digest, created, facts: session.facts };
+            self.retained.insert(now, session.call_id, ended);
         }
     }
 }
@@ -524,6 +562,7 @@ impl Edge {
 struct Ended {
     offer_digest: [u8; 32],
     created: SessionCreated,
+    facts: Facts,
 }
 
 /// Ended sessions, for a while.

@@ -98,7 +98,8 @@ async fn ask(
     question: Question,
 ) -> Result<Answer, Box<Response>> {
     if !shared.access.admits_reader(peer, headers) {
-        let refusal = failure(StatusCode::UNAUTHORIZED, "unauthorized", "calls are shown on this host or with the token");
+        let refusal =
+            failure(StatusCode::UNAUTHORIZED, "unauthorized", "calls are shown on this host or with the token");
         return Err(Box::new(refusal));
     }
     let (reply, answer) = oneshot::channel();

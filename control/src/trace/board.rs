@@ -91,6 +91,11 @@ impl Board {
         Board { messages: Messages::new(settings.bytes_max, policy), settings, local }
     }
 
+    /// Whether messages are to be kept or copied at all.
+    pub fn wants_messages(&self) -> bool {
+        self.settings.messages || self.settings.hep.is_some()
+    }
+
     /// Where copies go.
     pub fn collector(&self) -> Option<SocketAddr> {
         self.settings.hep
@@ -139,7 +144,8 @@ impl Board {
             let known = self.messages.entry(&call.call_id).is_some();
             let outcome = if call.ended { call.last_words } else { "under way".to_owned() };
             let outcome = if self.settings.numbers { outcome } else { without_numbers(&outcome) };
-            let holds = lower.is_empty() || [&call.call_id, &outcome].iter().any(|text| text.to_lowercase().contains(&lower));
+            let holds =
+                lower.is_empty() || [&call.call_id, &outcome].iter().any(|text| text.to_lowercase().contains(&lower));
             if !known && holds && listed.len() < 2 * LISTED_MAX {
                 listed.push(Listed {
                     id: call.call_id,
@@ -171,14 +177,18 @@ impl Board {
             let first = entry.messages.first().map_or(Instant::ZERO, |message| message.at);
             view.places = ladder::places(entry);
             view.lost = entry.lost;
-            view.messages = entry.messages.iter().map(|message| Shown {
-                at_ms: message.at.since(first).as_millis() as u64,
-                sent: message.sent,
-                place: ladder::place_of(message),
-                label: message.label.clone(),
-                repeated: message.repeated,
-                text: message.text.clone(),
-            }).collect();
+            view.messages = entry
+                .messages
+                .iter()
+                .map(|message| Shown {
+                    at_ms: message.at.since(first).as_millis() as u64,
+                    sent: message.sent,
+                    place: ladder::place_of(message),
+                    label: message.label.clone(),
+                    repeated: message.repeated,
+                    text: message.text.clone(),
+                })
+                .collect();
             text = ladder::text(name, entry, true);
         }
         if !view.steps.is_empty() {
@@ -248,11 +258,15 @@ mod tests {
         }
         board.take(&message("c1", true), 0);
         let now = Instant::from_millis(1_000);
-        let Answer::List(calls) = board.answer(now, &timeline, &Question::List { search: String::new() }) else { panic!() };
+        let Answer::List(calls) = board.answer(now, &timeline, &Question::List { search: String::new() }) else {
+            panic!()
+        };
         assert_eq!(calls.iter().map(|call| call.id.as_str()).collect::<Vec<_>>(), ["wacid.1", "wacid.2"]);
         assert!(list_text(&calls).contains("a -> b  wacid.1"), "{}", list_text(&calls));
         for name in ["c1", "wacid.1"] {
-            let Answer::Call(view) = board.answer(now, &timeline, &Question::Call { name: name.into() }) else { panic!() };
+            let Answer::Call(view) = board.answer(now, &timeline, &Question::Call { name: name.into() }) else {
+                panic!()
+            };
             assert_eq!((view.messages.len(), view.steps.len()), (1, 2), "{name}");
             assert!(view.text.contains("INVITE b") && view.text.contains("webhook side=sip"), "{}", view.text);
             assert!(!view.text.contains("hunter2"));
@@ -265,7 +279,8 @@ mod tests {
         let mut board = Board::new(settings(), SocketAddr::from(([192, 0, 2, 1], 5_060)));
         let packet = board.take(&message("c1", false), 1).unwrap();
         assert!(packet.starts_with(b"HEP3") && !packet.windows(7).any(|bytes| bytes == b"hunter2"));
-        let mut quiet = Board::new(TraceSettings { hep: None, ..settings() }, SocketAddr::from(([192, 0, 2, 1], 5_060)));
+        let mut quiet =
+            Board::new(TraceSettings { hep: None, ..settings() }, SocketAddr::from(([192, 0, 2, 1], 5_060)));
         assert_eq!(quiet.take(&message("c1", false), 1), None);
     }
 }
