@@ -7,6 +7,10 @@ use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
 use crate::http::{Access, HttpCounters, Shared, calls, edge_api, status, webhook};
 use crate::runtime::{Input, LocalEdge, LocalOrchestrator, NTP_UNIX_OFFSET_S, Runtime};
+use crate::sip::transport::{TRANSPORTS, Transport};
+use crate::sip_io::resolver::Resolver;
+use crate::sip_io::tls::TlsSettings;
+use crate::sip_io::{SipIo, SipIoSettings};
 use crate::store::{FileStore, Store};
 use crate::trace::board::Board;
 use crate::whatsapp::graph_client::{GraphClient, outdated_version};
@@ -105,7 +109,7 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     let wants_edge = mode != Mode::Orchestrator;
     let edge = if wants_edge { Some(start_edge(&config).await?) } else { None };
     let orchestrator = if mode.orchestrates() { Some(make_orchestrator(&config)?) } else { None };
-    let sip = edge.as_ref().and_then(|edge| edge.socket.local_addr().ok());
+    let sip = edge.as_ref().and_then(|edge| edge.sip.address(Transport::Udp));
     let driver = edge.as_ref().map(|edge| edge.engine.driver());
 
     let callbacks = CallbackClient::new(config.edge.token.clone()).map_err(|error| anyhow!(error))?;
@@ -204,9 +208,8 @@ fn make_orchestrator(config: &Config) -> Result<LocalOrchestrator> {
 
 async fn start_edge(config: &Config) -> Result<LocalEdge> {
     let bind = config.sip.bind;
-    let socket = UdpSocket::bind(bind).await;
-    let socket = socket.with_context(|| format!("{bind} cannot be bound for SIP: choose another with SIP_BIND"))?;
-    let sip_port = socket.local_addr()?.port();
+    let sip = SipIo::bind(&sip_settings(config)).await.context("SIP cannot be served")?;
+    let sip_port = sip.address(Transport::Udp).map_or(0, |address| address.port());
 
     // Toward the SIP side: the address that this host would send from, unless one is configured.
     let next_hop = config.sip.proxy.as_ref().or(config.sip.target.as_ref());
@@ -221,8 +224,39 @@ async fn start_edge(config: &Config) -> Result<LocalEdge> {
         true => own_addresses().await,
     };
     let engine = EngineLink::start(&config.engine())?;
-    let edge = config.edge(SocketAddr::new(sip_ip, sip_port), webrtc, sip_ip);
-    Ok(LocalEdge { edge: Edge::new(edge, engine.workers(), random()?), socket, engine })
+    let mut edge = config.edge(SocketAddr::new(sip_ip, sip_port), webrtc, sip_ip);
+    edge.sip.reach = reach(&sip, sip_ip);
+    edge.sip.tls_name = config.sip.certificate.as_ref().and(config.sip.domain.clone());
+    Ok(LocalEdge { edge: Edge::new(edge, engine.workers(), random()?), sip, resolver: Resolver::new(), engine })
+}
+
+fn sip_settings(config: &Config) -> SipIoSettings {
+    let sip = &config.sip;
+    SipIoSettings {
+        udp: Some(sip.bind),
+        tcp: sip.tcp.then_some(sip.bind),
+        tls: sip.tls_bind,
+        ws: None,
+        wss: sip.wss_bind,
+        certificates: TlsSettings {
+            files: sip.certificate.clone().zip(sip.private_key.clone()),
+            names: sip.domain.iter().cloned().chain(config.media.public_ip.iter().map(IpAddr::to_string)).collect(),
+            trusted: sip.trusted.clone(),
+            ..TlsSettings::default()
+        },
+        ..SipIoSettings::default()
+    }
+}
+
+/// What peers reach us at over each transport. Connecting out by TCP and TLS needs no listener; where there is none, peers answer on
+/// the connection that is there, and the usual port stands in our Via.
+fn reach(sip: &SipIo, ip: IpAddr) -> Vec<(Transport, SocketAddr)> {
+    let out = |transport: Transport| matches!(transport, Transport::Tcp | Transport::Tls | Transport::Wss);
+    let port = |transport: Transport| match sip.address(transport) {
+        Some(address) => Some(address.port()),
+        None => out(transport).then_some(transport.port()),
+    };
+    TRANSPORTS.into_iter().filter_map(|transport| Some((transport, SocketAddr::new(ip, port(transport)?)))).collect()
 }
 
 /// Unix time in milliseconds.

@@ -123,7 +123,13 @@ pub fn exposition(figures: &Figures) -> String {
             ("tandem_sessions_abandoned_total", counted.sessions_abandoned),
             ("tandem_mailbox_full_total", counted.mailbox_full),
             ("tandem_sip_malformed_total", counted.sip_malformed),
-            ("tandem_sip_unsent_total", figures.sip_unsent),
+            ("tandem_sip_unsent_total", figures.sip.unsent),
+            ("tandem_sip_connections", figures.sip.connections as u64),
+            ("tandem_sip_connections_accepted_total", figures.sip.accepted),
+            ("tandem_sip_connections_refused_total", figures.sip.refused),
+            ("tandem_sip_handshakes_failed_total", figures.sip.handshakes_failed),
+            ("tandem_sip_connections_stalled_total", figures.sip.stalled),
+            ("tandem_sip_connections_unreachable_total", figures.sip.unreachable),
         ] {
             line(&mut text, name, "", value);
         }
