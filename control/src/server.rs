@@ -5,13 +5,14 @@ use crate::call::orchestrator::Orchestrator;
 use crate::config::{Config, Mode};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
-use crate::http::{Access, HttpCounters, Shared, edge_api, status, webhook};
+use crate::http::{Access, HttpCounters, Shared, calls, edge_api, status, webhook};
 use crate::runtime::{Input, LocalEdge, LocalOrchestrator, NTP_UNIX_OFFSET_S, Runtime};
 use crate::sip::transport::{TRANSPORTS, Transport};
 use crate::sip_io::resolver::Resolver;
 use crate::sip_io::tls::TlsSettings;
 use crate::sip_io::{SipIo, SipIoSettings};
 use crate::store::{FileStore, Store};
+use crate::trace::board::Board;
 use crate::whatsapp::graph_client::{GraphClient, outdated_version};
 use anyhow::{Context, Result, anyhow};
 use axum::Router;
@@ -112,7 +113,9 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     let driver = edge.as_ref().map(|edge| edge.engine.driver());
 
     let callbacks = CallbackClient::new(config.edge.token.clone()).map_err(|error| anyhow!(error))?;
-    let (runtime, inputs) = Runtime::new(orchestrator, edge, callbacks);
+    let (mut runtime, inputs) = Runtime::new(orchestrator, edge, callbacks);
+    let (board, collector) = board(&config, sip)?;
+    runtime.show(board, collector);
     let draining = Arc::new(AtomicBool::new(false));
     let shared = Shared {
         inputs: inputs.clone(),
@@ -137,6 +140,19 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     Ok(Running { webhooks, edge_api: edge_address, sip, inputs, draining, done, stop_servers })
 }
 
+/// Where SIP messages are kept, and the socket for their copies.
+fn board(config: &Config, sip: Option<SocketAddr>) -> Result<(Board, Option<std::net::UdpSocket>)> {
+    let local = sip.unwrap_or(SocketAddr::from(([127, 0, 0, 1], config.sip.bind.port())));
+    let board = Board::new(config.trace.clone(), local);
+    let Some(collector) = board.collector() else { return Ok((board, None)) };
+    let any: SocketAddr = if collector.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
+    #[allow(clippy::disallowed_methods, reason = "this is the control plane's edge, where its sockets are made")]
+    let socket = std::net::UdpSocket::bind(any).context("no socket for the trace's collector")?;
+    socket.set_nonblocking(true)?;
+    socket.connect(collector).with_context(|| format!("{collector} cannot be reached: correct TRACE_HEP"))?;
+    Ok((board, Some(socket)))
+}
+
 async fn serve(
     address: SocketAddr,
     variable: &str,
@@ -147,7 +163,7 @@ async fn serve(
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("{address} cannot be bound: choose another with {variable}"))?;
     let local = listener.local_addr()?;
-    let router = routes.merge(status::routes()).with_state(shared.clone());
+    let router = routes.merge(status::routes()).merge(calls::routes()).with_state(shared.clone());
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let stop = async move {
         let _ = stopped.wait_for(|stop| *stop).await;

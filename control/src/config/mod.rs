@@ -179,6 +179,19 @@ pub struct TraceSettings {
     pub hep_node: u32,
 }
 
+impl Default for TraceSettings {
+    fn default() -> TraceSettings {
+        TraceSettings {
+            messages: true,
+            numbers: true,
+            bytes_max: 32 << 20,
+            hep: None,
+            hep_password: Secret::default(),
+            hep_node: 2_001,
+        }
+    }
+}
+
 /// The engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaSettings {

@@ -4,6 +4,7 @@
 //! (`edge_api`), and people look at figures and timelines (`status`). Where nothing is configured that a caller could prove itself
 //! with, only callers on this host are served; a request that went through a proxy or comes from a foreign web page is not one.
 
+pub mod calls;
 pub mod edge_api;
 pub mod edge_client;
 pub mod status;

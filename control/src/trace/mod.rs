@@ -1,5 +1,6 @@
 //! What happened in a call, and when: steps (`timeline`), SIP messages (`messages`), and how both are shown.
 
+pub mod board;
 pub mod hep;
 pub mod ladder;
 pub mod mask;
