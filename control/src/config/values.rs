@@ -6,7 +6,7 @@ use crate::call::AcceptPolicy;
 use crate::call::limits;
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::{BASE_DEFAULT, Provider};
-use engine::config::Driver;
+use engine::config::{COMPLEXITY_DEFAULT, COMPLEXITY_MAX, Driver};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -94,6 +94,8 @@ impl Values {
                 workers: v.parsed_if("media.workers", 0, |count: &usize| *count <= 256)?,
                 pin: v.one_of("media.pin", &YES_NO, true)?,
                 driver: v.one_of("media.driver", &DRIVERS, Driver::Auto)?,
+                complexity_min: v.parsed_if("media.complexity_min", *COMPLEXITY_DEFAULT.start(), is_complexity)?,
+                complexity_max: v.parsed_if("media.complexity_max", *COMPLEXITY_DEFAULT.end(), is_complexity)?,
             },
         })
     }
@@ -252,4 +254,8 @@ fn not_toml(text: &str, error: &toml::de::Error) -> String {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     format!("the configuration file is not TOML: {} in line {line}", error.message().trim().replace('\n', ", "))
+}
+
+fn is_complexity(value: &u8) -> bool {
+    *value <= COMPLEXITY_MAX
 }

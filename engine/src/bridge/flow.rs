@@ -158,6 +158,15 @@ impl Flow {
         }
     }
 
+    /// Sets the encoder's effort, where there is one.
+    pub(super) fn set_complexity(&mut self, complexity: u8) {
+        match &mut self.path {
+            Path::Relay(_) => {}
+            Path::Playout(playout) => playout.voice().set_complexity(complexity),
+            Path::Arrival(arrival) => arrival.voice().set_complexity(complexity),
+        }
+    }
+
     /// Packets that were made up in place of lost ones.
     pub(super) fn concealed(&self) -> u64 {
         match &self.path {

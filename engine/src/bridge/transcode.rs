@@ -372,6 +372,10 @@ impl Voice {
         }
     }
 
+    pub(super) fn set_complexity(&mut self, complexity: u8) {
+        self.encoder.set_complexity(complexity);
+    }
+
     /// Presses a key; answers whether it will be heard.
     pub(super) fn press(&mut self, key: Pressed) -> bool {
         self.events.as_mut().is_some_and(|events| events.press(key.digit, key.duration_ms))

@@ -30,6 +30,13 @@ impl Encoder {
         })
     }
 
+    /// Sets the effort of an Opus encoder, 0 to 10; G.711 has none.
+    pub fn set_complexity(&mut self, complexity: u8) {
+        if let Kind::Opus(encoder) = &mut self.0 {
+            encoder.set_complexity(complexity);
+        }
+    }
+
     /// Encodes one frame of `FRAME_SAMPLES` into `out` and answers the payload's length. `out` needs 400 bytes.
     ///
     /// # Panics
