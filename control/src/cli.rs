@@ -1,21 +1,33 @@
-//! `tandem [orchestrator|edge|check] [--config FILE]`, `tandem --version`, `tandem --help`.
+//! `tandem [orchestrator|edge|check] [--config FILE]`, `tandem route`, `tandem trace`, `tandem --version`, `tandem --help`.
 
 use crate::config::{Config, Mode};
+use crate::route::{Asked, explain};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// Time that the running program may take to answer `tandem trace`.
+const FETCH_TIME_MAX: Duration = Duration::from_secs(10);
 
 const HELP: &str = "\
 tandem joins WhatsApp Business calls to SIP.
 
   tandem [orchestrator|edge|check] [--config FILE]
-  tandem call --help
+  tandem route NUMBER [--source SOURCE] [--from CALLER] [--config FILE]
+  tandem trace [CALL] [--search TEXT] [--url URL] [--config FILE]
+  tandem call [--edge URL] [--wav IN] [--record OUT] [...]
   tandem --version | --help
 
   (nothing)      both planes in one process
   orchestrator   webhooks and Graph only; EDGE_API names the edge
   edge           media and SIP only
   check          reads the configuration, says what is wrong with it and with this host, and stops
-  call           places one call into an edge: speech in, recording out, figures, exit code
+  route          where a call to NUMBER goes: what would be tried, in which order, and why nothing else;
+                 SOURCE is users (default), user:NAME, trunk:NAME or whatsapp
+  trace          the SIP messages of CALL (a Call-ID or WhatsApp's call id) as a ladder, asked of the running program;
+                 without CALL the calls that it remembers
+  call           places one call into an edge: speech in, recording out, figures, exit code (tandem call --help)
 
 Settings come from the environment (WABA_TOKEN, SIP_TARGET, ...) and from FILE (TOML); the environment wins.
 RUST_LOG sets the log's level.
@@ -28,38 +40,94 @@ pub enum Order {
     Run(Mode, Option<PathBuf>),
     /// Only look.
     Check(Option<PathBuf>),
+    /// Say where a call would go.
+    Route(RouteOrder),
+    /// Ask the running program for a call's messages.
+    Trace(TraceOrder),
     /// Print the version.
     Version,
     /// Print the help.
     Help,
 }
 
+/// What `tandem route` is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteOrder {
+    /// What is dialed.
+    pub number: String,
+    /// Who calls, as number or name.
+    pub from: Option<String>,
+    /// `user:NAME` and the like.
+    pub source: Option<String>,
+    /// The configuration.
+    pub file: Option<PathBuf>,
+}
+
+/// What `tandem trace` is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TraceOrder {
+    /// Which call; the list of calls when `None`.
+    pub call: Option<String>,
+    /// Only calls that hold this.
+    pub search: Option<String>,
+    /// Where the program serves; from the configuration when `None`.
+    pub url: Option<String>,
+    /// The configuration.
+    pub file: Option<PathBuf>,
+}
+
 /// Reads the arguments, without the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Order, String> {
     let mut arguments = arguments.into_iter();
-    let mut word: Option<String> = None;
-    let mut file = None;
+    let mut words: Vec<String> = Vec::new();
+    let mut options: Vec<(&'static str, String)> = Vec::new();
     while let Some(argument) = arguments.next() {
-        match argument.as_str() {
+        let (name, joined) = match argument.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name.to_owned(), Some(value.to_owned())),
+            _ => (argument.clone(), None),
+        };
+        match name.as_str() {
             "--version" | "-V" => return Ok(Order::Version),
             "--help" | "-h" => return Ok(Order::Help),
-            "--config" => match arguments.next() {
-                Some(path) => file = Some(PathBuf::from(path)),
-                None => return Err("--config needs a file's name".to_owned()),
-            },
-            "orchestrator" | "edge" | "check" if word.is_none() => word = Some(argument),
-            other => match other.strip_prefix("--config=") {
-                Some(path) => file = Some(PathBuf::from(path)),
-                None => return Err(format!("{other} is not understood; tandem --help lists what is")),
-            },
+            other if other.starts_with('-') => {
+                let known = OPTIONS.into_iter().find(|known| *known == other).ok_or_else(|| not_understood(other))?;
+                let value = joined.or_else(|| arguments.next()).ok_or_else(|| format!("{known} needs a value"))?;
+                options.push((known, value));
+            }
+            _ => words.push(argument),
         }
     }
-    Ok(match word.as_deref() {
+    let mut take = |name: &str| {
+        let at = options.iter().position(|(known, _)| *known == name)?;
+        Some(options.remove(at).1)
+    };
+    let file = take("--config").map(PathBuf::from);
+    let mut words = words.into_iter();
+    let order = match words.next().as_deref() {
+        None => Order::Run(Mode::Tandem, file),
         Some("orchestrator") => Order::Run(Mode::Orchestrator, file),
         Some("edge") => Order::Run(Mode::Edge, file),
         Some("check") => Order::Check(file),
-        _ => Order::Run(Mode::Tandem, file),
-    })
+        Some("route") => {
+            let number = words.next().ok_or("tandem route needs a number: tandem route +447700900123")?;
+            Order::Route(RouteOrder { number, from: take("--from"), source: take("--source"), file })
+        }
+        Some("trace") => {
+            Order::Trace(TraceOrder { call: words.next(), search: take("--search"), url: take("--url"), file })
+        }
+        Some(other) => return Err(not_understood(other)),
+    };
+    match (words.next(), options.first()) {
+        (Some(other), _) => Err(not_understood(&other)),
+        (None, Some((other, _))) => Err(not_understood(other)),
+        (None, None) => Ok(order),
+    }
+}
+
+const OPTIONS: [&str; 5] = ["--config", "--from", "--source", "--search", "--url"];
+
+fn not_understood(word: &str) -> String {
+    format!("{word} is not understood; tandem --help lists what is")
 }
 
 /// The whole program.
@@ -77,6 +145,8 @@ pub fn main() -> ExitCode {
             Ok(())
         }
         Ok(Order::Check(file)) => check(file),
+        Ok(Order::Route(order)) => route(order),
+        Ok(Order::Trace(order)) => trace(order),
         Ok(Order::Run(mode, file)) => {
             log_to_stderr();
             load(file).and_then(|config| crate::run(config, mode).map_err(|error| format!("{error:#}")))
@@ -104,6 +174,65 @@ fn log_to_stderr() {
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }
 
+fn route(order: RouteOrder) -> Result<(), String> {
+    let config = load(order.file)?;
+    let source = explain::source(&config.routes, order.source.as_deref())?;
+    let asked = Asked { dialed: order.number, from: order.from.unwrap_or_default(), source };
+    print!("{}", explain::explain(&config.routes, &asked));
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(())
+}
+
+/// Asks the running program, since only that has the messages.
+fn trace(order: TraceOrder) -> Result<(), String> {
+    let config = load(order.file)?;
+    let own = || {
+        // Where nothing orchestrates, the edge's server has the same pages.
+        let bound = SocketAddr::new(config.http.bind, config.http.port);
+        let here = if bound.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], bound.port())) } else { bound };
+        [format!("http://{here}"), format!("http://{}", config.edge.bind)]
+    };
+    let bases = order.url.map_or_else(|| own().to_vec(), |url| vec![url.trim_end_matches('/').to_owned()]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let mut failure = String::new();
+    for base in &bases {
+        let mut url = reqwest::Url::parse(base).map_err(|error| format!("{base} is no URL: {error}"))?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push("calls");
+            match &order.call {
+                Some(call) => path.push(call).push("ladder"),
+                None => path.push("list"),
+            };
+        }
+        url.query_pairs_mut().append_pair("text", "1").append_pair("search", order.search.as_deref().unwrap_or(""));
+        match runtime.block_on(fetch(url, &config.edge.token.0)) {
+            Ok((status, text)) if status.is_success() => {
+                print!("{text}");
+                return Ok(());
+            }
+            Ok((status, text)) if status != reqwest::StatusCode::NOT_FOUND || failure.is_empty() => {
+                failure = format!("{base} says {status}: {}", text.trim());
+            }
+            Ok(_) => {}
+            Err(error) if failure.is_empty() => {
+                failure = format!("{base} does not answer ({error}); name it with --url")
+            }
+            Err(_) => {}
+        }
+    }
+    Err(failure)
+}
+
+async fn fetch(url: reqwest::Url, token: &str) -> reqwest::Result<(reqwest::StatusCode, String)> {
+    let client = reqwest::Client::builder().timeout(FETCH_TIME_MAX).no_proxy().build()?;
+    let request = client.get(url);
+    let request = if token.is_empty() { request } else { request.bearer_auth(token) };
+    let response = request.send().await?;
+    Ok((response.status(), response.text().await?))
+}
+
 fn check(file: Option<PathBuf>) -> Result<(), String> {
     let config = load(file)?;
     println!("{config:#?}");
@@ -115,31 +244,24 @@ fn check(file: Option<PathBuf>) -> Result<(), String> {
             Err(error) => println!("{name}: {error}"),
         }
     }
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
-    let (first, last) = (*config.media.ports.start(), *config.media.ports.end());
-    match overlap(first, last, &read("ip_local_port_range"), &read("ip_local_reserved_ports")) {
-        None => println!("media ports {first}-{last}: the system lends none of them to others"),
-        Some((low, high)) => println!(
-            "media ports {first}-{last}: the system may lend {low}-{high} to other programs; a port that it has lent is skipped. \
-             To reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={low}-{high}"
-        ),
+    let mode = [Mode::Tandem, Mode::Edge, Mode::Orchestrator].into_iter().find(|mode| config.check(*mode).is_ok());
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let found = runtime.block_on(async {
+        let host = crate::check::Host::read().await;
+        crate::check::inspect(&config, mode.unwrap_or(Mode::Tandem), &host).await
+    });
+    for finding in &found {
+        println!("{finding}");
+    }
+    if found.iter().any(|finding| finding.level == crate::check::Level::Bad) {
+        return Err("this host cannot run this configuration: see the errors above".to_owned());
     }
     config
         .check(Mode::Tandem)
         .or_else(|_| config.check(Mode::Edge))
         .or_else(|_| config.check(Mode::Orchestrator))
         .map_err(|e| e.0)
-}
-
-/// The part of the media ports that the system lends as ephemeral ports, unless one reservation covers it.
-fn overlap(first: u16, last: u16, ephemeral: &str, reserved: &str) -> Option<(u16, u16)> {
-    let mut range = ephemeral.split_whitespace().filter_map(|number| number.parse::<u16>().ok());
-    let (low, high) = (range.next()?.max(first), range.next()?.min(last));
-    let covers = |part: &str| {
-        let (from, to) = part.split_once('-').unwrap_or((part, part));
-        from.trim().parse::<u16>().is_ok_and(|from| from <= low) && to.trim().parse::<u16>().is_ok_and(|to| to >= high)
-    };
-    (low <= high && !reserved.trim().split(',').any(covers)).then_some((low, high))
 }
 
 #[cfg(test)]
@@ -157,16 +279,12 @@ mod tests {
         assert_eq!(parsed("--config=a.toml orchestrator"), Ok(Order::Run(Mode::Orchestrator, Some("a.toml".into()))));
         assert_eq!(parsed("check"), Ok(Order::Check(None)));
         assert_eq!(parsed("--version"), Ok(Order::Version));
-        for wrong in ["--config", "edge edge", "start", "--verbose"] {
+        let order = RouteOrder { number: "+44".into(), source: Some("user:a".into()), ..RouteOrder::default() };
+        assert_eq!(parsed("route +44 --source user:a"), Ok(Order::Route(order)));
+        let order = TraceOrder { search: Some("44".into()), ..TraceOrder::default() };
+        assert_eq!(parsed("trace --search=44"), Ok(Order::Trace(order)));
+        for wrong in ["--config", "edge edge", "start", "--verbose", "route", "route 1 2", "check --from a"] {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn an_overlap_with_the_systems_ports_is_found_unless_it_is_reserved() {
-        assert_eq!(overlap(10_000, 60_000, "32768\t60999\n", "\n"), Some((32_768, 60_000)));
-        assert_eq!(overlap(10_000, 60_000, "32768 60999", "8080,32768-60999\n"), None);
-        assert_eq!(overlap(10_000, 20_000, "32768 60999", ""), None);
-        assert_eq!(overlap(10_000, 60_000, "", ""), None);
     }
 }

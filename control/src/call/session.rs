@@ -8,6 +8,7 @@
 //! waits for the longer of the two instead of their sum.
 
 use super::edge::{EdgeConfig, EdgeOutput, Route};
+use super::lease::{Facts, Lease};
 use super::limits::*;
 use super::machine::CallEnd;
 use super::negotiate::{Plan, RtpSide, codec_name};
@@ -62,6 +63,9 @@ pub(super) struct Session {
     pub offer_digest: [u8; 32],
     pub worker: usize,
     pub answer: Option<String>,
+    pub lease: Lease,
+    /// What was told by `notify` so far.
+    pub facts: Facts,
     plan: Plan,
     rtp: Option<RtpSide>,
     route: Route,
@@ -104,6 +108,8 @@ impl Session {
             offer_digest: birth.offer_digest,
             worker: birth.worker,
             answer: None,
+            lease: Lease::new(cx.now, new.lease_s),
+            facts: Facts::default(),
             plan: birth.plan,
             rtp: None,
             route: birth.route,
@@ -269,6 +275,9 @@ impl Session {
             return true;
         }
         let end = match self.bridge {
+            _ if cx.now >= self.lease.until() => {
+                CallEnd::new("tandem", "lease_expired", "the orchestrator sent no keepalive: is it gone?")
+            }
             BridgeState::Opening => {
                 CallEnd::new("tandem", "engine_timeout", "the engine did not open the bridge in time")
             }
@@ -282,9 +291,9 @@ impl Session {
     pub fn deadline(&self) -> Instant {
         match (&self.end, self.bridge) {
             (Some(_), _) => self.since.plus_millis(ENDING_MS_MAX),
-            (None, BridgeState::Opening) => self.since.plus_millis(OPEN_MS_MAX),
-            (None, _) if !self.released => self.since.plus_millis(HELD_MS_MAX),
-            (None, _) => Instant::NEVER,
+            (None, BridgeState::Opening) => self.since.plus_millis(OPEN_MS_MAX).min(self.lease.until()),
+            (None, _) if !self.released => self.since.plus_millis(HELD_MS_MAX).min(self.lease.until()),
+            (None, _) => self.lease.until(),
         }
     }
 
@@ -399,8 +408,9 @@ impl Session {
         cx.out.push_back(EdgeOutput::Engine { worker: self.worker, command });
     }
 
-    fn notify(&self, cx: &mut Context, kind: EdgeEventKind) {
-        let event = EdgeEvent { edge_session_id: self.token.clone(), call_id: self.call_id.clone(), kind };
+    fn notify(&mut self, cx: &mut Context, kind: EdgeEventKind) {
+        let sequence = self.facts.record(&kind);
+        let event = EdgeEvent { edge_session_id: self.token.clone(), call_id: self.call_id.clone(), sequence, kind };
         cx.out.push_back(EdgeOutput::Notify { callback_url: self.callback_url.clone(), event });
     }
 

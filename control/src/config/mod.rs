@@ -4,24 +4,30 @@
 //! An error names both and says what to write instead. The table `SETTINGS` is the whole list: reading, checking for unknown
 //! keys and the texts of errors all come from it.
 
+mod routing;
+mod section;
 mod settings;
+mod trunks;
 mod values;
 
 use crate::call::AcceptPolicy;
 use crate::call::edge::{EdgeConfig, Route};
 use crate::call::limits;
 use crate::call::orchestrator::OrchestratorConfig;
+use crate::route::Routes;
 use crate::sip::{Credentials, SipConfig};
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::Provider;
 use engine::config::{Driver, EngineConfig};
+use section::Source;
 use settings::{SETTINGS, complain};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::Path;
-use values::Values;
+use std::path::{Path, PathBuf};
+use toml::de::DeTable;
+use values::{Values, not_toml};
 
 /// Which planes run in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +60,12 @@ pub struct Config {
     pub sip: SipSettings,
     /// The engine.
     pub media: MediaSettings,
+    /// What is kept of SIP messages.
+    pub trace: TraceSettings,
+    /// Trunks, users, groups, rules.
+    pub routes: Routes,
+    /// What was corrected while reading, and what is rarely meant.
+    pub warnings: Vec<String>,
 }
 
 /// WhatsApp's side.
@@ -81,6 +93,8 @@ pub struct WhatsappSettings {
     pub accept_by_number: BTreeMap<String, AcceptPolicy>,
     /// Live calls.
     pub calls_max: usize,
+    /// The file that remembers calls over a restart.
+    pub store: Option<PathBuf>,
 }
 
 /// The orchestrator's HTTP server.
@@ -103,6 +117,8 @@ pub struct EdgeSettings {
     pub token: Secret,
     /// Where a remote edge posts events to this orchestrator.
     pub callback_url: Option<String>,
+    /// Seconds that a remote edge keeps sessions whose orchestrator says nothing; 0: for ever.
+    pub lease_s: u32,
     /// Prefixes of callback URLs allowed beside loopback.
     pub callbacks_allowed: Vec<String>,
     /// Prefixes of SIP URIs that a session may name.
@@ -130,6 +146,37 @@ pub struct SipSettings {
     pub from_host: Option<String>,
     /// Routes that a session may name: name to SIP URI.
     pub routes: BTreeMap<String, String>,
+    /// Whether TCP is served beside UDP, at the same address.
+    pub tcp: bool,
+    /// Where TLS is served; `None`: nowhere.
+    pub tls_bind: Option<SocketAddr>,
+    /// Where softphones connect by secure WebSocket, beside `/sip` of the HTTP server; `None`: nowhere.
+    pub wss_bind: Option<SocketAddr>,
+    /// PEM file of our certificate and its chain; `None`: one is made at start, which no browser trusts.
+    pub certificate: Option<PathBuf>,
+    /// PEM file of its key.
+    pub private_key: Option<PathBuf>,
+    /// PEM file of authorities that are trusted beside the system's.
+    pub trusted: Option<PathBuf>,
+    /// Domain of our users: realm of digest, host of their addresses.
+    pub domain: Option<String>,
+}
+
+/// What is kept of SIP messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// Whether messages are kept at all.
+    pub messages: bool,
+    /// Whether numbers stand in them as they came; otherwise only their last two digits.
+    pub numbers: bool,
+    /// Bytes kept of all calls.
+    pub bytes_max: usize,
+    /// Where a copy goes by HEP3.
+    pub hep: Option<SocketAddr>,
+    /// Written into each of its packets.
+    pub hep_password: Secret,
+    /// Who we are to the collector.
+    pub hep_node: u32,
 }
 
 /// The engine.
@@ -172,19 +219,35 @@ impl Config {
                 ConfigError(format!("{} cannot be read: {error}; name another file with --config", path.display()))
             })?,
         };
-        Config::read(&text, environment)
+        let name = file.map_or_else(String::new, |path| path.display().to_string());
+        Config::read_named(&name, &text, environment)
     }
 
     /// Reads a file's text and the environment.
     pub fn read(text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-        let mut values = Values::from_file(text)?;
+        Config::read_named("the configuration file", text, environment)
+    }
+
+    fn read_named(name: &str, text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+        let source = Source { name, text, environment: &environment };
+        let document = DeTable::parse(text).map_err(|error| not_toml(source, &error))?;
+        let (mut routes, warnings) = routing::read(source, document.get_ref())?;
+        let mut values = Values::from_file(source, document.get_ref(), &routing::SECTIONS)?;
         for setting in SETTINGS {
             // An empty variable is the way to say "unset" in unit files and compose files.
             if let Some(value) = environment(setting.variable).filter(|value| !value.trim().is_empty()) {
-                values.plain.insert(setting.key, (value.trim().to_owned(), true));
+                values.plain.insert(setting.key, (value.trim().to_owned(), None));
             }
         }
-        values.build()
+        // systemd's StateDirectory= is where a service keeps such a file.
+        if let Some(folder) = environment("STATE_DIRECTORY").filter(|folder| !folder.is_empty())
+            && !values.plain.contains_key("whatsapp.store")
+        {
+            let first = folder.split(':').next().unwrap_or_default();
+            values.plain.insert("whatsapp.store", (format!("{first}/tandem.redb"), None));
+        }
+        routes.default_target = values.plain.get("sip.target").map(|(value, _)| value.clone());
+        values.build(routes, warnings)
     }
 
     /// What makes this configuration impossible in `mode`.
@@ -201,7 +264,10 @@ impl Config {
         }
         let edge_is_here = mode != Mode::Orchestrator;
         if edge_is_here {
-            need("sip.target", self.sip.target.is_none() && self.sip.routes.is_empty())?;
+            let nowhere = self.sip.target.is_none() && self.sip.routes.is_empty();
+            need("sip.target", nowhere && self.routes.rules.is_empty() && self.routes.users.is_empty())?;
+            need("sip.certificate", self.sip.private_key.is_some() && self.sip.certificate.is_none())?;
+            need("sip.private_key", self.sip.certificate.is_some() && self.sip.private_key.is_none())?;
         }
         if mode == Mode::Orchestrator {
             need("edge.api", self.edge.api.is_none())?;
@@ -223,6 +289,7 @@ impl Config {
             accept: self.whatsapp.accept,
             accept_by_number: self.whatsapp.accept_by_number.clone(),
             callback_url: self.edge.api.as_ref().map(|_| self.callback_url()),
+            lease_s: self.edge.lease_s,
             calls_max: self.whatsapp.calls_max,
         }
     }

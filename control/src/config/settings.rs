@@ -27,6 +27,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("whatsapp.webhooks_open", "WEBHOOKS_OPEN", "write true or false"),
     setting("whatsapp.accept", "ACCEPT_POLICY", "write on-answer, on-progress or immediate"),
     setting("whatsapp.calls_max", "CALLS_MAX", "write a number of calls from 1 to 100000"),
+    setting("whatsapp.store", "STORE", "write the path of a file, such as /var/lib/tandem/tandem.redb, or none"),
     setting("http.bind", "BIND", "write an IP address, such as 0.0.0.0"),
     setting("http.port", "PORT", "write a port from 1 to 65535"),
     setting(
@@ -41,6 +42,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "CALLBACK_URL",
         "write the URL of this orchestrator's /edge/events as the edge sees it",
     ),
+    setting("edge.lease_s", "EDGE_LEASE_S", "write seconds from 5 to 600, or 0 for no lease"),
     setting("edge.callbacks_allowed", "CALLBACKS_ALLOWED", "write URL prefixes, comma separated"),
     setting("edge.destinations_allowed", "DESTINATIONS_ALLOWED", "write SIP URI prefixes, comma separated"),
     setting("edge.sessions_max", "SESSIONS_MAX", "write a number of sessions from 1 to 100000"),
@@ -51,6 +53,23 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("sip.pass", "TWILIO_SIP_PASS", "write the digest password"),
     setting("sip.account_sid", "TWILIO_ACCOUNT_SID", "write the account SID, letters and digits only"),
     setting("sip.from_host", "SIP_FROM_HOST", "write a host name or address"),
+    setting("sip.tcp", "SIP_TCP", "write true or false"),
+    setting("sip.tls_bind", "SIP_TLS_BIND", "write an address and port, such as 0.0.0.0:5061"),
+    setting("sip.wss_bind", "SIP_WSS_BIND", "write an address and port, such as 0.0.0.0:7443"),
+    setting("sip.certificate", "SIP_CERTIFICATE", "write the name of a PEM file with the chain of the certificate"),
+    setting("sip.private_key", "SIP_PRIVATE_KEY", "write the name of a PEM file with the certificate's key"),
+    setting(
+        "sip.trusted",
+        "SIP_TRUSTED",
+        "write the name of a PEM file with the authorities that are trusted beside the system's",
+    ),
+    setting("sip.domain", "SIP_DOMAIN", "write the domain of the softphones, such as voice.example.com"),
+    setting("trace.messages", "TRACE_MESSAGES", "write true or false"),
+    setting("trace.numbers", "TRACE_NUMBERS", "write shown or hidden"),
+    setting("trace.mebibytes", "TRACE_MEBIBYTES", "write a number from 1 to 4096"),
+    setting("trace.hep", "TRACE_HEP", "write the address and port of Homer's collector, such as 192.0.2.9:9060"),
+    setting("trace.hep_password", "TRACE_HEP_PASSWORD", "write the collector's password"),
+    setting("trace.hep_node", "TRACE_HEP_NODE", "write a number from 0 to 4294967295"),
     setting("media.ports", "MEDIA_PORTS", "write a range of UDP ports from 1024 up, such as 10000-60000"),
     setting("media.public_ip", "PUBLIC_IP", "write IP addresses, comma separated"),
     setting("media.workers", "MEDIA_WORKERS", "write a number of threads, or 0 for one per core"),
@@ -62,11 +81,6 @@ pub(super) const SETTINGS: &[Setting] = &[
 
 /// Tables whose keys are the operator's own.
 pub(super) const TABLES: [&str; 2] = ["whatsapp.accept_by_number", "sip.routes"];
-
-/// A value that cannot be read. Secrets are never among these: every text is a valid secret.
-pub(super) fn wrong(key: &str, value: &str) -> ConfigError {
-    complain(key, &format!("is \"{value}\""))
-}
 
 /// What is wrong with a setting, under both of its names, and what to write.
 pub(super) fn complain(key: &str, what: &str) -> ConfigError {

@@ -11,7 +11,7 @@ fn a_file_that_is_not_toml_is_refused_without_its_secrets() {
     for text in ["\n[edge]\ntoken = \"EAAGsecret\n", "\n[edge]\ntoken = \"x\" \"EAAGsecret\"\n", "\n\ntoken EAAGsecret"]
     {
         let error = with(text, &[]).unwrap_err().0;
-        assert!(error.contains("not TOML") && error.contains("in line 3") && !error.contains("EAAG"), "{error}");
+        assert!(error.contains("not TOML") && error.contains(":3:") && !error.contains("EAAG"), "{error}");
     }
 }
 
@@ -115,4 +115,132 @@ fn no_secret_is_printed() {
     let printed = format!("{:?}", with("", &environment).unwrap());
     assert!(!printed.contains("hunter2"), "{printed}");
     assert!(printed.matches("set").count() >= names.len());
+}
+
+const WHOLE: &str = r#"
+[sip]
+domain = "voice.example.com"
+tls_bind = "0.0.0.0:5061"
+wss_bind = "0.0.0.0:7443"
+
+[numbers]
+country = "44"
+
+[users.alice]
+password = "hunter2"
+name = "Alice"
+number = "01632 960001"
+
+[users.bob]
+password_env = "BOB"
+outbound = false
+
+[groups.sales]
+users = ["alice", "bob"]
+number = "+441632960009"
+
+[trunks.siperb]
+host = "sbc.siperb.example"
+port = 5061
+media = "webrtc"
+ice = "full"
+codecs = ["opus"]
+transcoding = false
+pattern = "^+?[1-9]d{6,14}$"
+weight = 20
+allowed_sources = ["203.0.113.0/24", "2001:db8::7"]
+certificate_names = ["*.siperb.example"]
+headers = { X-Account = "7" }
+to = "group:sales"
+
+[trunks.carrier]
+host = "sip.carrier.example"
+transport = "udp"
+user = "u"
+password = "hunter2"
+register = true
+inbound_user = "c"
+inbound_password = "hunter2"
+pattern = '^\+44'
+caller_id = "fixed"
+number = "+441632960000"
+
+[[routes]]
+name = "agents"
+source = "whatsapp"
+dialed = '^\+?441632960009$'
+to = ["group:sales", "trunk:carrier", "sip:bot@127.0.0.1:5080"]
+accept = "on-progress"
+"#;
+
+#[test]
+fn a_whole_dial_plan_is_read_and_what_was_corrected_is_said() {
+    use crate::route::{Asked, Destination, Load, MediaProfile, Source, TrunkId};
+    let config = with(WHOLE, &[("BOB", "hunter2")]).unwrap();
+    let routes = &config.routes;
+    assert_eq!(routes.trunks.iter().map(|trunk| trunk.name.as_str()).collect::<Vec<_>>(), ["siperb", "carrier"]);
+    let siperb = &routes.trunks[0];
+    assert_eq!((siperb.media, siperb.transcoding, siperb.weight), (MediaProfile::Webrtc, false, 20));
+    assert_eq!(siperb.to, Some(Destination::Group("sales".into())));
+    assert_eq!(siperb.pattern.as_ref().unwrap().as_str(), r"^\+?[1-9]\d{6,14}$");
+    assert!(siperb.recognises("2001:db8::7".parse().unwrap(), &["edge.siperb.example".into()]).is_ok());
+    assert_eq!(routes.trunks[1].register_s, Some(300));
+    assert_eq!(routes.users["alice"].number.as_deref(), Some("+441632960001"));
+    assert_eq!(routes.users["bob"].password.0, "hunter2");
+    let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
+    assert!(warning.contains("lost its backslashes") && warning.contains(":30: trunks.siperb.pattern"), "{warning}");
+    let asked = |dialed: &str, source| Asked { dialed: dialed.into(), from: "alice".into(), source };
+    let to = |asked| routes.destinations(engine::time::Instant::ZERO, &Load::default(), &asked).destinations;
+    let out = to(asked("07700 900123", Source::User("alice".into())));
+    assert_eq!(out, [Destination::Trunk(TrunkId(1)), Destination::Trunk(TrunkId(0))]);
+    assert_eq!(to(asked("441632960009", Source::Whatsapp)).len(), 3);
+    assert!(to(asked("07700 900123", Source::User("bob".into()))).is_empty());
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn every_mistake_of_a_dial_plan_is_told_with_its_line_and_a_remedy() {
+    let trunk = "[trunks.t]\nhost = \"h.example\"\n";
+    for (text, parts) in [
+        ("[trunks.t]\nport = 1", [":1:", "trunks.t has no host", "name or address"]),
+        ("[trunks.t]\nhost = \"h:5061\"", [":2:", "is \"h:5061\"", "without a port"]),
+        (&format!("{trunk}port = 0"), [":3:", "trunks.t.port is \"0\"", "65535"]),
+        (&format!("{trunk}transport = \"sctp\""), [":3:", "sctp", "tls or tcp or udp"]),
+        (&format!("{trunk}pattern = '^(44'"), [":3:", "unclosed group", "single quotes"]),
+        (&format!("{trunk}pattern = \"^\\+44\""), [":3:", "not TOML", "single quotes"]),
+        (&format!("{trunk}\nwieght = 3"), [":4:", "trunks.t.wieght is no setting", "known are"]),
+        (&format!("{trunk}weight = \"light\""), [":3:", "\"light\"", "from 0 to"]),
+        (&format!("{trunk}media = \"sdes\"\ntransport = \"udp\""), [":3:", "without TLS", "transport = \"tls\""]),
+        (&format!("{trunk}codecs = [\"opus\",\n\"g729\"]"), [":4:", "g729", "opus, pcmu or pcma"]),
+        (&format!("{trunk}user = \"u\""), [":1:", "has no password", "password_env"]),
+        (&format!("{trunk}register = true"), [":1:", "has no user", "register"]),
+        (&format!("{trunk}allowed_sources = [\"203.0.113.0/33\"]"), [":3:", "203.0.113.0/33", "networks"]),
+        (&format!("{trunk}caller_id = \"fixed\""), [":1:", "has no number", "E.164"]),
+        (&format!("{trunk}headers = {{ Via = \"x\" }}"), [":3:", "holds Via", "X-Account"]),
+        (&format!("{trunk}to = \"user:nobody\""), [":3:", "nobody, which is not", "group:NAME"]),
+        ("[trunks.\"a b\"]\nhost = \"h\"", [":1:", "cannot stand in a URI", "letters"]),
+        ("[users.a]\nname = \"x\"", [":1:", "has no password", "softphones"]),
+        ("[users.a]\npassword_env = \"NOT_SET\"", [":2:", "NOT_SET, which is not set", "correct its name"]),
+        ("[users.a]\npassword = \"x\"\nnumber = \"12\"", [":3:", "\"12\"", "E.164"]),
+        ("[groups.g]\nusers = [\"x\"]", [":2:", "holds \"x\"", "names of [users]"]),
+        ("[routes]\nto = \"x\"", [":1:", "no list", "[[routes]]"]),
+        ("\n[[routes]]\nto = \"trunk:t\"", [":3:", "names the trunk t", "trunk:NAME"]),
+        ("[[routes]]\nsource = \"mars\"\nto = \"sip:a@b\"", [":2:", "holds \"mars\"", "whatsapp"]),
+        ("[[routes]]\ndialed = '1'", [":1:", "has 0 destinations", "write 1 to"]),
+        ("[numbers]\ncountry = \"GB\"", [":2:", "is \"GB\"", "such as 44"]),
+        ("[http]\nport = 99999", [":2:", "http.port", "65535"]),
+        ("\n\n[sip]\ntarget = \"bot\"", [":4:", "sip.target", "sip:bot@"]),
+    ] {
+        let error = with(text, &[]).unwrap_err().0;
+        assert!(parts.iter().all(|part| error.contains(part)), "{text}\n-> {error}");
+    }
+    let twice = "[users.a]\npassword = \"x\"\nnumber = \"+441632960001\"\n[users.b]\npassword = \"x\"\nnumber = \"+441632960001\"";
+    assert!(with(twice, &[]).unwrap_err().0.contains("one owner"));
+}
+
+#[test]
+fn a_trunk_that_carries_no_call_is_doubted() {
+    let config = with("[trunks.t]\nhost = \"h.example\"\nverify_certificate = false", &[]).unwrap();
+    assert!(config.warnings[0].contains("trunks.t carries no call"), "{:?}", config.warnings);
+    assert!(config.warnings[1].contains("does not verify"), "{:?}", config.warnings);
 }

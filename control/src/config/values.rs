@@ -1,51 +1,68 @@
 //! From what was written to what is meant: each value is read by the rule of its setting.
 
-use super::settings::{SETTINGS, TABLES, complain, wrong};
-use super::{Config, ConfigError, EdgeSettings, HttpSettings, MediaSettings, SipSettings, WhatsappSettings};
+use super::section::{Source, plain};
+use super::settings::{SETTINGS, TABLES, complain};
+use super::{
+    Config, ConfigError, EdgeSettings, HttpSettings, MediaSettings, SipSettings, TraceSettings, WhatsappSettings,
+};
 use crate::call::AcceptPolicy;
 use crate::call::limits;
+use crate::route::Routes;
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::{BASE_DEFAULT, Provider};
 use engine::config::{COMPLEXITY_DEFAULT, COMPLEXITY_MAX, Driver};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 /// The values that were written, before they are understood.
 #[derive(Default)]
 pub(super) struct Values {
-    /// Per key: the text, and whether it came from the environment.
-    pub(super) plain: BTreeMap<&'static str, (String, bool)>,
-    tables: BTreeMap<&'static str, BTreeMap<String, String>>,
+    /// Per key: the text, and `file:line` unless it came from the environment.
+    pub(super) plain: BTreeMap<&'static str, (String, Option<String>)>,
+    tables: BTreeMap<&'static str, BTreeMap<String, (String, String)>>,
 }
 
 impl Values {
-    pub(super) fn from_file(text: &str) -> Result<Values, ConfigError> {
-        let document: toml::Table =
-            text.parse().map_err(|error: toml::de::Error| ConfigError(not_toml(text, &error)))?;
+    /// Takes every section of single values; `elsewhere` are read by others.
+    pub(super) fn from_file(
+        source: Source<'_>,
+        document: &DeTable<'_>,
+        elsewhere: &[&str],
+    ) -> Result<Values, ConfigError> {
         let mut values = Values::default();
-        for (section, content) in &document {
-            let Some(content) = content.as_table() else {
-                return Err(ConfigError(format!(
-                    "{section} stands outside of a section: write it below [whatsapp], [sip] or the like"
-                )));
+        for (section, content) in document {
+            let section_name = section.get_ref();
+            if elsewhere.contains(&section_name.as_ref()) {
+                continue;
+            }
+            let Some(table) = content.get_ref().as_table() else {
+                let what =
+                    format!("{section_name} stands outside of a section: write it below [whatsapp], [sip] or the like");
+                return Err(source.mistake(&section.span(), &what));
             };
-            for (key, value) in content {
-                let name = format!("{section}.{key}");
+            for (key, value) in table {
+                let name = format!("{section_name}.{}", key.get_ref());
                 if let Some(table) = TABLES.iter().find(|table| **table == name) {
-                    values.tables.insert(table, string_table(&name, value)?);
+                    values.tables.insert(table, string_table(source, &name, value)?);
                 } else if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == name) {
-                    values.plain.insert(setting.key, (plain(&name, value)?, false));
+                    let text = text_of(source, &name, value)?;
+                    values.plain.insert(setting.key, (text, Some(source.place(&value.span()))));
                 } else {
-                    return Err(ConfigError(format!("{name} is no setting: remove it or correct its spelling")));
+                    let what = format!("{name} is no setting: remove it or correct its spelling");
+                    return Err(source.mistake(&key.span(), &what));
                 }
             }
         }
         Ok(values)
     }
 
-    pub(super) fn build(self) -> Result<Config, ConfigError> {
+    pub(super) fn build(self, routes: Routes, warnings: Vec<String>) -> Result<Config, ConfigError> {
         let v = &self;
         Ok(Config {
             whatsapp: WhatsappSettings {
@@ -64,6 +81,7 @@ impl Values {
                 accept: v.one_of("whatsapp.accept", &POLICIES, AcceptPolicy::OnAnswer)?,
                 accept_by_number: v.policies("whatsapp.accept_by_number")?,
                 calls_max: v.count("whatsapp.calls_max", limits::CALLS_MAX)?,
+                store: v.optional("whatsapp.store").filter(|path| path != "none").map(PathBuf::from),
             },
             http: HttpSettings {
                 bind: v.parsed("http.bind", IpAddr::from([0, 0, 0, 0]))?,
@@ -74,6 +92,9 @@ impl Values {
                 bind: v.parsed("edge.bind", SocketAddr::from(([127, 0, 0, 1], 8_080)))?,
                 token: v.header_value("edge.token")?,
                 callback_url: v.url("edge.callback_url")?,
+                lease_s: v.parsed_if("edge.lease_s", limits::LEASE_S, |seconds: &u32| {
+                    *seconds == 0 || (limits::LEASE_S_MIN..=limits::LEASE_S_MAX).contains(seconds)
+                })?,
                 callbacks_allowed: v.list("edge.callbacks_allowed"),
                 destinations_allowed: v.list("edge.destinations_allowed"),
                 sessions_max: v.count("edge.sessions_max", limits::SESSIONS_MAX)?,
@@ -87,6 +108,13 @@ impl Values {
                 account_sid: v.matching("sip.account_sid", |c| c.is_ascii_alphanumeric())?,
                 from_host: v.host("sip.from_host")?,
                 routes: v.routes("sip.routes")?,
+                tcp: v.one_of("sip.tcp", &YES_NO, true)?,
+                tls_bind: v.address("sip.tls_bind")?,
+                wss_bind: v.address("sip.wss_bind")?,
+                certificate: v.optional("sip.certificate").map(PathBuf::from),
+                private_key: v.optional("sip.private_key").map(PathBuf::from),
+                trusted: v.optional("sip.trusted").map(PathBuf::from),
+                domain: v.host("sip.domain")?,
             },
             media: MediaSettings {
                 ports: v.ports("media.ports", 10_000..=60_000)?,
@@ -97,6 +125,16 @@ impl Values {
                 complexity_min: v.parsed_if("media.complexity_min", *COMPLEXITY_DEFAULT.start(), is_complexity)?,
                 complexity_max: v.parsed_if("media.complexity_max", *COMPLEXITY_DEFAULT.end(), is_complexity)?,
             },
+            trace: TraceSettings {
+                messages: v.one_of("trace.messages", &YES_NO, true)?,
+                numbers: v.one_of("trace.numbers", &[("shown", true), ("hidden", false)], true)?,
+                bytes_max: v.parsed_if("trace.mebibytes", 32, |mib: &usize| (1..=4_096).contains(mib))? << 20,
+                hep: v.address("trace.hep")?,
+                hep_password: Secret(v.text("trace.hep_password")),
+                hep_node: v.parsed("trace.hep_node", 2_001)?,
+            },
+            routes,
+            warnings,
         })
     }
 
@@ -119,7 +157,7 @@ impl Values {
     fn parsed_if<T: FromStr>(&self, key: &str, default: T, valid: impl Fn(&T) -> bool) -> Result<T, ConfigError> {
         match self.optional(key) {
             None => Ok(default),
-            Some(value) => value.parse().ok().filter(valid).ok_or_else(|| wrong(key, &value)),
+            Some(value) => value.parse().ok().filter(valid).ok_or_else(|| self.wrong(key, &value)),
         }
     }
 
@@ -129,32 +167,39 @@ impl Values {
 
     fn matching(&self, key: &str, valid: impl Fn(char) -> bool) -> Result<String, ConfigError> {
         let value = self.text(key);
-        if value.chars().all(valid) { Ok(value) } else { Err(wrong(key, &value)) }
+        if value.chars().all(valid) { Ok(value) } else { Err(self.wrong(key, &value)) }
     }
 
     fn one_of<T: Copy>(&self, key: &str, words: &[(&str, T)], default: T) -> Result<T, ConfigError> {
         let Some(value) = self.optional(key) else { return Ok(default) };
         let found = words.iter().find(|(word, _)| value.eq_ignore_ascii_case(word));
-        found.map(|(_, meaning)| *meaning).ok_or_else(|| wrong(key, &value))
+        found.map(|(_, meaning)| *meaning).ok_or_else(|| self.wrong(key, &value))
     }
 
     fn url(&self, key: &str) -> Result<Option<String>, ConfigError> {
         let Some(value) = self.optional(key) else { return Ok(None) };
         let valid = reqwest::Url::parse(&value).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
-        if valid { Ok(Some(value.trim_end_matches('/').to_owned())) } else { Err(wrong(key, &value)) }
+        if valid { Ok(Some(value.trim_end_matches('/').to_owned())) } else { Err(self.wrong(key, &value)) }
     }
 
     fn sip_uri(&self, key: &str) -> Result<Option<String>, ConfigError> {
         let Some(value) = self.optional(key) else { return Ok(None) };
-        sip_uri_fault(&value).map_or(Ok(Some(value)), |fault| Err(complain(key, &fault)))
+        match sip_uri_fault(&value).or_else(|| not_udp(&value)) {
+            None => Ok(Some(value)),
+            Some(fault) => Err(self.complain(key, &fault)),
+        }
     }
 
     fn routes(&self, key: &str) -> Result<BTreeMap<String, String>, ConfigError> {
-        let routes = self.tables.get(key).cloned().unwrap_or_default();
-        let fault =
-            routes.iter().find_map(|(name, uri)| sip_uri_fault(uri).map(|fault| format!("{key}.{name} {fault}")));
-        let remedy = "write a SIP URI, such as sip:bot@127.0.0.1:5080";
-        fault.map_or(Ok(routes), |fault| Err(ConfigError(format!("{fault}: {remedy}"))))
+        let written = self.tables.get(key).into_iter().flatten();
+        let read = written.map(|(name, (uri, place))| match sip_uri_fault(uri).or_else(|| not_udp(uri)) {
+            None => Ok((name.clone(), uri.clone())),
+            Some(fault) => {
+                let remedy = "write a SIP URI, such as sip:bot@127.0.0.1:5080";
+                Err(ConfigError(format!("{place}: {key}.{name} {fault}: {remedy}")))
+            }
+        });
+        read.collect()
     }
 
     fn host(&self, key: &str) -> Result<Option<String>, ConfigError> {
@@ -167,7 +212,7 @@ impl Values {
         let value = self.text(key);
         match reqwest::header::HeaderValue::from_str(&value) {
             Ok(_) => Ok(Secret(value)),
-            Err(_) => Err(complain(key, "holds characters that no HTTP header can")),
+            Err(_) => Err(self.complain(key, "holds characters that no HTTP header can")),
         }
     }
 
@@ -175,15 +220,15 @@ impl Values {
         let value = self.text(key);
         let shape = value.is_empty()
             || value.split_once(':').is_some_and(|(name, rest)| !name.trim().is_empty() && !rest.trim().is_empty());
-        if shape { Ok(Secret(value)) } else { Err(complain(key, "is not of the form name: value")) }
+        if shape { Ok(Secret(value)) } else { Err(self.complain(key, "is not of the form name: value")) }
     }
 
     fn policies(&self, key: &str) -> Result<BTreeMap<String, AcceptPolicy>, ConfigError> {
         let written = self.tables.get(key).into_iter().flatten();
-        let read = written.map(|(number, word)| {
+        let read = written.map(|(number, (word, place))| {
             let found = POLICIES.iter().find(|(name, _)| name == word);
             let (_, policy) = found.ok_or_else(|| {
-                ConfigError(format!("{key}.{number} is \"{word}\": write on-answer, on-progress or immediate"))
+                ConfigError(format!("{place}: {key}.{number} is \"{word}\": write on-answer, on-progress or immediate"))
             })?;
             Ok((number.clone(), *policy))
         });
@@ -197,40 +242,59 @@ impl Values {
             .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
         match range {
             Some((first, last)) if first >= 1_024_u16 && last >= first => Ok(first..=last),
-            _ => Err(wrong(key, &value)),
+            _ => Err(self.wrong(key, &value)),
         }
     }
 
+    fn address(&self, key: &str) -> Result<Option<SocketAddr>, ConfigError> {
+        let Some(value) = self.optional(key) else { return Ok(None) };
+        value.parse().map(Some).map_err(|_| self.wrong(key, &value))
+    }
+
     fn addresses(&self, key: &str) -> Result<Vec<IpAddr>, ConfigError> {
-        let parse = |part: String| part.parse().map_err(|_| wrong(key, &part));
+        let parse = |part: String| part.parse().map_err(|_| self.wrong(key, &part));
         self.list(key).into_iter().map(parse).collect()
+    }
+
+    /// A value that cannot be read. Secrets are never among these: every text is a valid secret.
+    fn wrong(&self, key: &str, value: &str) -> ConfigError {
+        self.complain(key, &format!("is \"{value}\""))
+    }
+
+    /// With file and line, where it came from there.
+    fn complain(&self, key: &str, what: &str) -> ConfigError {
+        let ConfigError(text) = complain(key, what);
+        match self.plain.get(key).and_then(|(_, place)| place.as_ref()) {
+            Some(place) => ConfigError(format!("{place}: {text}")),
+            None => ConfigError(text),
+        }
     }
 }
 
 const YES_NO: [(&str, bool); 6] =
     [("true", true), ("1", true), ("yes", true), ("false", false), ("0", false), ("no", false)];
-const POLICIES: [(&str, AcceptPolicy); 3] = [
+pub(super) const POLICIES: [(&str, AcceptPolicy); 3] = [
     ("on-answer", AcceptPolicy::OnAnswer),
     ("on-progress", AcceptPolicy::OnProgress),
     ("immediate", AcceptPolicy::Immediate),
 ];
 const DRIVERS: [(&str, Driver); 3] = [("auto", Driver::Auto), ("io_uring", Driver::IoUring), ("mmsg", Driver::Mmsg)];
 
-fn plain(name: &str, value: &toml::Value) -> Result<String, ConfigError> {
-    match value {
-        toml::Value::String(text) => Ok(text.trim().to_owned()),
-        toml::Value::Integer(number) => Ok(number.to_string()),
-        toml::Value::Boolean(flag) => Ok(flag.to_string()),
-        toml::Value::Array(items) => {
-            let items: Result<Vec<String>, ConfigError> = items.iter().map(|item| plain(name, item)).collect();
-            Ok(items?.join(","))
-        }
-        _ => Err(complain(name, "is neither a text, a number, true or false, nor a list of these")),
-    }
+/// A value or a list of values, joined by commas.
+fn text_of(source: Source<'_>, name: &str, value: &Spanned<DeValue<'_>>) -> Result<String, ConfigError> {
+    let items = match value.get_ref().as_array() {
+        Some(items) => items.iter().map(|item| plain(item.get_ref())).collect::<Option<Vec<String>>>(),
+        None => plain(value.get_ref()).map(|text| vec![text.trim().to_owned()]),
+    };
+    let fault = || {
+        let ConfigError(text) = complain(name, "is neither a text, a number, true or false, nor a list of these");
+        source.mistake(&value.span(), &text)
+    };
+    items.map(|items| items.join(",")).ok_or_else(fault)
 }
 
 /// What is wrong with a SIP URI that calls are sent to.
-fn sip_uri_fault(value: &str) -> Option<String> {
+pub(super) fn sip_uri_fault(value: &str) -> Option<String> {
     let lower = value.to_ascii_lowercase();
     let scheme = ["sip:", "sips:"].into_iter().find(|scheme| lower.starts_with(scheme));
     let clean = value.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"'));
@@ -238,22 +302,43 @@ fn sip_uri_fault(value: &str) -> Option<String> {
         return Some(format!("is \"{value}\""));
     }
     let transport = lower.split([';', '?']).find_map(|part| part.strip_prefix("transport="));
-    let udp = scheme == Some("sip:") && transport.is_none_or(|transport| transport == "udp");
+    let known = transport.is_none_or(|transport| ["udp", "tcp", "tls"].contains(&transport));
+    (!known).then(|| format!("is \"{value}\", whose transport is none of udp, tcp and tls"))
+}
+
+/// For the targets of calls without a trunk.
+fn not_udp(value: &str) -> Option<String> {
+    let lower = value.to_ascii_lowercase();
+    let transport = lower.split([';', '?']).find_map(|part| part.strip_prefix("transport="));
+    let udp = lower.starts_with("sip:") && transport.is_none_or(|transport| transport == "udp");
     (!udp).then(|| format!("is \"{value}\", and UDP is the only transport so far"))
 }
 
-fn string_table(name: &str, value: &toml::Value) -> Result<BTreeMap<String, String>, ConfigError> {
-    let Some(table) = value.as_table() else {
-        return Err(ConfigError(format!("{name} is not a section: write [{name}] and its entries below")));
+/// The operator's own entries, each with its place.
+fn string_table(
+    source: Source<'_>,
+    name: &str,
+    value: &Spanned<DeValue<'_>>,
+) -> Result<BTreeMap<String, (String, String)>, ConfigError> {
+    let Some(table) = value.get_ref().as_table() else {
+        let what = format!("{name} is not a section: write [{name}] and its entries below");
+        return Err(source.mistake(&value.span(), &what));
     };
-    table.iter().map(|(key, value)| Ok((key.clone(), plain(&format!("{name}.{key}"), value)?))).collect()
+    let entry = |(key, value): (&Spanned<Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+        let text = text_of(source, &format!("{name}.{}", key.get_ref()), value)?;
+        Ok((key.get_ref().to_string(), (text, source.place(&value.span()))))
+    };
+    table.iter().map(entry).collect()
 }
 
 /// Without the line itself, which may hold a secret.
-fn not_toml(text: &str, error: &toml::de::Error) -> String {
-    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
-    format!("the configuration file is not TOML: {} in line {line}", error.message().trim().replace('\n', ", "))
+pub(super) fn not_toml(source: Source<'_>, error: &toml::de::Error) -> ConfigError {
+    let message = error.message().trim().replace('\n', ", ");
+    let remedy = match message.contains("escape") {
+        true => ": write patterns in single quotes, which leave backslashes alone",
+        false => "",
+    };
+    source.mistake(&error.span().unwrap_or_default(), &format!("this is not TOML: {message}{remedy}"))
 }
 
 fn is_complexity(value: &u8) -> bool {

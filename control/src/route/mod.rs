@@ -15,6 +15,7 @@
 //! Why a trunk's call never goes out through another trunk by pattern (step 4 is for users only): who finds a gateway that connects
 //! any caller to any number rings expensive numbers through it. Where it is wanted, a rule says so.
 
+pub mod explain;
 pub mod limits;
 pub mod number;
 pub mod pattern;
@@ -32,50 +33,13 @@ pub use weight::Load;
 
 use crate::call::AcceptPolicy;
 use crate::registrar::{Group, User};
+pub use crate::sip::transport::Transport;
 use crate::sip::uri::SipUri;
 use engine::time::Instant;
 use limits::{DESTINATIONS_MAX, DIALED_BYTES_MAX};
 use number::without_separators;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-
-/// How SIP travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Transport {
-    /// Datagrams.
-    Udp,
-    /// A stream.
-    Tcp,
-    /// A stream under TLS.
-    Tls,
-    /// WebSocket (RFC 7118).
-    Ws,
-    /// WebSocket under TLS.
-    Wss,
-}
-
-impl Transport {
-    /// As people write it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Transport::Udp => "UDP",
-            Transport::Tcp => "TCP",
-            Transport::Tls => "TLS",
-            Transport::Ws => "WS",
-            Transport::Wss => "WSS",
-        }
-    }
-
-    /// As it stands in a URI (RFC 7118 §5.2.2: `ws` for both).
-    pub const fn param(self) -> &'static str {
-        match self {
-            Transport::Udp => "udp",
-            Transport::Tcp => "tcp",
-            Transport::Tls => "tls",
-            Transport::Ws | Transport::Wss => "ws",
-        }
-    }
-}
 
 /// A trunk, by its place in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,6 +153,8 @@ pub enum Recognised {
     Trunk(TrunkId),
     /// It must know a trunk's password first: one of these.
     Challenge(Vec<TrunkId>),
+    /// This trunk's by its address or certificate, but it came by another transport than the trunk's.
+    WrongTransport(TrunkId),
     /// Nobody's: per trunk, why in words.
     Refused(Vec<Considered>),
 }
@@ -273,15 +239,18 @@ impl Routes {
     pub fn recognise(&self, arrival: &Arrival, user: Option<&str>) -> Recognised {
         let mut refused = Vec::new();
         let mut challenge = Vec::new();
+        let mut wrong_transport = None;
         for (id, trunk) in self.trunks() {
             let subject = format!("trunk {}", trunk.name);
             if let Err(why) = trunk.recognises(arrival.source.ip(), arrival.certificate_names) {
                 refused.push(Considered { subject, taken: false, why });
             } else if trunk.transport != arrival.transport {
-                let (wanted, had) = (trunk.transport.name(), arrival.transport.name());
+                let (wanted, had) = (trunk.transport.via_name(), arrival.transport.via_name());
                 let why =
                     format!("takes its calls over {wanted}, and this one came over {had} from {}", arrival.source);
                 refused.push(Considered { subject, taken: false, why });
+                let proven = !trunk.allowed_sources.is_empty() || !trunk.certificate_names.is_empty();
+                wrong_transport = wrong_transport.or(proven.then_some(id));
             } else if let Some(credentials) = &trunk.inbound {
                 match user {
                     Some(user) if user != credentials.username => {
@@ -294,7 +263,11 @@ impl Routes {
                 return Recognised::Trunk(id);
             }
         }
-        if challenge.is_empty() { Recognised::Refused(refused) } else { Recognised::Challenge(challenge) }
+        match (challenge.is_empty(), wrong_transport) {
+            (false, None) => Recognised::Challenge(challenge),
+            (_, Some(trunk)) => Recognised::WrongTransport(trunk),
+            (true, None) => Recognised::Refused(refused),
+        }
     }
 
     /// The name and number that others see when this user calls.

@@ -134,10 +134,8 @@ fn the_sender_of_a_call_is_recognised_or_refused_in_words() {
         certificate_names: &[],
     };
     assert_eq!(routes.recognise(&arrival(Transport::Tls, "203.0.113.7"), None), Recognised::Trunk(TrunkId(0)));
-    let Recognised::Refused(why) = routes.recognise(&arrival(Transport::Udp, "203.0.113.7"), None) else {
-        panic!("a call over the wrong transport was taken")
-    };
-    assert_eq!(why[0].why, "takes its calls over TLS, and this one came over UDP from 203.0.113.7:5061");
+    let wrong = routes.recognise(&arrival(Transport::Udp, "203.0.113.7"), None);
+    assert_eq!(wrong, Recognised::WrongTransport(TrunkId(0)));
     let stranger = arrival(Transport::Tls, "198.51.100.1");
     assert_eq!(routes.recognise(&stranger, None), Recognised::Challenge(vec![TrunkId(1)]));
     assert_eq!(routes.recognise(&stranger, Some("carrier")), Recognised::Challenge(vec![TrunkId(1)]));
@@ -159,5 +157,30 @@ fn what_was_dialed_is_read_from_the_request_uri() {
         ("sip:gw.example", "sip:gw.example"),
     ] {
         assert_eq!(dialed(uri), expected, "{uri}");
+    }
+}
+
+#[test]
+fn what_a_number_would_meet_is_explained_in_the_order_of_trial() {
+    let routes = routes();
+    let asked =
+        Asked { dialed: "07700900123".into(), from: String::new(), source: explain::source(&routes, None).unwrap() };
+    let text = explain::explain(&routes, &asked);
+    let expected = r"07700900123 (+447700900123), called from a user:
+  1. trunk early: pattern ^\+44 matches, weight 10, TLS early.example, rtp
+     INVITE sip:+447700900123@early.example;transport=tls
+  2. trunk late: pattern . matches, weight 20, TLS late.example, rtp
+     INVITE sip:+447700900123@late.example;transport=tls
+not taken:
+  users and groups: have nobody of that name or number
+  trunk french: pattern ^\+33 does not match
+";
+    assert_eq!(text, expected);
+    let asked = Asked { source: explain::source(&routes, Some("trunk:late")).unwrap(), ..asked };
+    assert!(explain::explain(&routes, &asked).contains("goes nowhere"));
+    let asked = Asked { dialed: "sales".into(), source: explain::source(&routes, Some("whatsapp")).unwrap(), ..asked };
+    assert!(explain::explain(&routes, &asked).contains("rings alice, bob"));
+    for wrong in ["trunk:x", "user:x", "mars"] {
+        assert!(explain::source(&routes, Some(wrong)).is_err());
     }
 }

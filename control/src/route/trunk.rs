@@ -173,7 +173,7 @@ impl Trunk {
         let number = self.numbers.write(&without_separators(dialed), numbering);
         let user = escape_user(&format!("{}{number}", self.prefix));
         let port = self.port.map_or(String::new(), |port| format!(":{port}"));
-        let transport = self.transport.param();
+        let transport = self.transport.parameter();
         format!("sip:{user}@{}{port};transport={transport}", bracketed(&self.host))
     }
 
@@ -229,7 +229,7 @@ impl Trunk {
     /// One line that says what and where it is.
     pub fn summary(&self) -> String {
         let port = self.port.map_or(String::new(), |port| format!(":{port}"));
-        let (host, transport) = (bracketed(&self.host), self.transport.name());
+        let (host, transport) = (bracketed(&self.host), self.transport.via_name());
         let transcoding = if self.transcoding { "" } else { ", never transcoded" };
         format!("weight {}, {transport} {host}{port}, {}{transcoding}", self.weight, self.media.name())
     }

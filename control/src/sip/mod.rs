@@ -3,9 +3,11 @@
 mod agent;
 pub mod dialog;
 pub mod digest;
+pub mod gatekeeper;
 pub mod limits;
 pub mod message;
 pub mod transaction;
+pub mod transport;
 pub mod uri;
 
 pub use agent::SipAgent;

@@ -51,6 +51,10 @@ pub enum Step {
     FirstPacketToSip,
     /// A key was pressed.
     Digit,
+    /// The program was started again while the call was in progress.
+    Restart,
+    /// WhatsApp has not acknowledged the end of the call.
+    Goodbye,
     /// The call ended: why and whose side.
     End,
 }
@@ -75,6 +79,8 @@ impl Step {
             Step::FirstPacketFromSip => "first_packet_from_sip",
             Step::FirstPacketToSip => "first_packet_to_sip",
             Step::Digit => "digit",
+            Step::Restart => "restart",
+            Step::Goodbye => "goodbye",
             Step::End => "end",
         }
     }

@@ -398,7 +398,7 @@ impl Bridge {
         let packet = match entrance.handle_datagram(now, port.component, from, datagram) {
             Received::Rtp(packet) => packet,
             Received::Dropped(reason) => return metrics.drop(reason),
-            Received::Consumed => return,
+            Received::Consumed => return self.pass_report(port.leg),
         };
         // Until both formats are known there is nowhere to go: early media is not kept.
         let Some(flow) = flow else { return };
@@ -408,6 +408,19 @@ impl Bridge {
             Ok(Some(pressed)) => self.say_pressed(port.leg, pressed),
             Ok(None) => {}
             Err(reason) => metrics.drop(reason),
+        }
+    }
+
+    /// What the peer of `leg` reports of a stream that is relayed to it concerns the peer that sends it: the gaps of both
+    /// paths are in it.
+    fn pass_report(&mut self, leg: LegName) {
+        let (flow, to, from) = match leg {
+            LegName::A => (&self.b_to_a, &self.a, &mut self.b),
+            LegName::B => (&self.a_to_b, &self.b, &mut self.a),
+            _ => return,
+        };
+        if let (true, Some((report, at))) = (flow.as_ref().is_some_and(Flow::is_relay), to.remote_report()) {
+            from.set_downstream(report.fraction_lost, at);
         }
     }
 

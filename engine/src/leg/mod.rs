@@ -6,6 +6,7 @@
 //! Why an enum and not a trait: there are two kinds, a later third (`stream`) is known, and the flows call a leg for each
 //! packet; a match is read and inlined where a table of function pointers is neither.
 
+mod latch;
 mod notices;
 pub mod rtp;
 mod sdes;
@@ -15,6 +16,7 @@ pub mod webrtc;
 use crate::dtls::DtlsVersion;
 use crate::error::{Cause, DropReason};
 use crate::rtp::header::RtpPacket;
+use crate::rtp::rtcp::ReportBlock;
 use crate::rtp::sender::RtpSender;
 use crate::sdp::{Codec, Fingerprint, OpusParameters};
 use crate::srtp::SrtpProfile;
@@ -116,6 +118,22 @@ impl Leg {
         match self {
             Leg::Webrtc(leg) => leg.send(now, packet, len),
             Leg::Rtp(leg) => leg.send(now, packet, len),
+        }
+    }
+
+    /// The peer's last report about our stream, and when it came: its loss is what FEC is for.
+    pub fn remote_report(&self) -> Option<(ReportBlock, Instant)> {
+        match self {
+            Leg::Webrtc(leg) => leg.remote_report(),
+            Leg::Rtp(leg) => leg.remote_report(),
+        }
+    }
+
+    /// What the peer that this leg's stream is relayed to reported of it at `at`, 256ths. Our reports say the worse of both.
+    pub fn set_downstream(&mut self, fraction_lost: u8, at: Instant) {
+        match self {
+            Leg::Webrtc(leg) => leg.set_downstream(fraction_lost, at),
+            Leg::Rtp(leg) => leg.set_downstream(fraction_lost, at),
         }
     }
 
@@ -224,7 +242,7 @@ pub enum LegEvent {
         /// SRTP profile in force.
         profile: SrtpProfile,
     },
-    /// The peer's source differs from its description and was taken (rtp).
+    /// The peer's packets come from elsewhere, and ours go there from now on (rtp).
     Latched(SocketAddr),
     /// First RTP packet from the peer.
     FirstReceived,
@@ -274,4 +292,10 @@ pub struct LegStats {
     pub jitter_ms: u32,
     /// Round trip, ms, by RTCP or else by ICE.
     pub round_trip_ms: Option<u32>,
+    /// Loss of our stream that the peer reported last, per cent.
+    pub remote_loss_percent: Option<u8>,
+    /// Packets of our stream lost since the start, by the peer's last report.
+    pub remote_packets_lost: Option<u32>,
+    /// Jitter of our stream at the peer, ms, by its last report.
+    pub remote_jitter_ms: Option<u32>,
 }

@@ -8,12 +8,15 @@ use super::{BYE_GRACE_MS, LegEvent, LegStats, MediaFormat};
 use crate::error::DropReason;
 use crate::random::Random;
 use crate::rtp::header::{self, RtpPacket};
-use crate::rtp::rtcp::{Reception, Rtcp};
+use crate::rtp::rtcp::{Reception, ReportBlock, Rtcp};
 use crate::rtp::sender::RtpSender;
 use crate::time::{Instant, WallAnchor};
 
 /// Characters of the RTCP CNAME: 95 random bits, fresh per leg (RFC 7022 §4.2).
 const CNAME_LENGTH: usize = 16;
+
+/// Static payload type of comfort noise (RFC 3389 §3.1).
+const COMFORT_NOISE: u8 = 13;
 
 /// Clock of a stream whose codec is not known yet.
 const CLOCK_RATE_HZ_UNKNOWN: u32 = 8_000;
@@ -82,11 +85,13 @@ impl Stream {
         self.heard
     }
 
-    /// Reads one RTP packet in the clear, counts it and answers it when its payload type was negotiated.
-    pub(super) fn receive<'p>(&mut self, now: Instant, packet: &'p [u8]) -> Result<RtpPacket<'p>, DropReason> {
+    /// Reads one RTP packet in the clear, counts it and answers it when its payload type was negotiated. `None`: comfort
+    /// noise that nobody negotiated. It says that the peer is silent and alive, and its number is none that was lost.
+    pub(super) fn receive<'p>(&mut self, now: Instant, packet: &'p [u8]) -> Result<Option<RtpPacket<'p>>, DropReason> {
         let packet = header::parse(packet)?;
         let format = self.format.as_ref().ok_or(DropReason::NotReady)?;
-        if !format.receives(packet.payload_type) {
+        let is_audio = format.receives(packet.payload_type);
+        if !is_audio && packet.payload_type != COMFORT_NOISE {
             return Err(DropReason::RtpPayloadType);
         }
         self.reception.received(now, packet.ssrc, packet.sequence, packet.timestamp);
@@ -99,17 +104,39 @@ impl Stream {
             self.has_received = true;
             self.notices.push(LegEvent::FirstReceived);
         }
-        Ok(packet)
+        Ok(is_audio.then_some(packet))
+    }
+
+    /// Counts a packet of a payload type that was not negotiated as a sign of life: some keep their bindings open with such
+    /// (RFC 6263 §4.6). The caller knows that it is the peer's.
+    pub(super) fn keep_alive(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// The SSRC of the peer's stream.
+    pub(super) fn peer_ssrc(&self) -> Option<u32> {
+        self.reception.ssrc()
     }
 
     /// Reads one compound RTCP packet in the clear.
     pub(super) fn receive_rtcp(&mut self, now: Instant, packet: &[u8]) -> Result<(), DropReason> {
+        self.rtcp.set_peer_ssrc(self.reception.ssrc());
         let received = self.rtcp.handle(now, self.sender.ssrc(), packet)?;
         self.heard = Some(now);
         if received.bye && self.bye.is_none() {
             self.bye = Some(now);
         }
         Ok(())
+    }
+
+    /// What the peer reported last about our stream, and when.
+    pub(super) fn remote_report(&self) -> Option<(ReportBlock, Instant)> {
+        self.rtcp.remote_report()
+    }
+
+    /// What the peer that the received stream is relayed to reported: ours say the worse of both.
+    pub(super) fn set_downstream(&mut self, fraction_lost: u8, at: Instant) {
+        self.reception.set_downstream(fraction_lost, at);
     }
 
     /// Counts one packet that `sender` wrote and that is on its way.
@@ -169,6 +196,11 @@ impl Stream {
             packets_dropped: self.dropped,
             jitter_ms: self.reception.jitter_ms(),
             round_trip_ms: self.rtcp.round_trip_ms(),
+            remote_loss_percent: self.rtcp.remote_loss_percent(),
+            remote_packets_lost: self.remote_report().map(|(block, _)| block.cumulative_lost.max(0).unsigned_abs()),
+            remote_jitter_ms: self.remote_report().map(|(block, _)| {
+                (u64::from(block.jitter) * 1_000 / u64::from(self.clock_rate_hz())).min(u64::from(u32::MAX)) as u32
+            }),
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::error::{Cause, DropReason};
 use crate::ice::{IceAgent, IceCredentials, IceOutput, IceRole};
 use crate::limits::MEDIA_MS_MAX;
 use crate::random::Random;
+use crate::rtp::header::RtpPacket;
+use crate::rtp::rtcp::ReportBlock;
 use crate::sdp::{Fingerprint, IceDescription};
 use crate::srtp::{Protect, SrtpKeys, Unprotect};
 use crate::time::{Instant, WallAnchor};
@@ -270,7 +272,8 @@ impl WebrtcLeg {
 
     fn handle_rtp<'p>(&mut self, now: Instant, from: SocketAddr, datagram: &'p mut [u8]) -> Received<'p> {
         match self.unprotect_rtp(now, from, datagram) {
-            Ok(packet) => Received::Rtp(packet),
+            Ok(Some(packet)) => Received::Rtp(packet),
+            Ok(None) => Received::Consumed,
             Err(reason) => Received::Dropped(self.stream.dropped(reason)),
         }
     }
@@ -280,11 +283,15 @@ impl WebrtcLeg {
         now: Instant,
         from: SocketAddr,
         datagram: &'p mut [u8],
-    ) -> Result<crate::rtp::header::RtpPacket<'p>, DropReason> {
+    ) -> Result<Option<RtpPacket<'p>>, DropReason> {
         let is_known = self.is_known_source(from);
         let keys = Self::keys_for(is_known, &mut self.keys)?;
         let len = keys.unprotect.rtp(datagram)?;
-        self.stream.receive(now, &datagram[..len])
+        let received = self.stream.receive(now, &datagram[..len]);
+        if received == Err(DropReason::RtpPayloadType) {
+            self.stream.keep_alive(now);
+        }
+        received
     }
 
     fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<(), DropReason> {
@@ -532,6 +539,16 @@ impl WebrtcLeg {
     /// What the DTLS library said about this leg's end, once.
     pub fn take_end_detail(&mut self) -> Option<Box<str>> {
         self.end_detail.take()
+    }
+
+    /// The peer's last report about our stream, and when it came.
+    pub fn remote_report(&self) -> Option<(ReportBlock, Instant)> {
+        self.stream.remote_report()
+    }
+
+    /// What the peer that the received stream is relayed to reported of it, 256ths.
+    pub fn set_downstream(&mut self, fraction_lost: u8, at: Instant) {
+        self.stream.set_downstream(fraction_lost, at);
     }
 
     /// Counters.

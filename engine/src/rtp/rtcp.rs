@@ -5,6 +5,9 @@
 //! read:   any packet types in any order (RFC 5506), what is unknown is skipped; the whole datagram or nothing of it counts
 //! ```
 //!
+//! On audio that is relayed bit for bit, a gap before us is a gap behind us. What the peer behind us reports is therefore the
+//! whole path, and [`Reception::set_downstream`] makes the sender before us hear of it, so that its FEC reacts.
+//!
 //! Why no bandwidth share and no timer reconsideration (RFC 3550 §6.3): a leg has two members for its whole life, so the interval is
 //! always the minimum of 5 s, spread at random so that thousands of calls that began together do not report together.
 
@@ -28,6 +31,9 @@ const MISORDER_MAX: u16 = 100;
 
 /// A step of the transit time that is a new clock and not jitter: a peer that restarts its timestamps under the same SSRC.
 const TRANSIT_STEP_S_MAX: u32 = 5;
+
+/// Time for which the report of the peer behind us holds: three intervals of the slowest peers (RFC 3550 §6.3.5 has five).
+const DOWNSTREAM_MS_MAX: u64 = 3 * INTERVAL_MS * 3 / 2;
 
 /// A round trip longer than this is a report about something else.
 const ROUND_TRIP_MS_MAX: u64 = 30_000;
@@ -95,6 +101,8 @@ pub struct Reception {
     packets: u64,
     /// Lost of streams that ended.
     lost_earlier: u64,
+    /// Loss that the peer behind us reported, 256ths, and when.
+    downstream: Option<(u8, Instant)>,
 }
 
 /// The state of one SSRC (RFC 3550 A.1); the names are the RFC's.
@@ -110,6 +118,8 @@ struct Source {
     received: u32,
     expected_prior: u32,
     received_prior: u32,
+    /// Lost behind us, beyond what was lost before us, as far as it was reported.
+    lost_behind: i64,
     last_timestamp: RtpTimestamp,
     transit: u32,
     /// In 16ths of a tick, as A.8 keeps it.
@@ -119,7 +129,7 @@ struct Source {
 impl Reception {
     /// For a stream of `clock_rate_hz`.
     pub fn new(clock_rate_hz: u32) -> Reception {
-        Reception { clock_rate_hz, source: None, packets: 0, lost_earlier: 0 }
+        Reception { clock_rate_hz, source: None, packets: 0, lost_earlier: 0, downstream: None }
     }
 
     /// Counts one received, authenticated RTP packet. A new SSRC begins anew (RFC 3550 §8.2).
@@ -155,6 +165,17 @@ impl Reception {
         self.lost_earlier + self.source.as_ref().map_or(0, Source::lost_so_far)
     }
 
+    /// The SSRC in force.
+    pub fn ssrc(&self) -> Option<u32> {
+        self.source.as_ref().map(|source| source.ssrc)
+    }
+
+    /// What the peer that this stream is relayed to reported at `at`: reports carry the worse of it and our own loss. Where
+    /// gaps pass a relay, its figure holds both.
+    pub fn set_downstream(&mut self, fraction_lost: u8, at: Instant) {
+        self.downstream = Some((fraction_lost, at));
+    }
+
     /// Interarrival jitter, ms.
     pub fn jitter_ms(&self) -> u32 {
         let ticks = self.source.as_ref().map_or(0, |source| u64::from(source.jitter_16ths) >> 4);
@@ -170,16 +191,20 @@ impl Reception {
         source.expected_prior = expected;
         source.received_prior = source.received;
         let lost_interval = expected_interval - received_interval;
-        let fraction_lost = if expected_interval <= 0 || lost_interval <= 0 {
+        let own = if expected_interval <= 0 || lost_interval <= 0 {
             0
         } else {
             (lost_interval * 256 / expected_interval).min(255) as u8
         };
+        let behind = self.downstream.filter(|(_, at)| now.since(*at).as_millis() <= u128::from(DOWNSTREAM_MS_MAX));
+        let fraction_lost = behind.map_or(own, |(fraction, _)| fraction.max(own));
+        // Some senders reckon the fraction themselves, from two cumulative figures: those must say the same.
+        source.lost_behind += i64::from(fraction_lost - own) * expected_interval.max(0) / 256;
         let last_sr = last_sr.filter(|last| last.ssrc == source.ssrc);
         Some(ReportBlock {
             ssrc: source.ssrc,
             fraction_lost,
-            cumulative_lost: source.lost().clamp(-(1 << 23), (1 << 23) - 1) as i32,
+            cumulative_lost: (source.lost() + source.lost_behind).clamp(-(1 << 23), (1 << 23) - 1) as i32,
             highest_sequence: source.highest(),
             jitter: source.jitter_16ths >> 4,
             last_sr: last_sr.map_or(0, |last| last.ntp_middle),
@@ -199,6 +224,7 @@ impl Source {
             received: 1,
             expected_prior: 0,
             received_prior: 0,
+            lost_behind: 0,
             last_timestamp: timestamp,
             transit,
             jitter_16ths: 0,
@@ -264,7 +290,10 @@ pub struct Rtcp {
     /// Packets that we had sent at the last two reports: a sender is who sent since the last but one (RFC 3550 §6.4).
     packets_reported: [u32; 2],
     round_trip_ms: Option<u32>,
-    remote_fraction_lost: Option<u8>,
+    /// The peer's last block about our stream, and when it came.
+    remote: Option<(ReportBlock, Instant)>,
+    /// Whose BYE counts; anybody's but ours where it is not known.
+    peer_ssrc: Option<u32>,
 }
 
 /// A sender report of the peer.
@@ -297,7 +326,8 @@ impl Rtcp {
             last_sr: None,
             packets_reported: [0; 2],
             round_trip_ms: None,
-            remote_fraction_lost: None,
+            remote: None,
+            peer_ssrc: None,
         };
         rtcp.schedule(now);
         rtcp
@@ -305,7 +335,7 @@ impl Rtcp {
 
     /// Reads one compound packet (already decrypted) about our stream `local_ssrc`.
     pub fn handle(&mut self, now: Instant, local_ssrc: u32, packet: &[u8]) -> Result<RtcpReceived, DropReason> {
-        let mut said = Said::default();
+        let mut said = Said { peer_ssrc: self.peer_ssrc, ..Said::default() };
         let mut rest = packet;
         while !rest.is_empty() {
             rest = said.read(now, local_ssrc, rest).ok_or(DropReason::RtcpMalformed)?;
@@ -315,7 +345,7 @@ impl Rtcp {
         }
         self.last_sr = said.sender_report.or(self.last_sr);
         if let Some(block) = said.received.about_us {
-            self.remote_fraction_lost = Some(block.fraction_lost);
+            self.remote = Some((block, now));
             self.round_trip_ms = self.round_trip(now, &block).or(self.round_trip_ms);
         }
         Ok(said.received)
@@ -368,7 +398,18 @@ impl Rtcp {
 
     /// Loss that the peer reports of our stream, per cent, the last report.
     pub fn remote_loss_percent(&self) -> Option<u8> {
-        self.remote_fraction_lost.map(|fraction| ((u32::from(fraction) * 100 + 128) / 256) as u8)
+        self.remote.map(|(block, _)| ((u32::from(block.fraction_lost) * 100 + 128) / 256) as u8)
+    }
+
+    /// The peer's last block about our stream, and when it came.
+    pub fn remote_report(&self) -> Option<(ReportBlock, Instant)> {
+        self.remote
+    }
+
+    /// The SSRC whose BYE ends the peer's stream: that of the RTP in force. BYE for a stream that it gave up earlier, after a
+    /// transfer for instance, then says nothing.
+    pub fn set_peer_ssrc(&mut self, ssrc: Option<u32>) {
+        self.peer_ssrc = ssrc;
     }
 
     fn schedule(&mut self, now: Instant) {
@@ -441,6 +482,7 @@ impl Rtcp {
 struct Said {
     received: RtcpReceived,
     sender_report: Option<LastSr>,
+    peer_ssrc: Option<u32>,
 }
 
 impl Said {
@@ -476,7 +518,8 @@ impl Said {
             GOODBYE => {
                 let sources = body.get(..count * 4)?;
                 // Our own name in it would be an echo.
-                self.received.bye |= sources.chunks_exact(4).any(|source| word(source, 0) != local_ssrc);
+                let is_meant = |ssrc| self.peer_ssrc.map_or(ssrc != local_ssrc, |peer| ssrc == peer);
+                self.received.bye |= sources.chunks_exact(4).any(|source| is_meant(word(source, 0)));
             }
             // SDES, APP, RTPFB, PSFB, XR and whatever comes: their lengths were checked, their content is not needed.
             _ => {}

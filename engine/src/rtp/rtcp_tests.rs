@@ -176,6 +176,50 @@ fn a_bye_is_a_compound_packet_that_the_peer_understands() {
 }
 
 #[test]
+fn only_a_bye_of_the_stream_in_force_counts() {
+    let mut rtcp = rtcp();
+    let bye = |ssrcs: &[u32]| packet(0x80 | ssrcs.len() as u8, 203, ssrcs);
+    assert!(
+        rtcp.handle(at(1), US, &bye(&[PEER + 1])).unwrap().bye,
+        "no stream is known: it is the peer's whichever it is"
+    );
+    rtcp.set_peer_ssrc(Some(PEER));
+    assert!(!rtcp.handle(at(1), US, &bye(&[PEER + 1])).unwrap().bye);
+    assert!(!rtcp.handle(at(1), US, &bye(&[])).unwrap().bye);
+    assert!(rtcp.handle(at(1), US, &bye(&[PEER + 1, PEER])).unwrap().bye);
+}
+
+#[test]
+fn a_report_says_the_worse_of_loss_before_and_behind_us_while_that_is_fresh() {
+    let mut reception = Reception::new(8_000);
+    // One of ten is lost on the way to us, in each second.
+    let second = |reception: &mut Reception, number: u64| {
+        for index in (number * 50..number * 50 + 50).filter(|index| index % 10 != 5) {
+            reception.received(at(index * 20), PEER, index as u16, RtpTimestamp(index as u32 * 160));
+        }
+    };
+    second(&mut reception, 0);
+    let block = reception.take_block(at(1_000), None).unwrap();
+    assert_eq!((block.fraction_lost, block.cumulative_lost), (25, 5));
+
+    reception.set_downstream(77, at(1_000));
+    second(&mut reception, 1);
+    let block = reception.take_block(at(2_000), None).unwrap();
+    assert_eq!((block.fraction_lost, block.cumulative_lost), (77, 5 + 5 + (77 - 25) * 50 / 256));
+
+    reception.set_downstream(3, at(2_000));
+    second(&mut reception, 2);
+    let worse = reception.take_block(at(3_000), None).unwrap();
+    assert_eq!((worse.fraction_lost, worse.cumulative_lost), (25, block.cumulative_lost + 5));
+
+    reception.set_downstream(200, at(3_000));
+    second(&mut reception, 3);
+    let stale = at(3_000).plus_millis(DOWNSTREAM_MS_MAX + 1);
+    assert_eq!(reception.take_block(stale, None).unwrap().fraction_lost, 25);
+    assert_eq!(reception.lost(), 20, "our own figures hold what was lost on the way to us");
+}
+
+#[test]
 fn every_length_of_cname_ends_in_a_zero_byte_and_fits() {
     let anchor = WallAnchor { ntp_at_zero: 0 };
     for length in 0..300 {
