@@ -226,6 +226,10 @@ pub struct MediaSettings {
     pub pin: bool,
     /// Kernel interface.
     pub driver: Driver,
+    /// Least effort of the Opus encoders, when the core is busy.
+    pub complexity_min: u8,
+    /// Most effort of the Opus encoders, when it is not.
+    pub complexity_max: u8,
 }
 
 /// A setting that cannot be used: where it stands, what is wrong and what to do.
@@ -352,6 +356,7 @@ impl Config {
             media_ports: media.ports.clone(),
             bind: None,
             driver: media.driver,
+            complexity: media.complexity_min..=media.complexity_max,
         }
     }
 

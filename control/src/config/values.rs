@@ -11,7 +11,7 @@ use crate::call::limits;
 use crate::route::Routes;
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::{BASE_DEFAULT, Provider};
-use engine::config::Driver;
+use engine::config::{COMPLEXITY_DEFAULT, COMPLEXITY_MAX, Driver};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -128,6 +128,8 @@ impl Values {
                 workers: v.parsed_if("media.workers", 0, |count: &usize| *count <= 256)?,
                 pin: v.one_of("media.pin", &YES_NO, true)?,
                 driver: v.one_of("media.driver", &DRIVERS, Driver::Auto)?,
+                complexity_min: v.parsed_if("media.complexity_min", *COMPLEXITY_DEFAULT.start(), is_complexity)?,
+                complexity_max: v.parsed_if("media.complexity_max", *COMPLEXITY_DEFAULT.end(), is_complexity)?,
             },
             trace: TraceSettings {
                 messages: v.one_of("trace.messages", &YES_NO, true)?,
@@ -354,4 +356,8 @@ pub(super) fn not_toml(source: Source<'_>, error: &toml::de::Error) -> ConfigErr
         false => "",
     };
     source.mistake(&error.span().unwrap_or_default(), &format!("this is not TOML: {message}{remedy}"))
+}
+
+fn is_complexity(value: &u8) -> bool {
+    *value <= COMPLEXITY_MAX
 }
