@@ -385,6 +385,7 @@ impl Runtime {
                     }
                 }
                 EdgeOutput::Resolve { query, question } => self.resolve(query, question),
+                EdgeOutput::Trace(_) => {} // nobody keeps them yet
                 EdgeOutput::Notify { callback_url: Some(url), event } => self.callbacks.post(url, event),
                 EdgeOutput::Notify { callback_url: None, event } => {
                     if let Some(orchestrator) = &mut self.orchestrator {

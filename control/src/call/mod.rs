@@ -2,12 +2,19 @@
 //! below, in one process or over HTTP.
 
 mod allow;
+mod arrive;
+mod context;
 pub mod edge;
+mod exchange;
+mod half;
+mod hunt;
 pub mod limits;
 mod machine;
 mod negotiate;
 pub mod orchestrator;
+mod party;
 mod session;
+mod transfer;
 
 use serde::{Deserialize, Serialize};
 
