@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`.
 
-.PHONY: demo test build bench quality audit clean
+.PHONY: demo test build bench density quality audit clean
 
 # Installs what is missing, builds, places one real call, then serves the caller's page (DEMO_ONCE=1: exits instead).
 demo:
@@ -20,6 +20,13 @@ build:
 # What each stage of a call costs.
 bench:
 	cargo bench --locked -p benches
+
+# How many calls one core carries, against the least that is possible. About ten minutes on a quiet machine of two cores or more;
+# PART="transcoded memory" runs some of it, DENSITY_RIVAL=1 measures Debian's rtpengine too (benches/density/main.rs says more).
+density:
+	tests/install.sh test
+	cargo build --release --locked -p control -p benches --bin tandem --bin density
+	target/release/density $(PART)
 
 # How it sounds on bad networks: about a minute; QUALITY=full measures the whole matrix and draws the charts.
 QUALITY ?= quick

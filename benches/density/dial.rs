@@ -62,7 +62,7 @@ pub trait Dial: Send {
 
 enum Job {
     Dial(Order),
-    HangUp(u32, String),
+    HangUp(String),
 }
 
 /// The threads.
@@ -84,7 +84,7 @@ impl Dialler {
                     let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let dialed = match job {
                         Err(_) => return,
-                        Ok(Job::HangUp(_, token)) => {
+                        Ok(Job::HangUp(token)) => {
                             let _ = connection.hang_up(&token);
                             continue;
                         }
@@ -108,8 +108,8 @@ impl Dialler {
     }
 
     /// Ends a call.
-    pub fn hang_up(&self, call: u32, token: String) -> Result<()> {
-        self.jobs.send(Job::HangUp(call, token)).map_err(|_| anyhow!("the diallers are gone"))
+    pub fn hang_up(&self, token: String) -> Result<()> {
+        self.jobs.send(Job::HangUp(token)).map_err(|_| anyhow!("the diallers are gone"))
     }
 
     /// What was answered meanwhile.

@@ -26,6 +26,9 @@ const SLOT_NANOS: u64 = PTIME_NANOS / SLOTS;
 /// One call in this many is decoded and scored.
 const SCORED_EVERY: usize = 50;
 
+/// A call that is not up after so long never will be.
+const RISE_SECONDS_MAX: u64 = 10;
+
 /// What the calls of a run look like.
 #[derive(Clone)]
 pub struct Profile {
@@ -84,6 +87,9 @@ pub struct Generator {
     next: Instant,
     /// Calls that are being set up.
     rising: Vec<u32>,
+    /// Calls that came up and were not looked at since.
+    risen: Vec<u32>,
+    up: usize,
     dialler: Dialler,
     random: Random,
     sip_socket: SocketIndex,
@@ -112,6 +118,8 @@ impl Generator {
             slot: 0,
             next: clock::now(),
             rising: Vec::new(),
+            risen: Vec::new(),
+            up: 0,
             dialler,
             random: Random::from_test_seed(7),
             sip_socket,
@@ -170,6 +178,16 @@ impl Generator {
         index * 1_741 % self.frames
     }
 
+    /// At which frame each end of each call is.
+    pub fn places(&self) -> Vec<[usize; 2]> {
+        self.calls.iter().map(|call| [call.ends[0].talk.at, call.ends[1].talk.at]).collect()
+    }
+
+    /// Calls that are neither up nor given up.
+    pub fn under_way(&self) -> usize {
+        self.rising.len()
+    }
+
     /// Begins `count` calls, `per_second` of them a second, and waits until all are up or `patience` after the last is over.
     pub fn ramp(&mut self, count: usize, per_second: f64, patience: Duration) -> Result<()> {
         let (start, first) = (clock::now(), self.calls.len());
@@ -223,7 +241,16 @@ impl Generator {
         if std::mem::replace(&mut call.hung_up, true) {
             return Ok(());
         }
-        self.dialler.hang_up(index as u32, call.token.clone())
+        self.dialler.hang_up(call.token.clone())
+    }
+
+    /// Ends every call that is up. Answers how many ever were.
+    pub fn hang_up_those_up(&mut self) -> Result<usize> {
+        while let Some(index) = self.risen.pop() {
+            self.hang_up(index as usize)?;
+            self.up += 1;
+        }
+        Ok(self.up)
     }
 
     /// One turn of the loop.
@@ -269,15 +296,28 @@ impl Generator {
         self.ring.submit();
     }
 
-    /// Timers of calls that are being set up: those that are up have their turn when they speak.
+    /// Timers of calls that are being set up: those that are up have their turn when they speak. An end says its first word as
+    /// soon as it can.
     fn rise(&mut self, now: Instant) {
         let (calls, ring, common) = (&mut self.calls, &mut self.ring, &mut self.common);
+        let risen = &mut self.risen;
+        let patience = Duration::from_secs(RISE_SECONDS_MAX);
         self.rising.retain(|&index| {
             let call = &mut calls[index as usize];
-            for end in call.ends.iter_mut().filter(|end| end.deadline() <= now) {
-                end.timeout(now, ring, common);
+            for end in &mut call.ends {
+                if end.deadline() <= now {
+                    end.timeout(now, ring, common);
+                }
+                if end.ready && end.sent == 0 && !call.hung_up {
+                    end.speak(now, ring, common);
+                }
             }
-            !call.hung_up && call.ends.iter().any(|end| !end.ready && !end.dead)
+            if call.is_up() {
+                risen.push(index);
+                return false;
+            }
+            let given_up = call.status >= 300 || call.ends.iter().any(|end| end.dead);
+            !call.hung_up && !given_up && now.since(call.dialled) < patience
         });
     }
 

@@ -1,8 +1,8 @@
 //! One window of measuring: what came through, how late, and what it cost.
 
 use super::generator::Generator;
-use super::process::{Usage, datagrams_lost};
-use super::subject::Subject;
+use super::process::{Usage, busy_nanos, datagrams_lost};
+use super::subject::{Site, Subject};
 use anyhow::Result;
 use engine::io::clock;
 use serde_json::{Value, json};
@@ -10,7 +10,9 @@ use std::time::Duration;
 
 /// A generator that uses more of its cores than this cannot be trusted to find a gateway's limit.
 pub const GENERATOR_MAX: f64 = 0.80;
-/// Calls whose second end did not answer are no calls.
+/// Other programs on the measured core may use so much of it before a result is marked.
+const OTHERS_MAX: f64 = 0.05;
+/// Packets of each direction.
 const PACKETS_PER_SECOND: f64 = 50.0;
 
 /// A distribution, in microseconds.
@@ -35,7 +37,8 @@ impl Spread {
         Spread { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
     }
 
-    fn json(self) -> Value {
+    /// For the record.
+    pub fn json(self) -> Value {
         json!({"p50_us": round(self.p50, 1), "p99_us": round(self.p99, 1), "p999_us": round(self.p999, 1)})
     }
 }
@@ -49,8 +52,10 @@ pub struct Step {
     pub broken: usize,
     /// Length.
     pub seconds: f64,
-    /// Of the measured core or cores, user and system.
+    /// Of one core, user and system.
     pub busy: f64,
+    /// The same, by other programs: what makes a result doubtful.
+    pub others_busy: f64,
     /// Part of that in the kernel.
     pub kernel_share: f64,
     /// Of the generator's cores.
@@ -93,6 +98,11 @@ impl Step {
         self.generator_busy > GENERATOR_MAX
     }
 
+    /// Others used the measured core.
+    pub fn noisy(&self) -> bool {
+        self.others_busy > OTHERS_MAX
+    }
+
     /// Nothing was lost, made up or wrong.
     pub fn is_clean(&self) -> bool {
         let expected = 2.0 * self.calls as f64 * self.seconds * PACKETS_PER_SECOND;
@@ -110,7 +120,7 @@ impl Step {
     pub fn json(&self) -> Value {
         json!({
             "calls": self.calls, "broken": self.broken, "seconds": round(self.seconds, 2),
-            "core_percent": round(self.busy * 100.0, 1), "kernel_share": round(self.kernel_share, 2),
+            "others_percent": round(self.others_busy * 100.0, 1), "core_percent": round(self.busy * 100.0, 1), "kernel_share": round(self.kernel_share, 2),
             "us_per_call_and_20ms": round(self.micros_per_frame(), 2),
             "ms_per_call_second": round(self.millis_per_call_second(), 3),
             "generator_percent": round(self.generator_busy * 100.0, 1),
@@ -125,8 +135,9 @@ impl Step {
     }
 }
 
-/// Measures for `time`; `cores`: of the subject and of the generator.
-pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, cores: (usize, usize)) -> Result<Step> {
+/// Measures for `time`.
+pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, site: &Site) -> Result<Step> {
+    let all_before = busy_nanos(&site.measured);
     let before = Snapshot::take(subject)?;
     let start = clock::now();
     generator.open_window(time);
@@ -134,14 +145,16 @@ pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, 
     generator.close_window();
     let seconds = clock::now().since(start).as_secs_f64();
     let after = Snapshot::take(subject)?;
+    let all = busy_nanos(&site.measured).saturating_sub(all_before);
 
     let used = after.subject.since(before.subject);
     let own = after.own.since(before.own);
     let mut step = Step {
         seconds,
-        busy: used.nanos as f64 / 1e9 / seconds / cores.0 as f64,
+        busy: used.nanos as f64 / 1e9 / seconds,
+        others_busy: all.saturating_sub(used.nanos) as f64 / 1e9 / seconds,
         kernel_share: used.system_nanos as f64 / (used.user_nanos + used.system_nanos).max(1) as f64,
-        generator_busy: own.nanos as f64 / 1e9 / seconds / cores.1 as f64,
+        generator_busy: own.nanos as f64 / 1e9 / seconds / site.others.len() as f64,
         overrun: after.overrun - before.overrun + generator.send_errors(),
         concealed: (after.concealed - before.concealed).max(0.0) as u64,
         wakeups: used.sleeps as f64 / seconds,

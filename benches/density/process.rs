@@ -68,9 +68,39 @@ pub fn udp_memory_bytes() -> u64 {
     line.split(" mem ").nth(1).and_then(|pages| pages.trim().parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
-/// Kernel memory in slabs, in bytes: sockets and their files.
-pub fn slab_bytes() -> u64 {
-    line_number(Path::new("/proc/meminfo"), "Slab:") * 1024
+/// Kernel memory of sockets and their files, in bytes, of all processes; 0 where only root may know.
+pub fn socket_memory_bytes() -> u64 {
+    const SLABS: [&str; 4] = ["UDP", "UDPv6", "sock_inode_cache", "filp"];
+    let text = std::fs::read_to_string("/proc/slabinfo").unwrap_or_default();
+    let bytes_of = |line: &str| {
+        let mut words = line.split_whitespace();
+        let name = words.next()?;
+        let (active, _, bytes) = (words.next()?, words.next()?, words.next()?);
+        Some(if SLABS.contains(&name) { active.parse::<u64>().ok()? * bytes.parse::<u64>().ok()? } else { 0 })
+    };
+    text.lines().filter_map(bytes_of).sum()
+}
+
+/// Nanoseconds that cores were busy since the machine started, with whatever.
+pub fn busy_nanos(cores: &[usize]) -> u64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let of = |core: &usize| {
+        let name = format!("cpu{core}");
+        let line = text.lines().find(|line| line.split(' ').next() == Some(&name)).unwrap_or_default();
+        let ticks = |at: usize| line.split_whitespace().nth(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        // user, nice, system, irq, softirq, steal
+        [1, 2, 3, 6, 7, 8].into_iter().map(ticks).sum::<u64>() * 10_000_000
+    };
+    cores.iter().map(of).sum()
+}
+
+/// Asks for a better place among the programs of a busy machine: -20 is the best.
+pub fn be_nice(value: i32) -> Result<()> {
+    // SAFETY: numbers only.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).context("the priority cannot be chosen"),
+    }
 }
 
 /// Datagrams that found a socket's receive buffer full, of all processes.

@@ -31,10 +31,7 @@ impl<'t> Request<'t> {
 
     /// Where the offer wants media.
     pub fn media(&self) -> Option<SocketAddrV4> {
-        let line = |prefix: &str| self.text.lines().find_map(|line| line.strip_prefix(prefix));
-        let port = line("m=audio ")?.split(' ').next()?.parse().ok()?;
-        let address: Ipv4Addr = line("c=IN IP4 ")?.trim().parse().ok()?;
-        Some(SocketAddrV4::new(address, port))
+        media_of(self.text)
     }
 
     /// A response with the request's own headers.
@@ -79,6 +76,14 @@ pub fn answer(port: u16, rtcp_port: u16, payload_type: u8) -> String {
          m=audio {port} RTP/AVP {payload_type}\r\na=rtpmap:{payload_type} {map}\r\na=ptime:20\r\n\
          a=rtcp:{rtcp_port}\r\na=sendrecv\r\n"
     )
+}
+
+/// Where a description wants audio.
+pub fn media_of(text: &str) -> Option<SocketAddrV4> {
+    let line = |prefix: &str| text.lines().find_map(|line| line.strip_prefix(prefix));
+    let port = line("m=audio ")?.split(' ').next()?.parse().ok()?;
+    let address: Ipv4Addr = line("c=IN IP4 ")?.trim().parse().ok()?;
+    Some(SocketAddrV4::new(address, port))
 }
 
 fn header<'t>(text: &'t str, name: &str) -> Option<&'t str> {

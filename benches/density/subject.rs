@@ -1,7 +1,9 @@
 //! What is measured: the real gateway, or the floor, each a process of its own on the measured core.
 
 use super::dial::{Dial, Dialler, EdgeDial, FloorDial, Http};
+use super::driver::DriverDial;
 use super::process::{Guarded, keep_on};
+use super::rival::NgDial;
 use anyhow::{Context, Result, bail};
 use engine::io::clock;
 use std::collections::BTreeMap;
@@ -76,15 +78,62 @@ impl Subject {
         let process = start(&mut command, &site.measured, &site.others)
             .with_context(|| format!("{} does not start: cargo build --release -p control", program.display()))?;
         let mut subject = Subject { process, http: Some(Http::new(http)) };
+        subject.wait_until_ready(site, http)?;
+        let connections = (0..DIALLERS).map(|_| Box::new(EdgeDial(Http::new(http))) as Box<dyn Dial>);
+        Ok((subject, Dialler::start(connections.collect())))
+    }
+
+    /// Starts the engine alone.
+    pub fn driver(site: &Site, workers: usize) -> Result<(Subject, Dialler)> {
+        let http = free_port()?;
+        let log = File::create(site.folder.join("gateway.log"))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["gateway", &http.to_string(), &workers.to_string()]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let process = start(&mut command, &site.measured, &site.others)?;
+        let mut subject = Subject { process, http: Some(Http::new(http)) };
+        subject.wait_until_ready(site, http)?;
+        let connections = (0..DIALLERS).map(|_| Box::new(DriverDial(Http::new(http))) as Box<dyn Dial>);
+        Ok((subject, Dialler::start(connections.collect())))
+    }
+
+    /// Starts rtpengine in user space with one thread for each kind of work.
+    pub fn rtpengine(site: &Site, transcode: bool) -> Result<(Subject, Dialler)> {
+        let port = free_port()?;
+        let log = File::create(site.folder.join("rtpengine.log"))?;
+        let mut command = Command::new("rtpengine");
+        command.args(["--foreground", "--log-stderr", "--log-level=4", "--table=-1", "--interface=127.0.0.1"]);
+        command.args([
+            "--port-min=10000",
+            "--port-max=31999",
+            "--num-threads=1",
+            "--media-num-threads=1",
+            "--timeout=600",
+        ]);
+        command.arg(format!("--listen-ng=127.0.0.1:{port}")).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let process = start(&mut command, &site.measured, &site.others)
+            .context("rtpengine is missing: apt-get install rtpengine-daemon")?;
         let deadline = clock::now() + START_TIME_MAX;
-        while !matches!(Http::new(http).ask("GET", "/health", ""), Ok((200, _))) {
-            if clock::now() > deadline || subject.process.0.try_wait()?.is_some() {
+        while !NgDial::new(port, transcode)?.is_ready() {
+            if clock::now() > deadline {
+                bail!("rtpengine is not ready: see {}", site.folder.join("rtpengine.log").display());
+            }
+            pause(Duration::from_millis(20));
+        }
+        let connections =
+            (0..DIALLERS).map(|_| NgDial::new(port, transcode).map(|dial| Box::new(dial) as Box<dyn Dial>));
+        Ok((Subject { process, http: None }, Dialler::start(connections.collect::<Result<_>>()?)))
+    }
+
+    fn wait_until_ready(&mut self, site: &Site, port: u16) -> Result<()> {
+        let deadline = clock::now() + START_TIME_MAX;
+        while !matches!(Http::new(port).ask("GET", "/health", ""), Ok((200, _))) {
+            if clock::now() > deadline || self.process.0.try_wait()?.is_some() {
                 bail!("the gateway is not ready: see {}", site.folder.join("gateway.log").display());
             }
             pause(Duration::from_millis(20));
         }
-        let connections = (0..DIALLERS).map(|_| Box::new(EdgeDial(Http::new(http))) as Box<dyn Dial>);
-        Ok((subject, Dialler::start(connections.collect())))
+        Ok(())
     }
 
     /// Starts the floor.
@@ -141,4 +190,14 @@ pub fn pause(time: Duration) {
 /// The folder of this program: release programs stand together.
 pub fn programs() -> Result<PathBuf> {
     Ok(std::env::current_exe()?.parent().unwrap_or(Path::new(".")).to_owned())
+}
+
+/// What a program says to `--version`.
+pub fn version_of(program: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text)
+        .lines()
+        .next()
+        .map(|line| format!("{program} {}", line.trim_start_matches("Version: ")))
 }

@@ -14,20 +14,20 @@ const HELP: &str = "\
 tandem joins WhatsApp Business calls to SIP.
 
   tandem [orchestrator|edge|check] [--config FILE]
-  tandem call --help
   tandem route NUMBER [--source SOURCE] [--from CALLER] [--config FILE]
   tandem trace [CALL] [--search TEXT] [--url URL] [--config FILE]
+  tandem call [--edge URL] [--wav IN] [--record OUT] [...]
   tandem --version | --help
 
   (nothing)      both planes in one process
   orchestrator   webhooks and Graph only; EDGE_API names the edge
   edge           media and SIP only
   check          reads the configuration, says what is wrong with it and with this host, and stops
-  call           places one call into an edge: speech in, recording out, figures, exit code
   route          where a call to NUMBER goes: what would be tried, in which order, and why nothing else;
                  SOURCE is users (default), user:NAME, trunk:NAME or whatsapp
   trace          the SIP messages of CALL (a Call-ID or WhatsApp's call id) as a ladder, asked of the running program;
                  without CALL the calls that it remembers
+  call           places one call into an edge: speech in, recording out, figures, exit code (tandem call --help)
 
 Settings come from the environment (WABA_TOKEN, SIP_TARGET, ...) and from FILE (TOML); the environment wins.
 RUST_LOG sets the log's level.
@@ -236,9 +236,6 @@ async fn fetch(url: reqwest::Url, token: &str) -> reqwest::Result<(reqwest::Stat
 fn check(file: Option<PathBuf>) -> Result<(), String> {
     let config = load(file)?;
     println!("{config:#?}");
-    for warning in &config.warnings {
-        println!("warning: {warning}");
-    }
     for (mode, name) in
         [(Mode::Tandem, "tandem"), (Mode::Orchestrator, "tandem orchestrator"), (Mode::Edge, "tandem edge")]
     {
@@ -247,31 +244,24 @@ fn check(file: Option<PathBuf>) -> Result<(), String> {
             Err(error) => println!("{name}: {error}"),
         }
     }
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
-    let (first, last) = (*config.media.ports.start(), *config.media.ports.end());
-    match overlap(first, last, &read("ip_local_port_range"), &read("ip_local_reserved_ports")) {
-        None => println!("media ports {first}-{last}: the system lends none of them to others"),
-        Some((low, high)) => println!(
-            "media ports {first}-{last}: the system may lend {low}-{high} to other programs; a port that it has lent is skipped. \
-             To reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={low}-{high}"
-        ),
+    let mode = [Mode::Tandem, Mode::Edge, Mode::Orchestrator].into_iter().find(|mode| config.check(*mode).is_ok());
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let found = runtime.block_on(async {
+        let host = crate::check::Host::read().await;
+        crate::check::inspect(&config, mode.unwrap_or(Mode::Tandem), &host).await
+    });
+    for finding in &found {
+        println!("{finding}");
+    }
+    if found.iter().any(|finding| finding.level == crate::check::Level::Bad) {
+        return Err("this host cannot run this configuration: see the errors above".to_owned());
     }
     config
         .check(Mode::Tandem)
         .or_else(|_| config.check(Mode::Edge))
         .or_else(|_| config.check(Mode::Orchestrator))
         .map_err(|e| e.0)
-}
-
-/// The part of the media ports that the system lends as ephemeral ports, unless one reservation covers it.
-fn overlap(first: u16, last: u16, ephemeral: &str, reserved: &str) -> Option<(u16, u16)> {
-    let mut range = ephemeral.split_whitespace().filter_map(|number| number.parse::<u16>().ok());
-    let (low, high) = (range.next()?.max(first), range.next()?.min(last));
-    let covers = |part: &str| {
-        let (from, to) = part.split_once('-').unwrap_or((part, part));
-        from.trim().parse::<u16>().is_ok_and(|from| from <= low) && to.trim().parse::<u16>().is_ok_and(|to| to >= high)
-    };
-    (low <= high && !reserved.trim().split(',').any(covers)).then_some((low, high))
 }
 
 #[cfg(test)]
@@ -296,13 +286,5 @@ mod tests {
         for wrong in ["--config", "edge edge", "start", "--verbose", "route", "route 1 2", "check --from a"] {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn an_overlap_with_the_systems_ports_is_found_unless_it_is_reserved() {
-        assert_eq!(overlap(10_000, 60_000, "32768\t60999\n", "\n"), Some((32_768, 60_000)));
-        assert_eq!(overlap(10_000, 60_000, "32768 60999", "8080,32768-60999\n"), None);
-        assert_eq!(overlap(10_000, 20_000, "32768 60999", ""), None);
-        assert_eq!(overlap(10_000, 60_000, "", ""), None);
     }
 }

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod call;
+pub mod check;
 pub mod cli;
 mod cli_call;
 pub mod client;
@@ -21,6 +22,7 @@ pub mod route;
 pub mod runtime;
 pub mod server;
 pub mod sip;
+pub mod store;
 pub mod trace;
 pub mod whatsapp;
 

@@ -11,14 +11,15 @@
 
 use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput};
 use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, OrchestratorOutput};
-use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest};
+use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, limits};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
 use crate::sip::locate::{Question, Records};
+use crate::store::{Change, Remembered, Store, StoreFigures};
 use crate::trace::redact::CallTag;
 use crate::trace::timeline::{Entry, Page, Step, Timeline};
-use crate::whatsapp::event::WebhookEvent;
-use crate::whatsapp::graph::GraphError;
+use crate::whatsapp::event::{Connect, WebhookEvent};
+use crate::whatsapp::graph::{GraphAction, GraphError, GraphRequest};
 use crate::whatsapp::graph_client::GraphClient;
 use engine::io::clock;
 use engine::metrics::Metrics;
@@ -26,13 +27,16 @@ use engine::time::Instant;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Inputs waiting for the runtime. Past it HTTP requests are answered 503, and tasks that report back wait.
 pub const INPUTS_MAX: usize = 8_192;
 
 /// Inputs, datagrams or events taken in one turn before the others are looked at again.
 const TURN_MAX: usize = 256;
+
+/// Seconds from 1900 to 1970 (RFC 5905 §6).
+pub const NTP_UNIX_OFFSET_S: u64 = 2_208_988_800;
 
 /// Largest SIP datagram.
 const SIP_BYTES_MAX: usize = 65_535;
@@ -49,10 +53,23 @@ const SLEEP_MAX: Duration = Duration::from_secs(3_600);
 /// Time that SIP has for repeating the last BYE before the program stops; its transactions would live for 32 s.
 const LINGER_MS_MAX: u64 = 2_000;
 
+/// Time that an accept waits for the store.
+const STORE_TIME_MAX: Duration = Duration::from_millis(limits::STORE_MS_MAX);
+
+/// Senders of one `connect` that wait for its outcome; a further one learns nothing.
+const WAITERS_MAX: usize = 8;
+
 /// What reaches the runtime.
 pub enum Input {
     /// Events of a webhook, already acknowledged.
     Webhook(Vec<WebhookEvent>),
+    /// A `connect` whose sender waits until the call is accepted or over.
+    ConnectAndWait {
+        /// What.
+        connect: Box<Connect>,
+        /// Whether it was accepted; dropped when nobody can tell.
+        reply: oneshot::Sender<bool>,
+    },
     /// The outcome of a Graph request.
     Graph {
         /// Which.
@@ -113,6 +130,8 @@ pub struct Figures {
     pub timeline: (usize, u64),
     /// SIP datagrams that the socket did not take.
     pub sip_unsent: u64,
+    /// What the store counts; `None`: nothing survives a restart.
+    pub store: Option<StoreFigures>,
 }
 
 /// An edge in this process, with what it needs of the world.
@@ -133,6 +152,8 @@ pub struct LocalOrchestrator {
     pub graph: GraphClient,
     /// The edge elsewhere, unless it is in this process.
     pub remote: Option<EdgeClient>,
+    /// What survives a restart, and what survived the last one.
+    pub store: Option<(Box<dyn Store>, Remembered)>,
 }
 
 /// The task's state.
@@ -141,6 +162,9 @@ pub struct Runtime {
     edge: Option<LocalEdge>,
     callbacks: CallbackClient,
     timeline: Timeline,
+    memory: Option<Memory>,
+    /// Who waits until a call is accepted or over.
+    waiting: BTreeMap<String, Vec<oneshot::Sender<bool>>>,
     inputs: mpsc::Receiver<Input>,
     back: mpsc::Sender<Input>,
     /// Requests to the local edge that are not answered yet, and who asked.
@@ -148,6 +172,14 @@ pub struct Runtime {
     next_request: u64,
     sip_unsent: u64,
     draining: bool,
+}
+
+/// The store, and how far it is.
+struct Memory {
+    store: Box<dyn Store>,
+    written: watch::Receiver<u64>,
+    /// The number of the last change.
+    last: u64,
 }
 
 enum Origin {
@@ -158,17 +190,27 @@ enum Origin {
 impl Runtime {
     /// A runtime, and the way to reach it.
     pub fn new(
-        orchestrator: Option<LocalOrchestrator>,
+        mut orchestrator: Option<LocalOrchestrator>,
         edge: Option<LocalEdge>,
         callbacks: CallbackClient,
     ) -> (Runtime, mpsc::Sender<Input>) {
         let (back, inputs) = mpsc::channel(INPUTS_MAX);
         let sender = back.clone();
+        let mut memory = None;
+        if let Some(local) = &mut orchestrator
+            && let Some((store, remembered)) = local.store.take()
+        {
+            let now = clock::now();
+            local.orchestrator.restore(now, wall_seconds(now), remembered);
+            memory = Some(Memory { written: store.written(), store, last: 0 });
+        }
         let runtime = Runtime {
             orchestrator,
             edge,
             callbacks,
             timeline: Timeline::new(),
+            memory,
+            waiting: BTreeMap::new(),
             inputs,
             back,
             origins: BTreeMap::new(),
@@ -257,6 +299,7 @@ impl Runtime {
                     local.orchestrator.handle_webhook(now, wall_seconds(now), events);
                 }
             }
+            Input::ConnectAndWait { connect, reply } => self.connect_and_wait(now, *connect, reply),
             Input::Graph { request, result } => {
                 if let Some(local) = &mut self.orchestrator {
                     local.orchestrator.handle_graph(now, request, result);
@@ -318,7 +361,7 @@ impl Runtime {
 
     /// Whether every call is over.
     fn is_idle(&self) -> bool {
-        let calls = self.orchestrator.as_ref().map_or(0, |local| local.orchestrator.alive());
+        let calls = self.orchestrator.as_ref().map_or(0, |local| local.orchestrator.pending());
         calls == 0 && self.edge.as_ref().is_none_or(|local| local.edge.alive().sessions == 0)
     }
 
@@ -344,12 +387,12 @@ impl Runtime {
             match local.orchestrator.poll_output(now) {
                 OrchestratorOutput::Timeout(due) => return due,
                 OrchestratorOutput::Timeline(entry) => self.record(&entry),
-                OrchestratorOutput::Graph(request) => {
-                    let (graph, back) = (local.graph.clone(), self.back.clone());
-                    tokio::spawn(async move {
-                        let result = graph.ask(&request).await;
-                        let _ = back.send(Input::Graph { request: request.request, result }).await;
-                    });
+                OrchestratorOutput::Graph(request) => self.ask_graph(request),
+                OrchestratorOutput::Store(change) => self.remember(change),
+                OrchestratorOutput::Decided { call_id, accepted } => {
+                    for reply in self.waiting.remove(&call_id).into_iter().flatten() {
+                        let _ = reply.send(accepted);
+                    }
                 }
                 OrchestratorOutput::Edge { request, what } => match &local.remote {
                     None => self.ask_local_edge(now, Origin::Orchestrator(request), what),
@@ -362,6 +405,43 @@ impl Runtime {
                     }
                 },
             }
+        }
+    }
+
+    fn ask_graph(&self, request: GraphRequest) {
+        let Some(local) = &self.orchestrator else { return };
+        let (graph, back) = (local.graph.clone(), self.back.clone());
+        // One call id gets one accept, whatever happens to this process: the store must know of it first.
+        let accepts = matches!(request.action, GraphAction::Accept { .. });
+        let memory = self.memory.as_ref().filter(|_| accepts).map(|memory| (memory.written.clone(), memory.last));
+        tokio::spawn(async move {
+            if let Some((mut written, last)) = memory {
+                // A disk that is too slow must not cost the call.
+                let _ = tokio::time::timeout(STORE_TIME_MAX, written.wait_for(|written| *written >= last)).await;
+            }
+            let result = graph.ask(&request).await;
+            let _ = back.send(Input::Graph { request: request.request, result }).await;
+        });
+    }
+
+    fn remember(&mut self, change: Change) {
+        if let Some(memory) = &mut self.memory {
+            memory.last = memory.store.write(change);
+        }
+    }
+
+    /// A repeated `connect` waits beside the first.
+    fn connect_and_wait(&mut self, now: Instant, connect: Connect, reply: oneshot::Sender<bool>) {
+        let Some(local) = &mut self.orchestrator else { return };
+        let call_id = connect.call_id.clone();
+        local.orchestrator.handle_webhook(now, wall_seconds(now), vec![WebhookEvent::Connect(connect)]);
+        if local.orchestrator.is_undecided(&call_id) {
+            let replies = self.waiting.entry(call_id).or_default();
+            if replies.len() < WAITERS_MAX {
+                replies.push(reply);
+            }
+        } else {
+            let _ = reply.send(local.orchestrator.is_accepted(&call_id));
         }
     }
 
@@ -463,13 +543,12 @@ impl Runtime {
             engine: self.edge.as_ref().map(engine).unwrap_or_default(),
             timeline: self.timeline.figures(),
             sip_unsent: self.sip_unsent,
+            store: self.memory.as_ref().map(|memory| memory.store.figures()),
         }
     }
 }
 
 /// Unix time. Read anew for every webhook: a host that was suspended must not take a fresh `connect` for a stale one.
 fn wall_seconds(now: Instant) -> u64 {
-    /// Seconds from 1900 to 1970 (RFC 5905 §6).
-    const NTP_UNIX_OFFSET: u64 = 2_208_988_800;
-    (clock::wall_anchor().ntp(now) >> 32).saturating_sub(NTP_UNIX_OFFSET)
+    (clock::wall_anchor().ntp(now) >> 32).saturating_sub(NTP_UNIX_OFFSET_S)
 }

@@ -6,10 +6,12 @@ use crate::config::{Config, Mode};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
 use crate::http::{Access, HttpCounters, Shared, edge_api, status, webhook};
-use crate::runtime::{Input, LocalEdge, LocalOrchestrator, Runtime};
+use crate::runtime::{Input, LocalEdge, LocalOrchestrator, NTP_UNIX_OFFSET_S, Runtime};
+use crate::store::{FileStore, Store};
 use crate::whatsapp::graph_client::{GraphClient, outdated_version};
 use anyhow::{Context, Result, anyhow};
 use axum::Router;
+use engine::io::clock;
 use engine::random::Random;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -166,7 +168,22 @@ fn make_orchestrator(config: &Config) -> Result<LocalOrchestrator> {
         Some(base) => Some(EdgeClient::new(base, config.edge.token.clone()).map_err(|error| anyhow!(error))?),
         None => None,
     };
-    Ok(LocalOrchestrator { orchestrator: Orchestrator::new(config.orchestrator(), random()?), graph, remote })
+    let store = match &config.whatsapp.store {
+        Some(path) => {
+            let (store, remembered) = FileStore::open(path, wall_millis).map_err(|error| anyhow!(error))?;
+            tracing::info!(
+                "calls in progress are kept in {}: {} of the last run",
+                path.display(),
+                remembered.calls.len()
+            );
+            Some((Box::new(store) as Box<dyn Store>, remembered))
+        }
+        None => {
+            tracing::warn!("calls in progress do not survive a restart: name a file with STORE");
+            None
+        }
+    };
+    Ok(LocalOrchestrator { orchestrator: Orchestrator::new(config.orchestrator(), random()?), graph, remote, store })
 }
 
 async fn start_edge(config: &Config) -> Result<LocalEdge> {
@@ -192,10 +209,17 @@ async fn start_edge(config: &Config) -> Result<LocalEdge> {
     Ok(LocalEdge { edge: Edge::new(edge, engine.workers(), random()?), socket, engine })
 }
 
+/// Unix time in milliseconds.
+fn wall_millis() -> u64 {
+    let ntp = u128::from(clock::wall_anchor().ntp(clock::now()));
+    let since_1900_ms = u64::try_from(ntp * 1_000 >> 32).unwrap_or(u64::MAX);
+    since_1900_ms.saturating_sub(NTP_UNIX_OFFSET_S * 1_000)
+}
+
 const DOCUMENTATION_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// The addresses that this host would send from, toward anywhere; loopback where there is no network.
-async fn own_addresses() -> Vec<IpAddr> {
+pub(crate) async fn own_addresses() -> Vec<IpAddr> {
     let v6: IpAddr = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
     let mut addresses = Vec::new();
     for toward in [DOCUMENTATION_V4, v6] {

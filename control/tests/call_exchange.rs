@@ -66,7 +66,9 @@ fn an_offer_passes_with_its_numbers_and_wishes_and_so_does_the_answer() {
     let invite = world.phone(BOB).invite();
     assert!(invite.sdp.contains("a=rtpmap:111 opus/48000/2") && invite.sdp.contains(opus), "{}", invite.sdp);
     assert!(!invite.sdp.contains("PCMU"), "what the caller cannot take is not offered where nothing is transcoded");
-    assert!(invite.headers.iter().any(|(name, value)| (name.as_str(), value.as_str()) == ("x-wa-meta-cta-payload", "p1")));
+    assert!(
+        invite.headers.iter().any(|(name, value)| (name.as_str(), value.as_str()) == ("x-wa-meta-cta-payload", "p1"))
+    );
     assert_eq!(world.answer(TRUNK_A, call).codecs[0].opus.max_playback_rate_hz, Some(24_000));
     assert!(world.steps.iter().any(|(step, words)| *step == Step::Answered && words.contains("passed through")));
     world.settle();
@@ -91,8 +93,23 @@ fn a_codec_that_nobody_shares_is_refused_in_words_or_transcoded_where_that_is_al
     world.gateway.gate().routes.trunks[1].transcoding = false;
     let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Pcmu]));
     world.run_ms(3_000);
-    let Some(SipEnd::Rejected { code: 488, reason }) = world.end(BOB, call) else { panic!("{:?}", world.end(BOB, call)) };
+    let Some(SipEnd::Rejected { code: 488, reason }) = world.end(BOB, call) else {
+        panic!("{:?}", world.end(BOB, call))
+    };
     assert!(reason.contains("transcoding is off") && reason.contains("trunk b"), "{reason}");
+    world.settle();
+}
+
+#[test]
+fn a_callee_that_takes_none_of_the_callers_codecs_is_asked_again_where_transcoding_is_allowed() {
+    let mut world = World::new(18);
+    world.phone(CAROL).takes = Some(Codec::Pcma);
+    let call = world.dial(TRUNK_A, "carol", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(3_000);
+    let offers: Vec<bool> = world.phone(CAROL).calls.iter().map(|call| call.sdp.contains("PCMA")).collect();
+    assert_eq!(offers, [false, true], "first what passes untouched, then what can be transcoded");
+    assert_eq!(world.answer(TRUNK_A, call).codecs[0].codec, Codec::Opus);
+    assert!(world.steps.iter().any(|(step, words)| *step == Step::Answered && words.ends_with("PCMA, transcoded")));
     world.settle();
 }
 
@@ -173,10 +190,9 @@ fn media_kinds_follow_the_offer_inbound_and_the_trunk_outbound() {
 #[test]
 fn nobody_there_is_told_in_words_and_leaves_nothing() {
     let mut world = World::new(8);
-    for (dialed, code, words) in [
-        ("dave", 480, "no device is registered for dave"),
-        ("nobody", 404, "nobody of that name"),
-    ] {
+    for (dialed, code, words) in
+        [("dave", 480, "no device is registered for dave"), ("nobody", 404, "nobody of that name")]
+    {
         let call = world.dial(TRUNK_A, dialed, Offer::rtp(&[Codec::Opus]));
         world.run_ms(1_000);
         match world.end(TRUNK_A, call) {
@@ -246,7 +262,10 @@ fn a_user_transfers_a_trunks_call_to_another_user() {
     assert!(invite.from.contains("+441632960000"), "the caller is shown, not the one who transferred: {}", invite.from);
     assert!(invite.sdp.contains("opus") && !invite.sdp.contains("PCMU"), "the codec in force: {}", invite.sdp);
     let bridge = world.only_bridge();
-    assert!(bridge.remotes[remotes..].iter().all(|(leg, _)| *leg != LegName::A), "the trunk's leg is not described anew");
+    assert!(
+        bridge.remotes[remotes..].iter().all(|(leg, _)| *leg != LegName::A),
+        "the trunk's leg is not described anew"
+    );
     assert_eq!((bridge.legs.len(), bridge.seats), (2, 1));
     assert_eq!(world.phone(TRUNK_A).offers_seen, offers);
     assert!(world.end(TRUNK_A, call).is_none());
@@ -397,14 +416,11 @@ fn one_seed(seed: u64) -> (bool, bool) {
             _ => Does::Answer { after_ms },
         };
     }
-    world.faults = Faults { loss_pct: random.below(15), duplicate_pct: random.below(8), delay_ms_max: random.below(300) };
-    let (from, to) = [
-        (TRUNK_A, "alice"),
-        (TRUNK_A, "everyone"),
-        (BOB, "+447700900123"),
-        (BOB, "alice"),
-        (TRUNK_B, "carol"),
-    ][random.below(5) as usize];
+    world.faults =
+        Faults { loss_pct: random.below(15), duplicate_pct: random.below(8), delay_ms_max: random.below(300) };
+    let (from, to) =
+        [(TRUNK_A, "alice"), (TRUNK_A, "everyone"), (BOB, "+447700900123"), (BOB, "alice"), (TRUNK_B, "carol")]
+            [random.below(5) as usize];
     let offer = match random.below(4) {
         0 => Offer::sdes(),
         1 => Offer::browser(),
@@ -419,8 +435,11 @@ fn one_seed(seed: u64) -> (bool, bool) {
             1 => world.hang_up_all(phone),
             2 => world.offer_anew(phone, [Direction::SendOnly, Direction::SendRecv][random.below(2) as usize]),
             _ => {
-                world.try_refer(phone, ["sip:carol@192.0.2.1", "sip:alice@192.0.2.1", "sip:+4477009001@192.0.2.1"]
-                    [random.below(3) as usize]);
+                world.try_refer(
+                    phone,
+                    ["sip:carol@192.0.2.1", "sip:alice@192.0.2.1", "sip:+4477009001@192.0.2.1"]
+                        [random.below(3) as usize],
+                );
             }
         }
     }
@@ -436,10 +455,17 @@ fn one_seed(seed: u64) -> (bool, bool) {
 /// What a phone or trunk does with calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Does {
-    Answer { after_ms: u64 },
+    Answer {
+        after_ms: u64,
+    },
     /// 183 with SDP at once, 200 later.
-    Early { after_ms: u64 },
-    Refuse { code: u16, after_ms: u64 },
+    Early {
+        after_ms: u64,
+    },
+    Refuse {
+        code: u16,
+        after_ms: u64,
+    },
     Ring,
     /// Hears and says nothing.
     Dead,
@@ -542,6 +568,8 @@ struct Phone {
     does: Does,
     /// fmtp of Opus in its answers.
     wishes: Option<&'static str>,
+    /// The only codec that it has.
+    takes: Option<Codec>,
     placed: BTreeMap<SipCallId, Placed>,
     calls: Vec<Came>,
     /// Re-INVITEs that came.
@@ -642,6 +670,7 @@ impl World {
                 deadline: Instant::NEVER,
                 does: Does::Answer { after_ms: 200 },
                 wishes: None,
+                takes: None,
                 placed: BTreeMap::new(),
                 calls: Vec::new(),
                 offers_seen: 0,
@@ -855,7 +884,7 @@ impl World {
             if phone.deadline <= now {
                 phone.agent.handle_timeout(now);
             }
-            act(phone, now, &mut self.random);
+            act(phone, now);
         }
         while let Some(((at, _), _)) = self.wire.first_key_value()
             && *at <= now
@@ -908,7 +937,9 @@ impl World {
                 EdgeOutput::Timeline(entry) => self.steps.push((entry.step, entry.detail)),
                 EdgeOutput::Resolve { query, question } => self.gateway.resolved(self.now, query, &nothing(&question)),
                 EdgeOutput::Notify { event, .. } => self.events.push(event.kind),
-                EdgeOutput::Reply { result: Ok(EdgeReply::Created(created)), .. } => self.token = created.edge_session_id,
+                EdgeOutput::Reply { result: Ok(EdgeReply::Created(created)), .. } => {
+                    self.token = created.edge_session_id
+                }
                 EdgeOutput::Reply { result, .. } => assert!(result.is_ok(), "{result:?}"),
                 EdgeOutput::Trace(_) => {}
             }
@@ -1019,9 +1050,11 @@ fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
     match event {
         SipEvent::Incoming { call, from, sdp, headers, .. } => {
             let (after_ms, sdp) = (after_ms(phone.does), sdp.expect("the gateway offers"));
+            let has = |codec| sdp::parse(&sdp).unwrap().codecs.iter().any(|format| format.codec == codec);
             match phone.does {
+                _ if phone.takes.is_some_and(|codec| !has(codec)) => phone.agent.reject(now, call, 488),
                 Does::Early { .. } => {
-                    let answer = answer_to(&sdp, phone.port, phone.wishes);
+                    let answer = answer_to(&sdp, phone.port, phone.wishes, phone.takes);
                     phone.agent.ring(now, call, Some(&answer));
                 }
                 _ => phone.agent.ring(now, call, None),
@@ -1049,7 +1082,7 @@ fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
         }
         SipEvent::ReInvite { call, sdp } => {
             phone.offers_seen += 1;
-            let answer = sdp.map(|sdp| answer_to(&sdp, phone.port, phone.wishes));
+            let answer = sdp.map(|sdp| answer_to(&sdp, phone.port, phone.wishes, phone.takes));
             phone.agent.answer_reinvite(now, call, answer.as_deref());
         }
         SipEvent::TransferProgress { code, over, .. } => phone.transfers.push((code, over)),
@@ -1064,24 +1097,23 @@ fn after_ms(does: Does) -> Option<u64> {
     }
 }
 
-fn act(phone: &mut Phone, now: Instant, random: &mut Random) {
-    let _ = random;
+fn act(phone: &mut Phone, now: Instant) {
     for came in phone.calls.iter_mut().filter(|came| came.act_at <= now) {
         came.act_at = Instant::NEVER;
         match phone.does {
             Does::Refuse { code, .. } => phone.agent.reject(now, came.call, code),
             _ => {
                 came.answered = true;
-                phone.agent.accept(now, came.call, &answer_to(&came.sdp, phone.port, phone.wishes));
+                phone.agent.accept(now, came.call, &answer_to(&came.sdp, phone.port, phone.wishes, phone.takes));
             }
         }
     }
 }
 
 /// What a phone answers to an offer: the first codec, whatever the kind.
-fn answer_to(offer: &str, port: u16, wishes: Option<&str>) -> String {
+fn answer_to(offer: &str, port: u16, wishes: Option<&str>, takes: Option<Codec>) -> String {
     let offer = sdp::parse(offer).unwrap();
-    let codec = offer.codecs[0];
+    let codec = *offer.codecs.iter().find(|format| takes.is_none_or(|codec| format.codec == codec)).unwrap();
     let here: IpAddr = "198.51.100.50".parse().unwrap();
     let text = match offer.fingerprint {
         Some(_) => sdp::write_webrtc_answer(

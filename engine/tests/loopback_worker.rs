@@ -6,16 +6,17 @@ use engine::bridge::{
     BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, BridgeStats, LegConfig, LegName, Output, Port,
 };
 use engine::config::{Driver, EngineConfig};
-use engine::dtls::DtlsVersions;
+use engine::dtls::{DtlsVersion, DtlsVersions};
 use engine::error::{Cause, End, Side};
 use engine::ice::IceRole;
-use engine::leg::LocalLeg;
 use engine::leg::rtp::RtpConfig;
 use engine::leg::webrtc::WebrtcConfig;
+use engine::leg::{LegEvent, LocalLeg};
 use engine::limits::{BRIDGES_PER_WORKER_MAX, COMMANDS_MAX, DATAGRAM_BYTES_MAX, EVENTS_MAX};
 use engine::metrics::Metrics;
 use engine::random::Random;
 use engine::rtp::telephone_event::Digit;
+use engine::srtp::SrtpProfile;
 use engine::time::Instant;
 use engine::worker::core::Core;
 use engine::worker::{Command, Engine, Event, MailboxFull, RefuseReason};
@@ -90,6 +91,30 @@ fn no_packet_allocates_once_the_loop_is_warm() {
         let warm = burst(100);
         assert!(warm > 0, "the count counts nothing");
         assert_eq!(burst(500) - warm, 0, "{driver:?}: allocations on the worker's thread in 4,000 packets");
+        rig.engine.stop();
+    }
+}
+
+#[test]
+fn a_leg_whose_peer_never_moves_hears_no_stranger() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        let mut rig = Rig::start(driver, 20_900..=20_999);
+        let legs = rig.open(1);
+        let (peer, stranger) = (peer(Ipv4Addr::LOCALHOST.into()), peer(Ipv4Addr::LOCALHOST.into()));
+        let mut came = [0; 2000];
+        let to = (Ipv4Addr::LOCALHOST, legs.webrtc);
+        stranger.connect(to).unwrap();
+        stranger.send(b"before").unwrap();
+        assert_eq!(patiently(|| stranger.recv(&mut came)), 6);
+        peer.send_to(b"connect", to).unwrap();
+        assert_eq!(patiently(|| peer.recv(&mut came)), 7);
+        rig.metrics_when(|metrics| metrics.datagrams_sent == 2);
+        // The kernel answers the stranger that nobody is there, and the bridge goes on with its peer.
+        let refused = (0..1_000).any(|_| stranger.send(b"after").is_err());
+        assert!(refused, "{driver:?}");
+        peer.send_to(b"still here", to).unwrap();
+        assert_eq!(patiently(|| peer.recv(&mut came)), 10);
         rig.engine.stop();
     }
 }
@@ -391,6 +416,7 @@ struct Echo {
     last: Option<(Port, SocketAddr)>,
     digit: Option<(Instant, LegName, Digit, u32)>,
     due: Option<BridgeEvent>,
+    fixed_peer: Option<SocketAddr>,
     ending: bool,
     ended: bool,
 }
@@ -410,11 +436,24 @@ impl Core for Echo {
 
     fn open(_now: Instant, _config: BridgeConfig, shared: &Arc<Shared>, _random: Random) -> Echo {
         let answers = VecDeque::with_capacity(4);
-        Echo { shared: Arc::clone(shared), answers, last: None, digit: None, due: None, ending: false, ended: false }
+        Echo {
+            shared: Arc::clone(shared),
+            answers,
+            last: None,
+            digit: None,
+            due: None,
+            fixed_peer: None,
+            ending: false,
+            ended: false,
+        }
     }
 
     fn local(&self, leg: LegName) -> LocalLeg {
         LocalLeg::Rtp { ssrc: leg as u32, port: 0 }
+    }
+
+    fn fixed_peer(&self, _leg: LegName) -> Option<SocketAddr> {
+        self.fixed_peer
     }
 
     fn handle_datagram(&mut self, _: Instant, port: Port, from: SocketAddr, datagram: &mut [u8], _: &mut Metrics) {
@@ -425,6 +464,11 @@ impl Core for Echo {
                 std::thread::yield_now();
             }
             return;
+        }
+        if datagram == b"connect" {
+            let event = LegEvent::DtlsConnected { version: DtlsVersion::V12, profile: SrtpProfile::AeadAes128Gcm };
+            self.due = Some(BridgeEvent::Leg { leg: port.leg, event });
+            self.fixed_peer = Some(from);
         }
         self.shared.allocations.store(ALLOCATIONS.get(), Ordering::SeqCst);
         let mut answer = [0; DATAGRAM_BYTES_MAX];

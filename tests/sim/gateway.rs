@@ -253,6 +253,7 @@ impl Gateway {
                 OrchestratorOutput::Graph(request) => out.push(Out::Graph(request)),
                 OrchestratorOutput::Edge { request, what } => self.edge.handle_request(now, request, what),
                 OrchestratorOutput::Timeline(entry) => self.note(entry),
+                OrchestratorOutput::Store(_) | OrchestratorOutput::Decided { .. } => {}
             }
             quiet = false;
         }

@@ -8,6 +8,7 @@ use super::arrive;
 use super::context::{Calls, Context};
 use super::exchange::Exchange;
 use super::hunt::Way;
+use super::lease::{Facts, SessionName, SessionState};
 use super::machine::CallEnd;
 use super::negotiate::Plan;
 use super::session::{Birth, Session};
@@ -325,6 +326,12 @@ impl Edge {
                 return;
             }
             EdgeRequest::Hangup { edge_session_id } => edge_session_id,
+            EdgeRequest::Keepalive { sessions } => {
+                let named = sessions.iter().take(limits::KEEPALIVE_SESSIONS_MAX);
+                let states = named.map(|name| self.keep_alive(now, name)).collect();
+                self.out.push_back(EdgeOutput::Reply { request, result: Ok(EdgeReply::States(states)) });
+                return;
+            }
         };
         let end = CallEnd::new("tandem", "hangup", "the orchestrator hung up");
         self.with_token(now, &token, |talk, cx| talk.end(cx, end));
@@ -468,6 +475,30 @@ impl Edge {
     /// What was counted so far.
     pub fn counters(&self) -> EdgeCounters {
         EdgeCounters { sip_malformed: self.sip.malformed(), ..self.counters }
+    }
+
+    /// Renews a session's lease and answers how it is.
+    fn keep_alive(&mut self, now: Instant, name: &SessionName) -> SessionState {
+        let SessionName { call_id, edge_session_id } = name.clone();
+        let number = match edge_session_id.is_empty() {
+            true => self.by_call_id.get(&call_id).copied(),
+            false => self.by_token.get(&edge_session_id).copied(),
+        };
+        let mut state = SessionState { call_id, edge_session_id, ..SessionState::default() };
+        if let Some(number) = number {
+            self.with(now, number, |talk, cx| {
+                let Talk::Session(session) = talk else { return };
+                session.lease.renew(cx.now);
+                state.edge_session_id.clone_from(&session.token);
+                (state.known, state.facts) = (true, session.facts.clone());
+            });
+        } else if let Some(ended) = self.retained.find(&state.call_id)
+            && (state.edge_session_id.is_empty() || state.edge_session_id == ended.created.edge_session_id)
+        {
+            state.edge_session_id.clone_from(&ended.created.edge_session_id);
+            (state.known, state.facts) = (true, ended.facts.clone());
+        }
+        state
     }
 
     fn new_session(&mut self, now: Instant, request: u64, new: NewSession) -> Result<(), EdgeError> {
@@ -724,7 +755,8 @@ impl Edge {
         self.by_token.remove(&session.token);
         if let Some(sdp_answer) = session.answer {
             let created = SessionCreated { edge_session_id: session.token, sdp_answer };
-            self.retained.insert(now, session.call_id, Ended { offer_digest: session.offer_digest, created });
+            let ended = Ended { offer_digest: session.offer_digest, created, facts: session.facts };
+            self.retained.insert(now, session.call_id, ended);
         }
     }
 }
@@ -733,6 +765,7 @@ impl Edge {
 struct Ended {
     offer_digest: [u8; 32],
     created: SessionCreated,
+    facts: Facts,
 }
 
 /// Ended sessions, for a while.

@@ -31,7 +31,7 @@ use engine::sdp::{
 use engine::srtp::SrtpKeys;
 use std::net::{IpAddr, SocketAddr};
 
-/// Number of telephone-event in offers of ours, unless the caller has one.
+/// Number of telephone-event in offers of ours, unless a codec has it.
 const EVENT_PAYLOAD_TYPE: u8 = 101;
 
 /// `a=mid` of our WebRTC offers.
@@ -76,9 +76,10 @@ impl Formats {
         names(self.codecs.iter().map(|format| format.codec))
     }
 
-    /// What a callee is offered on behalf of a caller with these formats: their codecs as far as `allowed`, and the rest of
-    /// `allowed` only where transcoding is. The error says in words why there is nothing to offer.
-    pub fn toward(&self, allowed: &[Codec], transcoding: bool) -> Result<Formats, String> {
+    /// What a callee is offered on behalf of a caller with these formats: their codecs as far as `allowed`. The rest of `allowed`
+    /// is offered only where transcoding is allowed and there is no other way: nothing in common, or `wide`, after a callee has
+    /// refused that. Answers too whether a wide offer would hold more. The error says in words why there is nothing to offer.
+    pub fn toward(&self, allowed: &[Codec], transcoding: bool, wide: bool) -> Result<(Formats, bool), String> {
         let mut codecs: Vec<CodecFormat> = Vec::new();
         for format in self.codecs.iter().filter(|format| allowed.contains(&format.codec)) {
             if codecs.iter().all(|known| known.codec != format.codec) {
@@ -86,17 +87,16 @@ impl Formats {
             }
         }
         let mut taken: Vec<u8> = codecs.iter().map(|format| format.payload_type).collect();
-        let wanted = self.events.iter().find(|event| event.clock_rate_hz == 8_000);
-        let event = free(wanted.map_or(EVENT_PAYLOAD_TYPE, |event| event.payload_type), &mut taken);
-        for &codec in allowed.iter().filter(|_| transcoding) {
+        let event = free(EVENT_PAYLOAD_TYPE, &mut taken);
+        let is_narrow = transcoding && !wide && !codecs.is_empty() && codecs.len() < allowed.len();
+        for &codec in allowed.iter().filter(|_| transcoding && !is_narrow) {
             if codecs.iter().all(|known| known.codec != codec) {
                 codecs.push(own_format(codec, &mut taken));
             }
         }
+        let events = vec![TelephoneEventFormat { payload_type: event, clock_rate_hz: 8_000 }];
         match codecs.is_empty() {
-            false => {
-                Ok(Formats { codecs, events: vec![TelephoneEventFormat { payload_type: event, clock_rate_hz: 8_000 }] })
-            }
+            false => Ok((Formats { codecs, events }, is_narrow)),
             true => Err(format!(
                 "no codec in common: the caller has {}, allowed are {}, and transcoding is off",
                 self.names(),

@@ -104,11 +104,14 @@ pub(super) struct Hunt {
     wanted: Wanted,
     attempts: Vec<Attempt>,
     failures: Vec<Failure>,
-    has_rung: bool,
+    /// A way whose callee refused the codecs that pass untouched: it is tried once more with all that can be transcoded.
+    again: Option<Way>,
+    wide: bool,
 }
 
 struct Attempt {
     leg: LegName,
+    way: Way,
     target: Target,
     half: Half,
     /// `None` until the leg is there.
@@ -123,6 +126,8 @@ struct Target {
     user: Option<String>,
     kind: MediaKind,
     formats: Formats,
+    /// More could be offered, to be transcoded.
+    narrow: bool,
     transcoding: bool,
     invite: Invite,
 }
@@ -143,7 +148,8 @@ impl Hunt {
             wanted,
             attempts: Vec::new(),
             failures: Vec::new(),
-            has_rung: false,
+            again: None,
+            wide: false,
         }
     }
 
@@ -236,6 +242,7 @@ impl Hunt {
             end: Some(SipEnd::TimedOut),
         });
         self.ways.clear();
+        self.again = None;
         self.stop(cx);
         Hunted::Lost(Box::new(self.lost()))
     }
@@ -281,7 +288,6 @@ impl Hunt {
             early = Some(codec);
         }
         self.note(cx, Step::Ringing, detail);
-        self.has_rung = true;
         Hunted::Rings { code, sdp: sdp.is_some(), early }
     }
 
@@ -331,8 +337,12 @@ impl Hunt {
         if attempt.leg != self.seat {
             cx.command(BridgeCommand::CloseLeg { leg: attempt.leg });
         }
-        if let (Some(trunk), false, true) = (attempt.target.trunk, attempt.rang, matches!(code, 408 | 500..=599)) {
+        let says_nothing = matches!(code, 500..=599) || (code == 408 && !attempt.rang);
+        if let (Some(trunk), true) = (attempt.target.trunk, says_nothing) {
             cx.load.failed(cx.now, trunk);
+        }
+        if attempt.target.narrow && matches!(code, 415 | 488) {
+            self.again = Some(attempt.way.clone());
         }
         let goes_on = goes_on(attempt.target.trunk.is_some(), code);
         self.failures.push(Failure { code, words: format!("{}: {words}", attempt.target.subject), end });
@@ -351,6 +361,10 @@ impl Hunt {
     }
 
     fn next_way(&mut self, cx: &mut Context) -> Hunted {
+        if let Some(way) = self.again.take() {
+            self.wide = true;
+            self.ways.push_front(way);
+        }
         while let Some(way) = self.ways.pop_front() {
             if let Some(failure) = self.failures.last() {
                 let words = failure.words.clone();
@@ -380,7 +394,7 @@ impl Hunt {
         let count = targets.len();
         for (leg, target) in legs.zip(targets) {
             let half = Half::outgoing(target.kind, target.formats.clone(), cx.random);
-            self.attempts.push(Attempt { leg, target, half, call: None, rang: false });
+            self.attempts.push(Attempt { leg, way: way.clone(), target, half, call: None, rang: false });
         }
         if count > self.attempts.len() {
             tracing::warn!(devices = count, rung = self.attempts.len(), "more devices than can ring at once");
@@ -406,8 +420,8 @@ impl Hunt {
     }
 
     fn route_target(&self, route: &Route) -> Result<Target, (u16, String)> {
-        let formats =
-            self.wanted.formats.toward(&ROUTE_CODECS, self.wanted.transcoding).map_err(|words| (488, words))?;
+        let offered = self.formats(&ROUTE_CODECS, self.wanted.transcoding);
+        let (formats, narrow) = offered.map_err(|words| (488, words))?;
         let invite = Invite {
             target: route.target.clone(),
             proxy: route.proxy.clone(),
@@ -426,6 +440,7 @@ impl Hunt {
             user: None,
             kind: MediaKind::Rtp,
             formats,
+            narrow,
             transcoding: true,
             invite,
         })
@@ -439,8 +454,8 @@ impl Hunt {
             return Err((503, format!("{subject}: has as many calls as it may (calls_max)")));
         }
         let transcoding = trunk.transcoding && self.wanted.transcoding;
-        let formats = self.wanted.formats.toward(&trunk.codecs, transcoding);
-        let formats = formats.map_err(|words| (488, format!("{subject}: {words}")))?;
+        let formats = self.formats(&trunk.codecs, transcoding);
+        let (formats, narrow) = formats.map_err(|words| (488, format!("{subject}: {words}")))?;
         let id_shown = trunk.caller_id(&self.wanted.caller, &plan.numbering);
         let mut headers = self.headers(&trunk.headers);
         if id_shown.private {
@@ -465,23 +480,22 @@ impl Hunt {
             MediaProfile::Webrtc => MediaKind::Webrtc(trunk.ice),
         };
         let transcoding = trunk.transcoding;
-        Ok(Target { subject, trunk: Some(id), user: None, kind, formats, transcoding, invite })
+        Ok(Target { subject, trunk: Some(id), user: None, kind, formats, narrow, transcoding, invite })
     }
 
     /// Every device of every user, each once.
     fn device_targets(&self, cx: &Context, users: &[String]) -> Result<Vec<Target>, (u16, String)> {
-        let formats =
-            self.wanted.formats.toward(&DEVICE_CODECS, self.wanted.transcoding).map_err(|words| (488, words))?;
+        let offered = self.formats(&DEVICE_CODECS, self.wanted.transcoding).map_err(|words| (488, words))?;
         let devices =
             users.iter().flat_map(|user| cx.gate.registrar.bindings(user).iter().map(move |device| (user, device)));
-        let targets: Vec<Target> = devices.map(|(user, device)| self.device_target(user, device, &formats)).collect();
+        let targets: Vec<Target> = devices.map(|(user, device)| self.device_target(user, device, &offered)).collect();
         match targets.is_empty() {
             false => Ok(targets),
             true => Err((480, format!("no device is registered for {}", users.join(", ")))),
         }
     }
 
-    fn device_target(&self, user: &str, device: &Binding, formats: &Formats) -> Target {
+    fn device_target(&self, user: &str, device: &Binding, offered: &(Formats, bool)) -> Target {
         let transport = device.hop.transport;
         let kind = match (transport.is_websocket(), transport.is_secure()) {
             (true, _) => MediaKind::Webrtc(Ice::Lite),
@@ -504,10 +518,15 @@ impl Hunt {
             trunk: None,
             user: Some(user.to_owned()),
             kind,
-            formats: formats.clone(),
+            formats: offered.0.clone(),
+            narrow: offered.1,
             transcoding: true,
             invite,
         }
+    }
+
+    fn formats(&self, allowed: &[Codec], transcoding: bool) -> Result<(Formats, bool), String> {
+        self.wanted.formats.toward(allowed, transcoding, self.wide)
     }
 
     fn headers(&self, own: &[(String, String)]) -> Vec<(String, String)> {

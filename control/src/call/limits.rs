@@ -101,3 +101,37 @@ pub const HUNT_GRACE_MS: u64 = 500;
 
 /// `x-wa-` headers of a call that are passed on. Past it the rest is left out.
 pub const HEADERS_PASSED_MAX: usize = 16;
+/// Shortest and longest lease of a session, in seconds. A wish outside of them is brought into them.
+pub const LEASE_S_MIN: u32 = 5;
+/// See `LEASE_S_MIN`: an edge keeps calls whose orchestrator has died for at most so long.
+pub const LEASE_S_MAX: u32 = 600;
+
+/// The lease that our own orchestrator asks for unless configured otherwise: longer than a restart takes, and so long that a
+/// caller whose orchestrator is gone for good hears nothing for half a minute at most.
+pub const LEASE_S: u32 = 30;
+
+/// Pause between two keepalives of an orchestrator whose edge is elsewhere.
+pub const KEEPALIVE_MS: u64 = 3_000;
+
+/// Time without any reply of a remote edge after which its calls are ended: WhatsApp ends a call that gets no packets for 30 s.
+pub const EDGE_SILENT_MS_MAX: u64 = 15_000;
+const _: () = assert!(EDGE_SILENT_MS_MAX > 2 * (KEEPALIVE_MS + EDGE_MS_MAX) - EDGE_MS_MAX);
+const _: () = assert!((LEASE_S as u64) * 1_000 > EDGE_SILENT_MS_MAX);
+
+/// Sessions named in one keepalive; more calls take several. A session takes about 220 bytes of the body.
+pub const KEEPALIVE_SESSIONS_MAX: usize = 256;
+
+/// Changes that wait for the store's disk. Past it changes are lost and counted; calls go on. About 1.5 KB each at most.
+pub const STORE_CHANGES_MAX: usize = 16_384;
+
+/// Time that `accept` waits for the store. Past it the call is accepted all the same: a caller matters more than a restart.
+pub const STORE_MS_MAX: u64 = 1_500;
+
+/// Time during which a goodbye is repeated until Graph has acknowledged it. Past it WhatsApp is left to find out by itself.
+pub const GOODBYE_MS_MAX: u64 = 1_800_000;
+
+/// Longest pause between two tries of a goodbye.
+pub const GOODBYE_BACKOFF_MS_MAX: u64 = 30_000;
+
+/// Calls of which only a goodbye is left, repeated slowly. Past it a goodbye gets `GOODBYE_TRIES_MAX` tries.
+pub const GOODBYES_MAX: usize = 16_384;

@@ -13,10 +13,15 @@
 //!
 //! Why `accept` is not asked again after a timeout: Graph may have acted on it, and one call id gets one accept. The call is then
 //! ended with `terminate`. A request that never reached Graph, or that Graph failed with a 5xx, is asked again.
+//!
+//! A goodbye is repeated until it is acknowledged, since WhatsApp bills a call that nobody ended. What a restart needs of a call
+//! is its `record`; `restore` goes on with a call whose session may still live at an edge elsewhere, and ends any other.
 
+use super::lease::{SessionName, SessionState};
 use super::limits::*;
 use super::orchestrator::OrchestratorCounters;
 use super::{AcceptPolicy, EdgeError, EdgeEvent, EdgeEventKind, EdgeReply, EdgeRequest, NewSession, SessionCreated};
+use crate::store::{Accepted, CallRecord, Stage};
 use crate::trace::timeline::Step;
 use crate::whatsapp::event::Terminate;
 use crate::whatsapp::graph::{GraphAction, GraphError, GraphErrorKind, GraphFault};
@@ -27,6 +32,8 @@ use std::collections::VecDeque;
 /// What a call needs from its orchestrator at every input.
 pub(super) struct Context<'o> {
     pub now: Instant,
+    /// Unix time.
+    pub wall_s: u64,
     pub counters: &'o mut OrchestratorCounters,
     pub random: &'o mut Random,
 }
@@ -34,9 +41,22 @@ pub(super) struct Context<'o> {
 /// What a call wants done. `ticket` names the question within the call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Act {
-    Graph { ticket: u8, action: GraphAction },
-    Edge { ticket: u8, what: EdgeRequest },
-    Timeline { step: Step, detail: String },
+    Graph {
+        ticket: u8,
+        action: GraphAction,
+    },
+    Edge {
+        ticket: u8,
+        what: EdgeRequest,
+    },
+    Timeline {
+        step: Step,
+        detail: String,
+    },
+    /// It is decided whether the call is accepted.
+    Decided {
+        accepted: bool,
+    },
 }
 
 /// Why a call ended, and whose side it is counted against.
@@ -91,15 +111,8 @@ enum EdgeAsk {
     New,
     Release,
     Hangup,
-}
-
-/// Whether Graph took our accept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Accepted {
-    No,
-    /// A request was lost on the way there or back.
-    Maybe,
-    Yes,
+    /// Which session has this call? After a restart that fell between `new` and its reply.
+    Find,
 }
 
 /// What WhatsApp is told at the end.
@@ -154,18 +167,27 @@ pub(super) struct Call {
     policy: AcceptPolicy,
     /// Kept until the edge has answered it for good.
     new_session: Option<Box<NewSession>>,
+    /// When this process heard of it, its age then, and the Unix time at which it began.
     arrived: Instant,
+    age_ms: u64,
+    began_s: u64,
     phase: Phase,
     session: Option<String>,
     /// The same bytes go into pre_accept and accept.
     answer: String,
     session_over: bool,
+    /// The number of the session's last event that came.
+    heard: u32,
     pre_accepted: Option<Instant>,
     progressed: bool,
     answered: Option<Instant>,
     media_ready: bool,
     accepted: Accepted,
     goodbye: Goodbye,
+    /// When the goodbye was first due.
+    goodbye_since: Instant,
+    /// Whether a goodbye may be repeated slowly, for long.
+    pub may_linger: bool,
     graph: Question<GraphAsk>,
     edge: Question<EdgeAsk>,
     tickets: u8,
@@ -181,7 +203,7 @@ impl Call {
         session: NewSession,
         detail: String,
     ) -> Call {
-        let mut call = Call::bare(cx.now, session.call_id.clone(), phone_number_id, policy);
+        let mut call = Call::bare(cx, session.call_id.clone(), phone_number_id, policy);
         call.new_session = Some(Box::new(session));
         call.note(Step::Webhook, detail);
         call.ask_edge(cx.now, EdgeAsk::New, 1);
@@ -190,29 +212,111 @@ impl Call {
 
     /// A call that is refused at once.
     pub fn refuse(cx: &mut Context, call_id: String, phone_number_id: String, end: CallEnd) -> Call {
-        let mut call = Call::bare(cx.now, call_id, phone_number_id, AcceptPolicy::OnAnswer);
+        let mut call = Call::bare(cx, call_id, phone_number_id, AcceptPolicy::OnAnswer);
         call.note(Step::Webhook, "connect".to_owned());
         call.end(cx, end);
         call
     }
 
-    fn bare(now: Instant, call_id: String, phone_number_id: String, policy: AcceptPolicy) -> Call {
+    /// A call of the program's last run. `at_edge`: its session may have outlived that run.
+    pub fn restore(cx: &mut Context, call_id: String, record: CallRecord, at_edge: bool) -> Call {
+        let mut call = Call::bare(cx, call_id, record.phone_number_id, record.policy);
+        call.age_ms = cx.wall_s.saturating_sub(record.began_s).saturating_mul(1_000);
+        call.began_s = record.began_s;
+        call.accepted = record.accepted;
+        call.session = Some(record.session).filter(|session| at_edge && !session.is_empty());
+        call.answer = record.answer;
+        let young = call.age_ms < ANSWER_MS_MAX;
+        match record.stage {
+            Stage::InCall if call.session.is_some() => {
+                call.phase = Phase::InCall;
+                call.pre_accepted = Some(cx.now);
+                call.answered = Some(cx.now);
+                call.media_ready = true;
+                call.note(Step::Restart, "the call goes on at the edge".to_owned());
+                // Nobody knows whether the last run came to it.
+                call.ask_edge(cx.now, EdgeAsk::Release, 1);
+            }
+            Stage::Ringing if call.session.is_some() && young => {
+                call.phase = Phase::Preparing;
+                call.pre_accepted = Some(cx.now);
+                call.note(Step::Restart, "the call is set up further".to_owned());
+            }
+            Stage::Ending => {
+                call.note(Step::Restart, "the call was ending".to_owned());
+                call.goodbye = if record.owes_goodbye { Goodbye::Owed } else { Goodbye::Nothing };
+                call.begin_ending(cx.now, CallEnd::new("tandem", "restart", "the program was started again"));
+                call.find_session(cx.now, at_edge);
+                call.say_goodbye(cx.now);
+            }
+            Stage::Opening | Stage::Ringing | Stage::Accepting | Stage::InCall => {
+                call.note(Step::Restart, "the call cannot go on".to_owned());
+                call.end(cx, CallEnd::new("tandem", "restart", "the program was started again"));
+                call.find_session(cx.now, at_edge);
+            }
+        }
+        call
+    }
+
+    /// What a restart needs of this call.
+    pub fn record(&self) -> CallRecord {
+        let accept_is_out = self.graph.ask() == Some(GraphAsk::Accept);
+        let stage = match self.phase {
+            Phase::Opening => Stage::Opening,
+            Phase::Preparing if self.pre_accepted.is_none() => Stage::Opening,
+            Phase::Preparing => Stage::Ringing,
+            Phase::Accepting => Stage::Accepting,
+            Phase::InCall => Stage::InCall,
+            Phase::Ending => Stage::Ending,
+        };
+        CallRecord {
+            phone_number_id: self.phone_number_id.clone(),
+            began_s: self.began_s,
+            policy: self.policy,
+            stage,
+            accepted: if accept_is_out { self.accepted.max(Accepted::Maybe) } else { self.accepted },
+            session: self.session.clone().filter(|_| !self.session_over).unwrap_or_default(),
+            answer: if stage == Stage::Ringing { self.answer.clone() } else { String::new() },
+            owes_goodbye: self.goodbye == Goodbye::Owed,
+        }
+    }
+
+    /// The session that keepalives must name.
+    pub fn session(&self) -> Option<&str> {
+        self.session.as_deref().filter(|_| self.phase != Phase::Ending)
+    }
+
+    /// Whether only a goodbye is left, which is repeated slowly.
+    pub fn lingers(&self) -> bool {
+        let slow = match self.graph {
+            Question::Asked { tries, .. } | Question::Paused { tries, .. } => tries >= GOODBYE_TRIES_MAX,
+            Question::Idle => false,
+        };
+        self.phase == Phase::Ending && slow && self.edge.is_idle()
+    }
+
+    fn bare(cx: &Context, call_id: String, phone_number_id: String, policy: AcceptPolicy) -> Call {
         Call {
             call_id,
             phone_number_id,
             policy,
             new_session: None,
-            arrived: now,
+            arrived: cx.now,
+            age_ms: 0,
+            began_s: cx.wall_s,
             phase: Phase::Opening,
             session: None,
             answer: String::new(),
             session_over: false,
+            heard: 0,
             pre_accepted: None,
             progressed: false,
             answered: None,
             media_ready: false,
             accepted: Accepted::No,
             goodbye: Goodbye::Nothing,
+            goodbye_since: cx.now,
+            may_linger: true,
             graph: Question::Idle,
             edge: Question::Idle,
             tickets: 0,
@@ -253,11 +357,12 @@ impl Call {
         self.edge = Question::Idle;
         match (ask, result) {
             (EdgeAsk::New, Ok(EdgeReply::Created(created))) => self.created(cx, created),
-            (EdgeAsk::New, Ok(EdgeReply::Done)) => {
+            (EdgeAsk::Find, Ok(EdgeReply::States(states))) => self.found(cx.now, states),
+            (EdgeAsk::New, Ok(EdgeReply::Done | EdgeReply::States(_))) => {
                 self.end(cx, CallEnd::new("tandem", "edge_protocol", "the edge's answer to new holds no session"));
             }
             (EdgeAsk::Release, Ok(_)) => self.note(Step::Release, "held media is released".to_owned()),
-            (EdgeAsk::Hangup, Ok(_)) => self.session_over = true,
+            (EdgeAsk::Hangup | EdgeAsk::Find, Ok(_)) => self.session_over = true,
             // Status 0: no connection or no reply, which says nothing about the request; all three are idempotent. A busy edge
             // still has the session that it was asked about; where there is none yet, a quick refusal is the better answer.
             (ask, Err(error))
@@ -274,8 +379,8 @@ impl Call {
             (EdgeAsk::Release, Err(error)) => {
                 self.end(cx, CallEnd::new("tandem", "release_failed", error.message));
             }
-            // Nothing more can be done from here; the edge ends a session without media by itself.
-            (EdgeAsk::Hangup, Err(_)) => self.session_over = true,
+            // Nothing more can be done from here; the edge ends a session without keepalives by itself.
+            (EdgeAsk::Hangup | EdgeAsk::Find, Err(_)) => self.session_over = true,
         }
     }
 
@@ -284,6 +389,11 @@ impl Call {
         if self.session.as_ref().is_some_and(|session| *session != event.edge_session_id) {
             return false;
         }
+        if event.sequence != 0 && event.sequence <= self.heard {
+            cx.counters.edge_events_repeated += 1;
+            return true;
+        }
+        self.heard = self.heard.max(event.sequence);
         match event.kind {
             EdgeEventKind::MediaReady => self.media_ready = true,
             EdgeEventKind::Ringing { early_media, .. } => self.progressed |= early_media,
@@ -301,6 +411,25 @@ impl Call {
         true
     }
 
+    /// Takes what a keepalive said about this call's session. Answers whether it belongs to it.
+    pub fn handle_state(&mut self, cx: &mut Context, state: SessionState) -> bool {
+        if self.session().is_none_or(|session| session != state.edge_session_id) {
+            return false;
+        }
+        let mut kinds = state.facts.events();
+        if !state.known {
+            let detail = "the edge does not know the session any more: was it started again?".to_owned();
+            kinds = vec![EdgeEventKind::Ended { side: "tandem".into(), cause: "edge_lost".into(), detail }];
+        }
+        for kind in kinds {
+            let (edge_session_id, call_id) = (state.edge_session_id.clone(), state.call_id.clone());
+            self.handle_edge_event(cx, EdgeEvent { edge_session_id, call_id, sequence: 0, kind });
+        }
+        self.heard = self.heard.max(state.facts.sequence);
+        self.accept_when_ready(cx.now);
+        true
+    }
+
     /// Ends the call from our side. Later ends of the same call change nothing.
     pub fn end(&mut self, cx: &mut Context, end: CallEnd) {
         if self.phase == Phase::Ending {
@@ -308,6 +437,7 @@ impl Call {
         }
         let accept_is_out = matches!(self.graph, Question::Asked { ask: GraphAsk::Accept, .. });
         self.goodbye = Goodbye::Owed;
+        self.goodbye_since = cx.now;
         self.begin_ending(cx.now, end);
         if !accept_is_out {
             self.say_goodbye(cx.now);
@@ -352,13 +482,27 @@ impl Call {
         self.acts.pop_front()
     }
 
+    /// Whether it is accepted and goes on.
+    pub fn is_in_call(&self) -> bool {
+        self.phase == Phase::InCall
+    }
+
+    /// Whether it is known whether the call is accepted.
+    pub fn is_decided(&self) -> bool {
+        matches!(self.phase, Phase::InCall | Phase::Ending)
+    }
+
     /// Whether nothing is left to do.
     pub fn is_over(&self) -> bool {
+        self.is_over_but_for_acts() && self.acts.is_empty()
+    }
+
+    /// The same, while `poll_act` still has something to tell.
+    pub fn is_over_but_for_acts(&self) -> bool {
         self.phase == Phase::Ending
             && self.graph.is_idle()
             && self.edge.is_idle()
             && (self.session.is_none() || self.session_over)
-            && self.acts.is_empty()
     }
 
     fn created(&mut self, cx: &mut Context, created: SessionCreated) {
@@ -406,6 +550,7 @@ impl Call {
             Ok(()) => {
                 self.accepted = Accepted::Yes;
                 cx.counters.calls_accepted += 1;
+                self.acts.push_back(Act::Decided { accepted: true });
                 self.note(Step::Accept, "200".to_owned());
                 if self.phase == Phase::Ending {
                     return self.say_goodbye(cx.now);
@@ -428,7 +573,11 @@ impl Call {
     fn goodbye_done(&mut self, cx: &mut Context, ask: GraphAsk, tries: u32, result: Result<(), GraphError>) {
         match result {
             Ok(()) => {}
-            Err(error) if error.fault() == GraphFault::Retry && tries < GOODBYE_TRIES_MAX => {
+            // An operator's mistake may be put right while we wait.
+            Err(error) if error.fault() != GraphFault::Final && self.may_repeat_goodbye(cx.now, tries) => {
+                if tries == GOODBYE_TRIES_MAX {
+                    self.note(Step::Goodbye, format!("not acknowledged yet, repeated for a while: {error}"));
+                }
                 return self.pause_graph(cx, ask, tries);
             }
             // The accept was lost, it seems, and the call still rings.
@@ -438,10 +587,37 @@ impl Call {
             }
             Err(error) => {
                 // A 4xx for a call that WhatsApp has ended meanwhile is harmless.
-                cx.counters.graph_failures += u64::from(error.fault() != GraphFault::Final);
+                let lost = error.fault() != GraphFault::Final;
+                cx.counters.graph_failures += u64::from(lost);
+                cx.counters.goodbyes_lost += u64::from(lost);
+                if lost {
+                    self.note(Step::Goodbye, format!("given up: {error}"));
+                }
             }
         }
         self.goodbye = Goodbye::Nothing;
+    }
+
+    fn may_repeat_goodbye(&self, now: Instant, tries: u32) -> bool {
+        tries < GOODBYE_TRIES_MAX || self.may_linger && now < self.goodbye_since.plus_millis(GOODBYE_MS_MAX)
+    }
+
+    /// What `Find` found.
+    fn found(&mut self, now: Instant, states: Vec<SessionState>) {
+        match states.into_iter().next().filter(|state| state.known && state.facts.ended.is_none()) {
+            Some(state) => {
+                self.session = Some(state.edge_session_id);
+                self.hang_up_edge(now);
+            }
+            None => self.session_over = true,
+        }
+    }
+
+    /// After a restart: a session may exist although its name was not learned.
+    fn find_session(&mut self, now: Instant, at_edge: bool) {
+        if at_edge && self.session.is_none() {
+            self.ask_edge(now, EdgeAsk::Find, 1);
+        }
     }
 
     /// Asks for `accept` once everything that the policy waits for is there.
@@ -460,6 +636,9 @@ impl Call {
     }
 
     fn begin_ending(&mut self, now: Instant, end: CallEnd) {
+        if self.accepted != Accepted::Yes {
+            self.acts.push_back(Act::Decided { accepted: false });
+        }
         self.phase = Phase::Ending;
         self.note(Step::End, end.line());
         match self.edge.ask() {
@@ -487,12 +666,13 @@ impl Call {
     fn may_retry(&self, now: Instant, error: &GraphError, tries: u32) -> bool {
         error.fault() == GraphFault::Retry
             && tries < GRAPH_TRIES_MAX
-            && now < self.arrived.plus_millis(ACCEPT_MS_MAX)
+            && now < self.after_arrival(ACCEPT_MS_MAX)
             && self.phase != Phase::Ending
     }
 
     fn pause_graph(&mut self, cx: &mut Context, ask: GraphAsk, tries: u32) {
-        let pause = (GRAPH_BACKOFF_MS << (tries - 1)).min(GRAPH_BACKOFF_MS_MAX);
+        let longest = if tries < GOODBYE_TRIES_MAX { GRAPH_BACKOFF_MS_MAX } else { GOODBYE_BACKOFF_MS_MAX };
+        let pause = (GRAPH_BACKOFF_MS << (tries - 1).min(16)).min(longest);
         let jitter = u64::from(cx.random.below(pause as u32 / 4 + 1));
         self.graph = Question::Paused { ask, tries, until: cx.now.plus_millis(pause + jitter) };
     }
@@ -516,21 +696,29 @@ impl Call {
             (EdgeAsk::New, None) => return self.edge = Question::Idle,
             (EdgeAsk::Release, _) => EdgeRequest::Release { edge_session_id },
             (EdgeAsk::Hangup, _) => EdgeRequest::Hangup { edge_session_id },
+            (EdgeAsk::Find, _) => {
+                let call_id = self.call_id.clone();
+                EdgeRequest::Keepalive { sessions: vec![SessionName { call_id, edge_session_id }] }
+            }
         };
         let ticket = self.next_ticket();
         self.edge = Question::Asked { ask, ticket, tries, until: now.plus_millis(EDGE_MS_MAX) };
         self.acts.push_back(Act::Edge { ticket, what });
     }
 
-    /// Tickets of one call never repeat: the tries above add up to less than 64.
+    /// A ticket comes again after 256 questions, which is long after the last try of the first of them has timed out.
     fn next_ticket(&mut self) -> u8 {
-        self.tickets += 1;
+        self.tickets = self.tickets.wrapping_add(1);
         self.tickets
+    }
+
+    fn after_arrival(&self, millis: u64) -> Instant {
+        self.arrived.plus_millis(millis.saturating_sub(self.age_ms))
     }
 
     fn answer_deadline(&self) -> Instant {
         match self.answered {
-            None if self.phase != Phase::Ending => self.arrived.plus_millis(ANSWER_MS_MAX),
+            None if self.phase != Phase::Ending => self.after_arrival(ANSWER_MS_MAX),
             _ => Instant::NEVER,
         }
     }
@@ -554,4 +742,3 @@ impl Call {
         self.acts.push_back(Act::Timeline { step, detail });
     }
 }
-const _: () = assert!(2 * GRAPH_TRIES_MAX + 2 * GOODBYE_TRIES_MAX + 3 * EDGE_TRIES_MAX < 64);

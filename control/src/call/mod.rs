@@ -8,6 +8,7 @@ pub mod edge;
 mod exchange;
 mod half;
 mod hunt;
+pub mod lease;
 pub mod limits;
 mod machine;
 mod negotiate;
@@ -16,6 +17,7 @@ mod party;
 mod session;
 mod transfer;
 
+use lease::{SessionName, SessionState};
 use serde::{Deserialize, Serialize};
 
 /// What an orchestrator asks of an edge; the same three calls over HTTP (`POST /webrtc/...`) and in one process.
@@ -33,6 +35,11 @@ pub enum EdgeRequest {
         /// Opaque.
         edge_session_id: String,
     },
+    /// `POST /webrtc/keepalive`: renews the sessions' leases and asks how they are; answered by `EdgeReply::States`.
+    Keepalive {
+        /// Which; an empty `edge_session_id` asks for the session of the call.
+        sessions: Vec<SessionName>,
+    },
 }
 
 /// Success of an `EdgeRequest`.
@@ -42,6 +49,8 @@ pub enum EdgeReply {
     Created(SessionCreated),
     /// To `Release` and `Hangup`.
     Done,
+    /// To `Keepalive`, in the order of the question.
+    States(Vec<SessionState>),
 }
 
 /// When WhatsApp's call is accepted.
@@ -82,6 +91,9 @@ pub struct NewSession {
     /// Where `EdgeEvent`s are posted, allow-listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback_url: Option<String>,
+    /// Seconds after which the session ends unless a keepalive names it; without it the session needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_s: Option<u32>,
 }
 
 /// Success of `POST /webrtc/new`
@@ -132,6 +144,9 @@ pub struct EdgeEvent {
     pub edge_session_id: String,
     /// Which call.
     pub call_id: String,
+    /// Counts the session's events from 1; 0: the edge does not count.
+    #[serde(default)]
+    pub sequence: u32,
     /// What.
     #[serde(flatten)]
     pub kind: EdgeEventKind,

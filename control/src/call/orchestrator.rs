@@ -1,8 +1,13 @@
 //! The orchestrator: every WhatsApp call of this process, from `connect` to its end. Pure: webhooks, replies and `now` in;
-//! Graph requests, edge requests and the next deadline out.
+//! Graph requests, edge requests, what a store must remember, and the next deadline out.
+//!
+//! An edge in another process is asked every few seconds how its sessions are (`lease`): that finds out about an edge that has died
+//! or was started again, and makes up for callbacks that were lost. An edge that says nothing for too long is taken for dead.
 
+use super::lease::SessionName;
 use super::machine::{Act, Call, CallEnd, Context};
 use super::{AcceptPolicy, EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, limits};
+use crate::store::{CallRecord, Change, Remembered};
 use crate::trace::timeline::Entry;
 use crate::whatsapp::event::{Connect, Terminate, WebhookEvent};
 use crate::whatsapp::graph::{GraphError, GraphRequest};
@@ -21,6 +26,8 @@ pub struct OrchestratorConfig {
     pub accept_by_number: BTreeMap<String, AcceptPolicy>,
     /// Where a remote edge posts its events; `None`: the edge is in this process.
     pub callback_url: Option<String>,
+    /// The lease of sessions at a remote edge, in seconds; 0: none.
+    pub lease_s: u32,
     /// Live calls; past it new ones are rejected.
     pub calls_max: usize,
 }
@@ -32,6 +39,7 @@ impl Default for OrchestratorConfig {
             accept: AcceptPolicy::default(),
             accept_by_number: BTreeMap::new(),
             callback_url: None,
+            lease_s: limits::LEASE_S,
             calls_max: limits::CALLS_MAX,
         }
     }
@@ -48,6 +56,15 @@ pub enum OrchestratorOutput {
         request: u64,
         /// What.
         what: EdgeRequest,
+    },
+    /// For the store. It precedes the request that must not leave before it is written.
+    Store(Change),
+    /// It is decided whether a call is accepted, for whoever waits for it.
+    Decided {
+        /// Which call.
+        call_id: String,
+        /// Whether.
+        accepted: bool,
     },
     /// For the call's timeline.
     Timeline(Entry),
@@ -76,10 +93,20 @@ pub struct OrchestratorCounters {
     pub events_unknown: u64,
     /// Events of an edge that belong to no live call.
     pub edge_events_unmatched: u64,
+    /// Events of an edge that had come before.
+    pub edge_events_repeated: u64,
+    /// Keepalives that a remote edge did not reply to.
+    pub keepalives_lost: u64,
     /// Graph requests that were tried again.
     pub graph_retries: u64,
     /// Graph requests that failed for good.
     pub graph_failures: u64,
+    /// Calls of whose end WhatsApp could not be told.
+    pub goodbyes_lost: u64,
+    /// Calls of the last run that went on.
+    pub calls_resumed: u64,
+    /// Calls of the last run that were ended.
+    pub calls_cut: u64,
 }
 
 /// Every WhatsApp call of this process.
@@ -91,6 +118,11 @@ pub struct Orchestrator {
     by_call_id: BTreeMap<String, u64>,
     timers: BTreeSet<(Instant, u64)>,
     tombstones: Tombstones,
+    keepalive: Keepalive,
+    /// Unix time, as of the last webhook or the start.
+    wall_s: u64,
+    /// Calls of which only a slow goodbye is left.
+    lingering: BTreeSet<u64>,
     /// The number of the next call; never reused.
     next_call: u64,
     draining: bool,
@@ -101,7 +133,24 @@ pub struct Orchestrator {
 struct Entered {
     call: Call,
     armed: Instant,
+    /// What the store knows of it.
+    stored: Option<CallRecord>,
 }
+
+/// The questions to a remote edge about all of its sessions.
+struct Keepalive {
+    /// Whether there is anybody to ask.
+    wanted: bool,
+    /// When the next is due; `NEVER` without sessions.
+    due: Instant,
+    /// Since when the edge owes a reply.
+    unanswered: Instant,
+    /// Number of the next question, for the log of a test only: replies say themselves what they are about.
+    next: u64,
+}
+
+/// Marks the numbers of keepalives among those of requests.
+const KEEPALIVE_BIT: u64 = 1 << 63;
 
 /// A request's number holds its call's number and the ticket within the call, so that no table of open requests can leak.
 const TICKET_BITS: u32 = 8;
@@ -109,6 +158,7 @@ const TICKET_BITS: u32 = 8;
 impl Orchestrator {
     /// An orchestrator without calls.
     pub fn new(config: OrchestratorConfig, random: Random) -> Orchestrator {
+        let wanted = config.callback_url.is_some() && config.lease_s > 0;
         Orchestrator {
             config,
             random,
@@ -117,14 +167,44 @@ impl Orchestrator {
             by_call_id: BTreeMap::new(),
             timers: BTreeSet::new(),
             tombstones: Tombstones::default(),
+            keepalive: Keepalive { wanted, due: Instant::NEVER, unanswered: Instant::NEVER, next: 0 },
+            wall_s: 0,
+            lingering: BTreeSet::new(),
             next_call: 1,
             draining: false,
             outputs: VecDeque::new(),
         }
     }
 
+    /// Takes what the last run left behind. Call once, before anything else.
+    pub fn restore(&mut self, now: Instant, wall_seconds: u64, remembered: Remembered) {
+        self.wall_s = wall_seconds;
+        let mut over: Vec<(u64, String)> = remembered.over.into_iter().map(|(call_id, left)| (left, call_id)).collect();
+        over.sort();
+        for (left_ms, call_id) in over {
+            self.tombstones.insert_for(now, call_id, left_ms);
+        }
+        let at_edge = self.config.callback_url.is_some();
+        for (call_id, record) in remembered.calls {
+            let stored = Some(record.clone());
+            let mut cx = Context { now, wall_s: self.wall_s, counters: &mut self.counters, random: &mut self.random };
+            let call = Call::restore(&mut cx, call_id, record, at_edge);
+            let counter = match call.session() {
+                Some(_) => &mut self.counters.calls_resumed,
+                None => &mut self.counters.calls_cut,
+            };
+            *counter += 1;
+            self.enter(now, call, stored);
+        }
+        // The sooner it is known which sessions are left, the better.
+        if self.keepalive.due != Instant::NEVER {
+            self.keepalive.due = now;
+        }
+    }
+
     /// Takes the events of one webhook in their order. `wall_seconds` is Unix time, for the age of a `connect`.
     pub fn handle_webhook(&mut self, now: Instant, wall_seconds: u64, events: Vec<WebhookEvent>) {
+        self.wall_s = wall_seconds;
         for event in events {
             match event {
                 WebhookEvent::Connect(connect) => self.connect(now, wall_seconds, connect),
@@ -142,6 +222,9 @@ impl Orchestrator {
 
     /// The outcome of an `Edge` output. Unknown numbers are ignored.
     pub fn handle_edge_reply(&mut self, now: Instant, request: u64, result: Result<EdgeReply, EdgeError>) {
+        if request & KEEPALIVE_BIT != 0 {
+            return self.handle_keepalive(now, result);
+        }
         let ticket = request as u8;
         self.with_call(now, request >> TICKET_BITS, |call, cx| call.handle_edge_reply(cx, ticket, result));
     }
@@ -178,6 +261,9 @@ impl Orchestrator {
         {
             self.with_call(now, number, |call, cx| call.handle_timeout(cx));
         }
+        if self.keepalive.due <= now {
+            self.keep_alive(now);
+        }
         self.tombstones.expire(now);
     }
 
@@ -187,12 +273,32 @@ impl Orchestrator {
             return output;
         }
         let call = self.timers.first().map_or(Instant::NEVER, |(due, _)| *due);
-        OrchestratorOutput::Timeout(call.min(self.tombstones.deadline()))
+        OrchestratorOutput::Timeout(call.min(self.tombstones.deadline()).min(self.keepalive.due))
     }
 
     /// Calls that are not over; zero when nothing is left behind (remembered ids of ended calls do not count).
     pub fn alive(&self) -> usize {
         self.calls.len()
+    }
+
+    /// Whether this call is neither accepted nor over.
+    pub fn is_undecided(&self, call_id: &str) -> bool {
+        self.find(call_id).is_some_and(|call| !call.is_decided())
+    }
+
+    /// Whether this call is accepted and not over.
+    pub fn is_accepted(&self, call_id: &str) -> bool {
+        self.find(call_id).is_some_and(Call::is_in_call)
+    }
+
+    fn find(&self, call_id: &str) -> Option<&Call> {
+        let number = self.by_call_id.get(call_id)?;
+        self.calls.get(number).map(|entered| &entered.call)
+    }
+
+    /// Calls that a program which drains waits for: all but those of which only a slow goodbye is left, which the store keeps.
+    pub fn pending(&self) -> usize {
+        self.calls.len() - self.lingering.len()
     }
 
     /// What was counted so far.
@@ -210,7 +316,7 @@ impl Orchestrator {
             self.counters.connects_stale += 1;
             return;
         }
-        let refusal = match self.calls.len() {
+        let refusal = match self.pending() {
             _ if self.draining => Some(CallEnd::new("tandem", "draining", "the program is about to stop")),
             calls if calls >= self.config.calls_max => {
                 Some(CallEnd::new("tandem", "full", "the limit of calls is reached"))
@@ -219,14 +325,14 @@ impl Orchestrator {
         };
         if refusal.is_some() {
             self.counters.connects_refused += 1;
-            if self.calls.len() >= self.config.calls_max.saturating_add(limits::REJECTS_MAX) {
+            if self.pending() >= self.config.calls_max.saturating_add(limits::REJECTS_MAX) {
                 return;
             }
         }
         let Connect { call_id, phone_number_id, from, from_name, to, sdp, .. } = connect;
         let phone_number_id = phone_number_id.unwrap_or_else(|| self.config.phone_number_id.clone());
         let policy = self.config.accept_by_number.get(&phone_number_id).copied().unwrap_or(self.config.accept);
-        let mut cx = Context { now, counters: &mut self.counters, random: &mut self.random };
+        let mut cx = Context { now, wall_s: wall_seconds, counters: &mut self.counters, random: &mut self.random };
         let call = match refusal {
             Some(end) => Call::refuse(&mut cx, call_id.clone(), phone_number_id, end),
             None => {
@@ -239,6 +345,7 @@ impl Orchestrator {
                     hold_media: true,
                     early_media: policy != AcceptPolicy::OnAnswer,
                     callback_url: self.config.callback_url.clone(),
+                    lease_s: self.keepalive.wanted.then_some(self.config.lease_s),
                 };
                 // The name stays out of the line: it is a person's.
                 let named = if from_name.is_some() { ", caller has a name" } else { "" };
@@ -246,11 +353,60 @@ impl Orchestrator {
             }
         };
         self.counters.calls_begun += 1;
+        self.enter(now, call, None);
+    }
+
+    fn enter(&mut self, now: Instant, call: Call, stored: Option<CallRecord>) {
         let number = self.next_call;
         self.next_call += 1;
-        self.by_call_id.insert(call_id, number);
-        self.calls.insert(number, Entered { call, armed: Instant::NEVER });
+        self.by_call_id.insert(call.call_id.clone(), number);
+        self.calls.insert(number, Entered { call, armed: Instant::NEVER, stored });
         self.settle(now, number);
+    }
+
+    /// Asks a remote edge about all sessions, or ends their calls when it has said nothing for too long.
+    fn keep_alive(&mut self, now: Instant) {
+        let name = |entered: &Entered| {
+            let edge_session_id = entered.call.session()?.to_owned();
+            Some(SessionName { call_id: entered.call.call_id.clone(), edge_session_id })
+        };
+        let names: Vec<SessionName> = self.calls.values().filter_map(name).collect();
+        if names.is_empty() {
+            (self.keepalive.due, self.keepalive.unanswered) = (Instant::NEVER, Instant::NEVER);
+            return;
+        }
+        self.keepalive.due = now.plus_millis(limits::KEEPALIVE_MS);
+        if now >= self.keepalive.unanswered.plus_millis(limits::EDGE_SILENT_MS_MAX) {
+            self.keepalive.unanswered = now;
+            for name in names {
+                let Some(number) = self.by_call_id.get(&name.call_id).copied() else { continue };
+                let end = CallEnd::new("tandem", "edge_silent", "the edge has said nothing for too long: is it gone?");
+                self.with_call(now, number, |call, cx| call.end(cx, end));
+            }
+            return;
+        }
+        self.keepalive.unanswered = self.keepalive.unanswered.min(now);
+        for sessions in names.chunks(limits::KEEPALIVE_SESSIONS_MAX) {
+            let request = KEEPALIVE_BIT | self.keepalive.next;
+            self.keepalive.next += 1;
+            let what = EdgeRequest::Keepalive { sessions: sessions.to_vec() };
+            self.outputs.push_back(OrchestratorOutput::Edge { request, what });
+        }
+    }
+
+    fn handle_keepalive(&mut self, now: Instant, result: Result<EdgeReply, EdgeError>) {
+        match result {
+            Ok(EdgeReply::States(states)) => {
+                self.keepalive.unanswered = Instant::NEVER;
+                for state in states {
+                    let Some(number) = self.by_call_id.get(&state.call_id).copied() else { continue };
+                    self.with_call(now, number, |call, cx| call.handle_state(cx, state));
+                }
+            }
+            Err(error) if error.status == 0 => self.counters.keepalives_lost += 1,
+            // An edge of somebody else's that knows no keepalive lives, as far as can be told.
+            Ok(_) | Err(_) => self.keepalive.unanswered = Instant::NEVER,
+        }
     }
 
     fn terminate(&mut self, now: Instant, terminate: &Terminate) {
@@ -260,7 +416,9 @@ impl Orchestrator {
         }
         // It overtook its connect, or repeats: the id is remembered either way.
         self.counters.terminates_unmatched += 1;
-        self.tombstones.insert(now, terminate.call_id.clone());
+        if self.tombstones.insert(now, terminate.call_id.clone()) {
+            self.outputs.push_back(OrchestratorOutput::Store(Change::Over { call_id: terminate.call_id.clone() }));
+        }
     }
 
     fn with_call<T>(
@@ -270,7 +428,7 @@ impl Orchestrator {
         change: impl FnOnce(&mut Call, &mut Context) -> T,
     ) -> Option<T> {
         let entered = self.calls.get_mut(&number)?;
-        let mut cx = Context { now, counters: &mut self.counters, random: &mut self.random };
+        let mut cx = Context { now, wall_s: self.wall_s, counters: &mut self.counters, random: &mut self.random };
         let answer = change(&mut entered.call, &mut cx);
         self.settle(now, number);
         Some(answer)
@@ -280,6 +438,13 @@ impl Orchestrator {
     fn settle(&mut self, now: Instant, number: u64) {
         let Some(entered) = self.calls.get_mut(&number) else { return };
         let call = &mut entered.call;
+        call.may_linger = self.lingering.len() < limits::GOODBYES_MAX;
+        let record = call.record();
+        if !call.is_over_but_for_acts() && entered.stored.as_ref() != Some(&record) {
+            let change = Change::Call { call_id: call.call_id.clone(), record: Box::new(record.clone()) };
+            self.outputs.push_back(OrchestratorOutput::Store(change));
+            entered.stored = Some(record);
+        }
         while let Some(act) = call.poll_act() {
             let request = |ticket: u8| number << TICKET_BITS | u64::from(ticket);
             self.outputs.push_back(match act {
@@ -289,6 +454,7 @@ impl Orchestrator {
                     call_id: call.call_id.clone(),
                     action,
                 }),
+                Act::Decided { accepted } => OrchestratorOutput::Decided { call_id: call.call_id.clone(), accepted },
                 Act::Edge { ticket, what } => OrchestratorOutput::Edge { request: request(ticket), what },
                 Act::Timeline { step, detail } => {
                     OrchestratorOutput::Timeline(Entry { call_id: call.call_id.clone(), at: now, step, detail })
@@ -300,9 +466,18 @@ impl Orchestrator {
             let call_id = entered.call.call_id.clone();
             self.calls.remove(&number);
             self.by_call_id.remove(&call_id);
-            self.tombstones.insert(now, call_id);
+            self.lingering.remove(&number);
+            self.tombstones.insert(now, call_id.clone());
+            self.outputs.push_back(OrchestratorOutput::Store(Change::Over { call_id }));
             self.counters.calls_ended += 1;
             return;
+        }
+        match entered.call.lingers() {
+            true => self.lingering.insert(number),
+            false => self.lingering.remove(&number),
+        };
+        if self.keepalive.wanted && self.keepalive.due == Instant::NEVER && entered.call.session().is_some() {
+            self.keepalive.due = now.plus_millis(limits::KEEPALIVE_MS);
         }
         entered.armed = entered.call.deadline();
         if entered.armed != Instant::NEVER {
@@ -320,15 +495,22 @@ struct Tombstones {
 }
 
 impl Tombstones {
-    fn insert(&mut self, now: Instant, call_id: String) {
+    /// Answers whether it is new.
+    fn insert(&mut self, now: Instant, call_id: String) -> bool {
+        self.insert_for(now, call_id, limits::TOMBSTONE_MS)
+    }
+
+    /// Call in the order of expiry.
+    fn insert_for(&mut self, now: Instant, call_id: String, millis: u64) -> bool {
         self.expire(now);
         if !self.ids.insert(call_id.clone()) {
-            return;
+            return false;
         }
-        self.order.push_back((now.plus_millis(limits::TOMBSTONE_MS), call_id));
+        self.order.push_back((now.plus_millis(millis), call_id));
         while self.order.len() > limits::TOMBSTONES_MAX {
             self.drop_oldest();
         }
+        true
     }
 
     fn contains(&self, call_id: &str) -> bool {

@@ -1,5 +1,7 @@
 use super::*;
+use crate::call::lease::{EndFacts, Facts, SessionState};
 use crate::call::{EdgeEventKind, SessionCreated};
+use crate::store::Accepted;
 use crate::trace::timeline::Step;
 use crate::whatsapp::graph::{GraphAction, GraphErrorKind};
 
@@ -149,12 +151,6 @@ fn every_race_ends_with_the_right_goodbyes_and_nothing_left() {
             &["edge new hold", "pre_accept", "accept", "edge hangup", "terminate", "reject"],
             "whatsapp",
         ),
-        (
-            "the token has expired",
-            &[Connect, Created, GraphOperator, GraphOperator, EdgeOk],
-            &["edge new hold", "pre_accept", "edge hangup", "reject"],
-            "tandem",
-        ),
         ("the edge refuses the offer", &[Connect, EdgeRefuses, GraphOk], &["edge new hold", "reject"], "whatsapp"),
         ("the edge is full", &[Connect, EdgeFull, GraphOk], &["edge new hold", "reject"], "tandem"),
         (
@@ -219,12 +215,203 @@ fn a_transient_failure_is_tried_again_and_only_a_bounded_number_of_times() {
     bench.feed(&[Input::GraphBusy, Input::EdgeOk]);
     for _ in 0..5 {
         bench.feed(&[Input::GraphBusy]);
-        bench.run_ms(11_000);
+        bench.run_ms(10_100);
     }
     let rejects: Vec<_> = bench.take().into_iter().filter(|ask| ask == "reject").collect();
     assert_eq!(rejects.len(), limits::GOODBYE_TRIES_MAX as usize);
+    // From now on it is repeated slowly, and nobody waits for it.
+    assert_eq!((bench.orchestrator.alive(), bench.orchestrator.pending()), (1, 0));
     bench.feed(&[Input::GraphBusy]);
+    bench.run_ms((limits::GRAPH_BACKOFF_MS << (limits::GOODBYE_TRIES_MAX - 1)) * 5 / 4);
+    assert_eq!(bench.take(), ["reject"]);
+    bench.feed(&[Input::GraphOk]);
+    assert_eq!((bench.orchestrator.alive(), bench.orchestrator.counters().goodbyes_lost), (0, 0));
+}
+
+#[test]
+fn an_expired_token_ends_the_call_and_the_goodbye_waits_for_a_new_one() {
+    use Input::*;
+    let mut bench = Bench::new();
+    bench.feed(&[Connect, Created, GraphOperator, GraphOperator, EdgeOk]);
+    assert_eq!(bench.take(), ["edge new hold", "pre_accept", "edge hangup", "reject"]);
+    assert!(bench.ends[0].starts_with("side=tandem cause=pre_accept_failed"), "{:?}", bench.ends);
+    // The operator writes the new token and starts the program again.
+    bench.restart();
+    assert_eq!(bench.take(), ["reject"]);
+    bench.feed(&[GraphOk]);
+    assert_eq!((bench.orchestrator.alive(), bench.remembered.calls.len()), (0, 0));
+}
+
+#[test]
+fn a_goodbye_that_is_never_acknowledged_is_given_up_and_counted() {
+    let mut bench = Bench::new();
+    bench.feed(&[Input::Connect, Input::EdgeRefuses]);
+    let start = bench.now;
+    while bench.orchestrator.alive() > 0 {
+        bench.feed(&[Input::GraphBusy]);
+        bench.run_ms(1_000);
+        assert!(bench.now < start.plus_millis(limits::GOODBYE_MS_MAX + 60_000), "it never gives up");
+    }
+    assert!(bench.now >= start.plus_millis(limits::GOODBYE_MS_MAX - 60_000));
+    assert_eq!(bench.orchestrator.counters().goodbyes_lost, 1);
+}
+
+#[test]
+fn after_a_restart_a_call_in_this_process_is_ended_as_far_as_it_had_come() {
+    use Input::*;
+    for (inputs, goodbye) in [
+        (&[Connect] as &[Input], "reject"),
+        (&[Connect, Created], "reject"),
+        (&[Connect, Created, GraphOk, Media], "reject"),
+        // The accept was out: Graph may have carried it out.
+        (&[Connect, Created, GraphOk, Media, Answered], "terminate"),
+        (&[Connect, Created, GraphOk, Media, Answered, GraphOk, EdgeOk], "terminate"),
+    ] {
+        let mut bench = Bench::new();
+        bench.feed(inputs);
+        bench.take();
+        bench.restart();
+        assert_eq!(bench.take(), [goodbye], "{inputs:?}");
+        // A webhook that comes again begins nothing, neither now nor later nor after one more restart.
+        bench.feed(&[Connect, GraphOk, Connect]);
+        bench.restart();
+        bench.feed(&[Connect]);
+        assert_eq!(bench.take(), Vec::<String>::new(), "{inputs:?}");
+        assert_eq!(bench.orchestrator.alive(), 0);
+    }
+}
+
+#[test]
+fn a_call_goes_on_after_a_restart_when_its_edge_still_has_it() {
+    use Input::*;
+    let mut bench = Bench::remote();
+    bench.feed(&[Connect, Created, GraphOk, Media, Answered, GraphOk, EdgeOk]);
+    bench.run_ms(2_000);
+    bench.take();
+    bench.restart();
+    assert_eq!(bench.take(), ["edge release"]);
+    bench.feed(&[EdgeOk]);
+    bench.run_ms(0);
+    bench.state(true, Facts { media_ready: true, answered: true, sequence: 2, ..Facts::default() });
+    bench.run_ms(0);
+    assert_eq!(bench.take(), Vec::<String>::new());
+    assert_eq!((bench.orchestrator.alive(), bench.orchestrator.counters().calls_resumed), (1, 1));
+    bench.feed(&[Ended, GraphOk]);
+    assert_eq!(bench.take(), ["terminate"]);
     assert_eq!(bench.orchestrator.alive(), 0);
+}
+
+#[test]
+fn a_call_that_rings_goes_on_after_a_restart_and_is_accepted_once() {
+    use Input::*;
+    let mut bench = Bench::remote();
+    bench.feed(&[Connect, Created, GraphOk]);
+    bench.run_ms(2_000);
+    bench.take();
+    bench.restart();
+    bench.run_ms(0);
+    // What the edge told while nobody listened.
+    bench.state(true, Facts { media_ready: true, answered: true, sequence: 3, ..Facts::default() });
+    assert_eq!(bench.take(), ["accept"]);
+    assert_eq!(bench.sdps, ["answer", "answer"], "the same bytes as before");
+    bench.feed(&[GraphOk, EdgeOk]);
+    assert_eq!(bench.take(), ["edge release"]);
+    assert_eq!(bench.remembered.calls[CALL].accepted, Accepted::Yes);
+}
+
+#[test]
+fn a_restart_before_the_session_had_a_name_finds_and_ends_it() {
+    let mut bench = Bench::remote();
+    bench.feed(&[Input::Connect]);
+    bench.take();
+    bench.restart();
+    assert_eq!(bench.take(), ["reject", "edge find"]);
+    let state = |known| SessionState {
+        call_id: CALL.into(),
+        edge_session_id: if known { SESSION.into() } else { String::new() },
+        known,
+        facts: Facts::default(),
+    };
+    bench.edge_reply(Ok(EdgeReply::States(vec![state(true)])));
+    assert_eq!(bench.take(), ["edge hangup"]);
+    bench.feed(&[Input::EdgeOk, Input::GraphOk]);
+    assert_eq!(bench.orchestrator.alive(), 0);
+
+    let mut bench = Bench::remote();
+    bench.feed(&[Input::Connect]);
+    bench.restart();
+    bench.collect();
+    bench.edge_reply(Ok(EdgeReply::States(vec![state(false)])));
+    bench.feed(&[Input::GraphOk]);
+    assert_eq!(bench.orchestrator.alive(), 0);
+}
+
+#[test]
+fn an_edge_that_lost_the_session_or_ended_it_unheard_ends_the_call() {
+    use Input::*;
+    let ended = EndFacts { side: "sip".into(), cause: "bye".into(), detail: String::new() };
+    for (known, facts, end) in [
+        (false, Facts::default(), "side=tandem cause=edge_lost"),
+        (true, Facts { ended: Some(ended), ..Facts::default() }, "side=sip cause=bye"),
+    ] {
+        let mut bench = Bench::remote();
+        bench.feed(&[Connect, Created, GraphOk, Media, Answered, GraphOk, EdgeOk]);
+        bench.take();
+        bench.run_ms(limits::KEEPALIVE_MS);
+        bench.state(known, facts);
+        assert_eq!(bench.take(), ["terminate"]);
+        assert!(bench.ends[0].starts_with(end), "{:?}", bench.ends);
+        bench.feed(&[GraphOk]);
+        assert_eq!(bench.orchestrator.alive(), 0);
+    }
+}
+
+#[test]
+fn an_edge_that_says_nothing_for_long_is_taken_for_dead() {
+    use Input::*;
+    let mut bench = Bench::remote();
+    bench.feed(&[Connect, Created, GraphOk, Media, Answered, GraphOk, EdgeOk]);
+    bench.take();
+    for _ in 0..40 {
+        bench.run_ms(limits::KEEPALIVE_MS);
+        bench.state(true, Facts::default());
+    }
+    bench.run_ms(limits::EDGE_SILENT_MS_MAX);
+    assert_eq!(bench.ends, Vec::<String>::new());
+    bench.run_ms(2 * limits::KEEPALIVE_MS);
+    assert!(bench.ends[0].starts_with("side=tandem cause=edge_silent"), "{:?}", bench.ends);
+    assert_eq!(bench.take(), ["edge hangup", "terminate"]);
+    // Without sessions nobody is asked.
+    bench.feed(&[GraphOk]);
+    bench.run_ms(60_000);
+    bench.keepalives.clear();
+    bench.run_ms(60_000);
+    assert_eq!((bench.orchestrator.alive(), bench.keepalives.len()), (0, 0));
+}
+
+#[test]
+fn an_edge_of_somebody_elses_that_knows_no_keepalive_keeps_its_calls() {
+    use Input::*;
+    let mut bench = Bench::remote();
+    bench.feed(&[Connect, Created, GraphOk, Media, Answered, GraphOk, EdgeOk]);
+    for _ in 0..20 {
+        bench.run_ms(limits::KEEPALIVE_MS);
+        let request = bench.keepalives.pop().unwrap();
+        bench.orchestrator.handle_edge_reply(bench.now, request, Err(EdgeError::new(404, "not_found", "")));
+    }
+    assert_eq!(bench.ends, Vec::<String>::new());
+}
+
+#[test]
+fn an_event_that_comes_again_is_counted_and_does_nothing() {
+    let mut bench = Bench::new();
+    bench.feed(&[Input::Connect, Input::Created, Input::GraphOk]);
+    for _ in 0..3 {
+        let (edge_session_id, call_id) = (SESSION.into(), CALL.into());
+        let kind = EdgeEventKind::MediaReady;
+        bench.orchestrator.handle_edge_event(bench.now, EdgeEvent { edge_session_id, call_id, sequence: 1, kind });
+    }
+    assert_eq!(bench.orchestrator.counters().edge_events_repeated, 2);
 }
 
 #[test]
@@ -256,7 +443,10 @@ fn silence_of_everybody_ends_the_call_in_bounded_time() {
     ] {
         let mut bench = Bench::new();
         bench.feed(inputs);
+        // Only a goodbye that nobody acknowledges takes longer, and nothing waits for it.
         bench.run_ms(180_000);
+        assert_eq!(bench.orchestrator.pending(), 0, "{inputs:?}");
+        bench.run_ms(limits::GOODBYE_MS_MAX);
         assert_eq!(bench.orchestrator.alive(), 0, "{inputs:?}");
         assert_eq!(bench.ends.len(), 1, "{inputs:?}");
         // Only the memory of the id is left, and that expires too.
@@ -343,7 +533,8 @@ fn events_of_another_session_and_unknown_numbers_change_nothing() {
     bench.take();
     let kind = EdgeEventKind::Ended { side: "sip".into(), cause: "bye".into(), detail: String::new() };
     for (session, call) in [("other", CALL), (SESSION, "wacid.unknown")] {
-        let event = EdgeEvent { edge_session_id: session.into(), call_id: call.into(), kind: kind.clone() };
+        let (edge_session_id, call_id) = (session.into(), call.into());
+        let event = EdgeEvent { edge_session_id, call_id, sequence: 0, kind: kind.clone() };
         bench.orchestrator.handle_edge_event(bench.now, event);
     }
     for number in [0, 1, 255, 1 << 40, u64::MAX] {
@@ -380,20 +571,31 @@ fn any_sequence_of_inputs_asks_for_one_accept_and_ends_in_bounded_time() {
     for seed in 0..3_000 {
         let mut random = Random::from_test_seed(seed);
         let policies = [AcceptPolicy::OnAnswer, AcceptPolicy::OnProgress, AcceptPolicy::Immediate];
-        let mut bench = Bench::with(policies[random.below(3) as usize]);
+        let accept = policies[random.below(3) as usize];
+        // Every other seed's program dies now and then; half of those have their edge elsewhere.
+        let restarts = seed % 2 == 1;
+        let mut config = if seed % 4 == 3 { Bench::remote().config } else { OrchestratorConfig::default() };
+        config.accept = accept;
+        let mut bench = Bench::configured(config);
         bench.feed(&[Connect]);
+        let mut accepted = 0;
         for _ in 0..random.below(24) {
             let input = all[random.below(all.len() as u32) as usize];
             bench.feed(&[input]);
             bench.run_ms(u64::from(random.below(400)));
+            if restarts && random.below(6) == 0 {
+                accepted += bench.orchestrator.counters().calls_accepted;
+                bench.restart();
+            }
         }
         bench.feed(&[Terminate]);
         bench.run_ms(200_000);
         let asked = bench.take();
-        let accepted = bench.orchestrator.counters().calls_accepted;
+        accepted += bench.orchestrator.counters().calls_accepted;
         assert!(accepted <= 1, "seed {seed}: {asked:?}");
         assert_eq!(bench.orchestrator.alive(), 0, "seed {seed}: {asked:?}");
-        assert_eq!(bench.ends.len(), 1, "seed {seed}: {asked:?}");
+        assert!(bench.remembered.calls.is_empty(), "seed {seed}: {asked:?}");
+        assert!(bench.ends.len() == 1 || restarts, "seed {seed}: {asked:?} {:?}", bench.ends);
         let after_goodbye = asked.iter().skip_while(|ask| *ask != "reject" && *ask != "terminate");
         assert!(after_goodbye.clone().all(|ask| ask != "accept" && ask != "pre_accept"), "seed {seed}: {asked:?}");
     }
@@ -429,6 +631,11 @@ struct Bench {
     asked: Vec<String>,
     sdps: Vec<String>,
     ends: Vec<String>,
+    /// What a store would hold.
+    remembered: Remembered,
+    decided: Vec<bool>,
+    keepalives: Vec<u64>,
+    config: OrchestratorConfig,
 }
 
 impl Bench {
@@ -438,8 +645,22 @@ impl Bench {
 
     fn with(accept: AcceptPolicy) -> Bench {
         let config = OrchestratorConfig { accept, phone_number_id: "118".into(), ..OrchestratorConfig::default() };
+        Bench::configured(config)
+    }
+
+    /// Whose edge is another process.
+    fn remote() -> Bench {
+        let callback_url = Some("http://192.0.2.1/edge/events".to_owned());
+        Bench::configured(OrchestratorConfig { callback_url, ..OrchestratorConfig::default() })
+    }
+
+    fn configured(config: OrchestratorConfig) -> Bench {
         Bench {
-            orchestrator: Orchestrator::new(config, Random::from_test_seed(7)),
+            orchestrator: Orchestrator::new(config.clone(), Random::from_test_seed(7)),
+            remembered: Remembered::default(),
+            decided: Vec::new(),
+            keepalives: Vec::new(),
+            config,
             now: Instant::from_millis(5),
             graph: 0,
             edge: 0,
@@ -447,6 +668,26 @@ impl Bench {
             sdps: Vec::new(),
             ends: Vec::new(),
         }
+    }
+
+    /// The program dies and is started again: only what the store holds is left.
+    fn restart(&mut self) {
+        self.collect();
+        self.orchestrator = Orchestrator::new(self.config.clone(), Random::from_test_seed(8));
+        self.orchestrator.restore(self.now, self.wall(), self.remembered.clone());
+        (self.graph, self.edge) = (0, 0);
+    }
+
+    fn wall(&self) -> u64 {
+        WALL + self.now.as_millis() / 1_000
+    }
+
+    /// Answers the last keepalive.
+    fn state(&mut self, known: bool, facts: Facts) {
+        self.collect();
+        let request = self.keepalives.pop().expect("a keepalive is out");
+        let state = SessionState { call_id: CALL.into(), edge_session_id: SESSION.into(), known, facts };
+        self.orchestrator.handle_edge_reply(self.now, request, Ok(EdgeReply::States(vec![state])));
     }
 
     fn feed(&mut self, inputs: &[Input]) {
@@ -509,7 +750,7 @@ impl Bench {
     }
 
     fn event(&mut self, kind: EdgeEventKind) {
-        let event = EdgeEvent { edge_session_id: SESSION.into(), call_id: CALL.into(), kind };
+        let event = EdgeEvent { edge_session_id: SESSION.into(), call_id: CALL.into(), sequence: 0, kind };
         self.orchestrator.handle_edge_event(self.now, event);
     }
 
@@ -517,7 +758,7 @@ impl Bench {
     fn run_ms(&mut self, millis: u64) {
         let until = self.now.plus_millis(millis);
         for turn in 0.. {
-            assert!(turn < 1_000, "deadlines do not advance");
+            assert!(turn < 100_000, "deadlines do not advance");
             let due = self.collect();
             if due > until {
                 break;
@@ -547,7 +788,9 @@ impl Bench {
                     });
                 }
                 OrchestratorOutput::Edge { request, what } => {
-                    self.edge = request;
+                    if request & KEEPALIVE_BIT == 0 {
+                        self.edge = request;
+                    }
                     self.asked.push(match what {
                         EdgeRequest::New(new) => {
                             assert!(new.hold_media, "our own orchestrator always asks for the hold");
@@ -555,8 +798,23 @@ impl Bench {
                         }
                         EdgeRequest::Release { .. } => "edge release".into(),
                         EdgeRequest::Hangup { .. } => "edge hangup".into(),
+                        EdgeRequest::Keepalive { sessions } if sessions[0].edge_session_id.is_empty() => {
+                            "edge find".into()
+                        }
+                        EdgeRequest::Keepalive { .. } => {
+                            self.keepalives.push(request);
+                            continue;
+                        }
                     });
                 }
+                OrchestratorOutput::Store(Change::Call { call_id, record }) => {
+                    self.remembered.calls.insert(call_id, *record);
+                }
+                OrchestratorOutput::Store(Change::Over { call_id }) => {
+                    self.remembered.calls.remove(&call_id);
+                    self.remembered.over.insert(call_id, limits::TOMBSTONE_MS);
+                }
+                OrchestratorOutput::Decided { accepted, .. } => self.decided.push(accepted),
                 OrchestratorOutput::Timeline(entry) if entry.step == Step::End => self.ends.push(entry.detail),
                 OrchestratorOutput::Timeline(_) => {}
                 OrchestratorOutput::Timeout(due) => return due,

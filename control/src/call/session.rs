@@ -13,6 +13,7 @@
 use super::context::Context;
 use super::edge::EdgeOutput;
 use super::hunt::{Hunt, Hunted, Lost, Wanted, Way, Won};
+use super::lease::{Facts, Lease};
 use super::limits::*;
 use super::machine::CallEnd;
 use super::negotiate::{Plan, codec_name};
@@ -52,6 +53,9 @@ pub(super) struct Session {
     pub offer_digest: [u8; 32],
     pub worker: usize,
     pub answer: Option<String>,
+    pub lease: Lease,
+    /// What was told by `notify` so far.
+    pub facts: Facts,
     plan: Plan,
     caller: Caller,
     sdp_session_id: u64,
@@ -113,6 +117,8 @@ impl Session {
             offer_digest: birth.offer_digest,
             worker: birth.worker,
             answer: None,
+            lease: Lease::new(cx.now, new.lease_s),
+            facts: Facts::default(),
             plan: birth.plan,
             caller,
             sdp_session_id: birth.sdp_session_id,
@@ -285,6 +291,9 @@ impl Session {
             }
         }
         let end = match self.bridge {
+            _ if cx.now >= self.lease.until() => {
+                CallEnd::new("tandem", "lease_expired", "the orchestrator sent no keepalive: is it gone?")
+            }
             BridgeState::Opening => {
                 CallEnd::new("tandem", "engine_timeout", "the engine did not open the bridge in time")
             }
@@ -297,11 +306,12 @@ impl Session {
     /// When `handle_timeout` is to be called.
     pub fn deadline(&self) -> Instant {
         let hunt = self.hunt.as_ref().map_or(Instant::NEVER, Hunt::deadline);
+        let lease = self.lease.until();
         match (&self.end, self.bridge) {
             (Some(_), _) => self.since.plus_millis(ENDING_MS_MAX),
-            (None, BridgeState::Opening) => self.since.plus_millis(OPEN_MS_MAX),
-            (None, _) if !self.released => self.since.plus_millis(HELD_MS_MAX).min(hunt),
-            (None, _) => hunt,
+            (None, BridgeState::Opening) => self.since.plus_millis(OPEN_MS_MAX).min(lease),
+            (None, _) if !self.released => self.since.plus_millis(HELD_MS_MAX).min(hunt).min(lease),
+            (None, _) => hunt.min(lease),
         }
     }
 
@@ -451,8 +461,9 @@ impl Session {
         cx.command(command);
     }
 
-    fn notify(&self, cx: &mut Context, kind: EdgeEventKind) {
-        let event = EdgeEvent { edge_session_id: self.token.clone(), call_id: self.call_id.clone(), kind };
+    fn notify(&mut self, cx: &mut Context, kind: EdgeEventKind) {
+        let sequence = self.facts.record(&kind);
+        let event = EdgeEvent { edge_session_id: self.token.clone(), call_id: self.call_id.clone(), sequence, kind };
         cx.out.push_back(EdgeOutput::Notify { callback_url: self.callback_url.clone(), event });
     }
 

@@ -239,7 +239,7 @@ async fn place(
     };
     match client.ask(&EdgeRequest::New(Box::new(new))).await {
         Ok(EdgeReply::Created(session)) => Ok(session),
-        Ok(EdgeReply::Done) => Err(DialError::Edge(EdgeError::new(502, "protocol", "the reply holds no session"))),
+        Ok(_) => Err(DialError::Edge(EdgeError::new(502, "protocol", "the reply holds no session"))),
         Err(error) => Err(DialError::Edge(error)),
     }
 }

@@ -93,6 +93,8 @@ pub struct WhatsappSettings {
     pub accept_by_number: BTreeMap<String, AcceptPolicy>,
     /// Live calls.
     pub calls_max: usize,
+    /// The file that remembers calls over a restart.
+    pub store: Option<PathBuf>,
 }
 
 /// The orchestrator's HTTP server.
@@ -115,6 +117,8 @@ pub struct EdgeSettings {
     pub token: Secret,
     /// Where a remote edge posts events to this orchestrator.
     pub callback_url: Option<String>,
+    /// Seconds that a remote edge keeps sessions whose orchestrator says nothing; 0: for ever.
+    pub lease_s: u32,
     /// Prefixes of callback URLs allowed beside loopback.
     pub callbacks_allowed: Vec<String>,
     /// Prefixes of SIP URIs that a session may name.
@@ -231,6 +235,13 @@ impl Config {
                 values.plain.insert(setting.key, (value.trim().to_owned(), None));
             }
         }
+        // systemd's StateDirectory= is where a service keeps such a file.
+        if let Some(folder) = environment("STATE_DIRECTORY").filter(|folder| !folder.is_empty())
+            && !values.plain.contains_key("whatsapp.store")
+        {
+            let first = folder.split(':').next().unwrap_or_default();
+            values.plain.insert("whatsapp.store", (format!("{first}/tandem.redb"), None));
+        }
         routes.default_target = values.plain.get("sip.target").map(|(value, _)| value.clone());
         values.build(routes, warnings)
     }
@@ -274,6 +285,7 @@ impl Config {
             accept: self.whatsapp.accept,
             accept_by_number: self.whatsapp.accept_by_number.clone(),
             callback_url: self.edge.api.as_ref().map(|_| self.callback_url()),
+            lease_s: self.edge.lease_s,
             calls_max: self.whatsapp.calls_max,
         }
     }

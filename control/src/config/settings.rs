@@ -27,6 +27,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("whatsapp.webhooks_open", "WEBHOOKS_OPEN", "write true or false"),
     setting("whatsapp.accept", "ACCEPT_POLICY", "write on-answer, on-progress or immediate"),
     setting("whatsapp.calls_max", "CALLS_MAX", "write a number of calls from 1 to 100000"),
+    setting("whatsapp.store", "STORE", "write the path of a file, such as /var/lib/tandem/tandem.redb, or none"),
     setting("http.bind", "BIND", "write an IP address, such as 0.0.0.0"),
     setting("http.port", "PORT", "write a port from 1 to 65535"),
     setting(
@@ -41,6 +42,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "CALLBACK_URL",
         "write the URL of this orchestrator's /edge/events as the edge sees it",
     ),
+    setting("edge.lease_s", "EDGE_LEASE_S", "write seconds from 5 to 600, or 0 for no lease"),
     setting("edge.callbacks_allowed", "CALLBACKS_ALLOWED", "write URL prefixes, comma separated"),
     setting("edge.destinations_allowed", "DESTINATIONS_ALLOWED", "write SIP URI prefixes, comma separated"),
     setting("edge.sessions_max", "SESSIONS_MAX", "write a number of sessions from 1 to 100000"),

@@ -81,6 +81,7 @@ impl Values {
                 accept: v.one_of("whatsapp.accept", &POLICIES, AcceptPolicy::OnAnswer)?,
                 accept_by_number: v.policies("whatsapp.accept_by_number")?,
                 calls_max: v.count("whatsapp.calls_max", limits::CALLS_MAX)?,
+                store: v.optional("whatsapp.store").filter(|path| path != "none").map(PathBuf::from),
             },
             http: HttpSettings {
                 bind: v.parsed("http.bind", IpAddr::from([0, 0, 0, 0]))?,
@@ -91,6 +92,9 @@ impl Values {
                 bind: v.parsed("edge.bind", SocketAddr::from(([127, 0, 0, 1], 8_080)))?,
                 token: v.header_value("edge.token")?,
                 callback_url: v.url("edge.callback_url")?,
+                lease_s: v.parsed_if("edge.lease_s", limits::LEASE_S, |seconds: &u32| {
+                    *seconds == 0 || (limits::LEASE_S_MIN..=limits::LEASE_S_MAX).contains(seconds)
+                })?,
                 callbacks_allowed: v.list("edge.callbacks_allowed"),
                 destinations_allowed: v.list("edge.destinations_allowed"),
                 sessions_max: v.count("edge.sessions_max", limits::SESSIONS_MAX)?,

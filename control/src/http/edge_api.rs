@@ -1,7 +1,8 @@
-//! The media edge's API (`POST /webrtc/new`, `/webrtc/release`, `/webrtc/hangup`), and the callbacks that a remote edge posts to our
-//! orchestrator (`POST /edge/events`).
+//! The media edge's API (`POST /webrtc/new`, `/webrtc/release`, `/webrtc/hangup`, `/webrtc/keepalive`), and the callbacks that a
+//! remote edge posts to our orchestrator (`POST /edge/events`).
 
 use super::{Shared, failure, overloaded, read_body};
+use crate::call::lease::SessionName;
 use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, limits};
 use crate::runtime::Input;
 use axum::Router;
@@ -30,6 +31,7 @@ pub fn routes() -> Router<Shared> {
         .route("/webrtc/new", post(new))
         .route("/webrtc/release", post(release))
         .route("/webrtc/hangup", post(hangup))
+        .route("/webrtc/keepalive", post(keepalive))
 }
 
 /// The orchestrator's route for a remote edge.
@@ -40,6 +42,11 @@ pub fn callback_routes() -> Router<Shared> {
 #[derive(Deserialize)]
 struct Named {
     edge_session_id: String,
+}
+
+#[derive(Deserialize)]
+struct Alive {
+    sessions: Vec<SessionName>,
 }
 
 type Peer = ConnectInfo<SocketAddr>;
@@ -61,6 +68,17 @@ async fn release(State(shared): State<Shared>, ConnectInfo(peer): Peer, headers:
 async fn hangup(State(shared): State<Shared>, ConnectInfo(peer): Peer, headers: HeaderMap, body: Body) -> Response {
     match read::<Named>(&shared, peer, &headers, body).await {
         Ok(Named { edge_session_id }) => ask(&shared, EdgeRequest::Hangup { edge_session_id }).await,
+        Err(response) => response,
+    }
+}
+
+async fn keepalive(State(shared): State<Shared>, ConnectInfo(peer): Peer, headers: HeaderMap, body: Body) -> Response {
+    match read::<Alive>(&shared, peer, &headers, body).await {
+        Ok(Alive { sessions }) if sessions.len() > limits::KEEPALIVE_SESSIONS_MAX => {
+            let message = format!("one keepalive names at most {} sessions", limits::KEEPALIVE_SESSIONS_MAX);
+            failure(StatusCode::BAD_REQUEST, "too_many_sessions", &message)
+        }
+        Ok(Alive { sessions }) => ask(&shared, EdgeRequest::Keepalive { sessions }).await,
         Err(response) => response,
     }
 }
@@ -100,6 +118,7 @@ async fn ask(shared: &Shared, what: EdgeRequest) -> Response {
     }
     match tokio::time::timeout(REPLY_TIME_MAX, answer).await {
         Ok(Ok(Ok(EdgeReply::Created(created)))) => success(json!(created)),
+        Ok(Ok(Ok(EdgeReply::States(sessions)))) => success(json!({"sessions": sessions})),
         Ok(Ok(Ok(EdgeReply::Done))) => success(json!({"success": true})),
         Ok(Ok(Err(error))) => refusal(&error),
         Ok(Err(_)) | Err(_) => overloaded(),

@@ -1,10 +1,13 @@
 //! The other end of both halves of the edge's API: an orchestrator's client of a remote edge, and an edge's client of its
 //! orchestrators' callbacks.
 
+use crate::call::lease::SessionState;
 use crate::call::{EdgeError, EdgeEvent, EdgeEventKind, EdgeReply, EdgeRequest, SessionCreated, limits};
 use crate::trace::redact::{CallTag, Secret};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -19,6 +22,9 @@ const REPLY_BYTES_MAX: usize = 256 * 1024;
 
 /// Callbacks under way at once. Further ones wait for their turn; their number is bounded by the sessions'.
 const CALLBACKS_MAX: usize = 256;
+
+/// Events of one session that wait for their turn. Past it the oldest is left out; keepalives tell its fact all the same.
+const CALLBACKS_WAITING_MAX: usize = 16;
 
 /// Tries of a callback; of the last event of a session, without which its orchestrator would keep a dead call.
 const CALLBACK_TRIES: u32 = 3;
@@ -56,6 +62,7 @@ impl EdgeClient {
             EdgeRequest::New(session) => ("new", json!(session)),
             EdgeRequest::Release { edge_session_id } => ("release", json!({"edge_session_id": edge_session_id})),
             EdgeRequest::Hangup { edge_session_id } => ("hangup", json!({"edge_session_id": edge_session_id})),
+            EdgeRequest::Keepalive { sessions } => ("keepalive", json!({"sessions": sessions})),
         };
         let mut request = self.http.post(format!("{}/webrtc/{path}", self.base)).json(&body);
         if !self.token.0.is_empty() {
@@ -66,28 +73,44 @@ impl EdgeClient {
             false => EdgeError::lost("timeout", "the edge did not reply in time"),
         })?;
         let status = response.status().as_u16();
-        let value = read_json(response).await;
+        let body = read_body(response).await;
         if !(200..300).contains(&status) {
+            let value = body.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
             return Err(read_error(status, &value));
         }
+        // The status alone answers these two; the others are nothing without their body, and may be asked again.
+        let body = match what {
+            EdgeRequest::Release { .. } | EdgeRequest::Hangup { .. } => return Ok(EdgeReply::Done),
+            EdgeRequest::New(_) | EdgeRequest::Keepalive { .. } => body?,
+        };
+        let protocol = |_| EdgeError::new(502, "protocol", "the edge's reply cannot be read");
         match what {
-            EdgeRequest::New(_) => serde_json::from_value::<SessionCreated>(value)
-                .map(EdgeReply::Created)
-                .map_err(|_| EdgeError::new(502, "protocol", "the edge's reply holds no session")),
-            EdgeRequest::Release { .. } | EdgeRequest::Hangup { .. } => Ok(EdgeReply::Done),
+            EdgeRequest::Keepalive { .. } => serde_json::from_slice::<States>(&body)
+                .map(|states| EdgeReply::States(states.sessions))
+                .map_err(protocol),
+            _ => serde_json::from_slice::<SessionCreated>(&body).map(EdgeReply::Created).map_err(protocol),
         }
     }
 }
 
-async fn read_json(mut response: reqwest::Response) -> Value {
+#[derive(Deserialize)]
+struct States {
+    sessions: Vec<SessionState>,
+}
+
+/// A body that breaks off says nothing about the request.
+async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, EdgeError> {
     let mut bytes = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        bytes.extend_from_slice(&chunk);
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(None) => return Ok(bytes),
+            Err(_) => return Err(EdgeError::lost("broken_off", "the edge's reply broke off")),
+        }
         if bytes.len() > REPLY_BYTES_MAX {
-            return Value::Null;
+            return Err(EdgeError::new(502, "protocol", "the edge's reply is too long"));
         }
     }
-    serde_json::from_slice(&bytes).unwrap_or_default()
 }
 
 fn read_error(status: u16, value: &Value) -> EdgeError {
@@ -97,31 +120,69 @@ fn read_error(status: u16, value: &Value) -> EdgeError {
     EdgeError::new(status, &code, word("message").map(clean).unwrap_or_default())
 }
 
-/// An edge's way to its orchestrators.
+/// An edge's way to its orchestrators. The events of one session arrive in their order, each when the one before was taken or
+/// given up; sessions do not wait for each other.
 #[derive(Clone)]
 pub struct CallbackClient {
     http: reqwest::Client,
     token: Secret,
     turns: Arc<Semaphore>,
+    /// Per session with a task that delivers: what waits behind the event that is under way.
+    waiting: Arc<Mutex<BTreeMap<String, VecDeque<EdgeEvent>>>>,
 }
 
 impl CallbackClient {
     /// A client that bears `token`.
     pub fn new(token: Secret) -> Result<CallbackClient, String> {
-        Ok(CallbackClient { http: http_client()?, token, turns: Arc::new(Semaphore::new(CALLBACKS_MAX)) })
+        let turns = Arc::new(Semaphore::new(CALLBACKS_MAX));
+        Ok(CallbackClient { http: http_client()?, token, turns, waiting: Arc::default() })
     }
 
-    /// Posts an event in a task of its own. Events of one session may overtake each other; an orchestrator does not mind, since
-    /// each tells a fact that stays true, and `Ended` is final.
+    /// Posts an event from a task; never waits.
     pub fn post(&self, url: String, event: EdgeEvent) {
+        let session = event.edge_session_id.clone();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = waiting.get_mut(&session) {
+            if is_last(&event) {
+                queue.clear(); // nothing that came before matters any more
+            } else if queue.len() >= CALLBACKS_WAITING_MAX {
+                queue.pop_front(); // a keepalive tells what is left out
+            }
+            queue.push_back(event);
+            return;
+        }
+        waiting.insert(session.clone(), VecDeque::from([event]));
+        drop(waiting);
         let client = self.clone();
-        tokio::spawn(async move { client.deliver(&url, &event).await });
+        tokio::spawn(async move {
+            while let Some(event) = client.next(&session) {
+                client.deliver(&url, &event).await;
+            }
+        });
+    }
+
+    /// The next event of a session; without one the session has no task any more.
+    fn next(&self, session: &str) -> Option<EdgeEvent> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = waiting.get_mut(session).and_then(VecDeque::pop_front);
+        if event.is_none() {
+            waiting.remove(session);
+        }
+        event
+    }
+
+    /// Whether the last event of a session waits.
+    fn last_waits(&self, session: &str) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.get(session).is_some_and(|queue| queue.iter().any(is_last))
     }
 
     async fn deliver(&self, url: &str, event: &EdgeEvent) {
-        let last = matches!(event.kind, EdgeEventKind::Ended { .. });
-        let tries = if last { LAST_CALLBACK_TRIES } else { CALLBACK_TRIES };
+        let tries = if is_last(event) { LAST_CALLBACK_TRIES } else { CALLBACK_TRIES };
         for attempt in 0..tries {
+            if attempt > 0 && self.last_waits(&event.edge_session_id) {
+                return;
+            }
             let outcome = {
                 let _turn = self.turns.acquire().await;
                 let mut request = self.http.post(url).json(event);
@@ -146,4 +207,8 @@ impl CallbackClient {
         }
         tracing::warn!(call = %CallTag(&event.call_id), "a callback could not be delivered");
     }
+}
+
+fn is_last(event: &EdgeEvent) -> bool {
+    matches!(event.kind, EdgeEventKind::Ended { .. })
 }

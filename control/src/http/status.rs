@@ -101,6 +101,11 @@ pub fn exposition(figures: &Figures) -> String {
             ("tandem_terminates_unmatched_total", counted.terminates_unmatched),
             ("tandem_events_unknown_total", counted.events_unknown),
             ("tandem_edge_events_unmatched_total", counted.edge_events_unmatched),
+            ("tandem_edge_events_repeated_total", counted.edge_events_repeated),
+            ("tandem_keepalives_lost_total", counted.keepalives_lost),
+            ("tandem_goodbyes_lost_total", counted.goodbyes_lost),
+            ("tandem_calls_resumed_total", counted.calls_resumed),
+            ("tandem_calls_cut_total", counted.calls_cut),
             ("tandem_graph_retries_total", counted.graph_retries),
             ("tandem_graph_failures_total", counted.graph_failures),
         ] {
@@ -123,6 +128,11 @@ pub fn exposition(figures: &Figures) -> String {
             line(&mut text, name, "", value);
         }
         engine(&mut text, &figures.engine);
+    }
+    if let Some(store) = &figures.store {
+        line(&mut text, "tandem_store_changes_total", "", store.changes);
+        line(&mut text, "tandem_store_waiting", "", store.waiting);
+        line(&mut text, "tandem_store_lost_total", "", store.lost);
     }
     line(&mut text, "tandem_timelines", "", figures.timeline.0 as u64);
     line(&mut text, "tandem_timeline_entries_lost_total", "", figures.timeline.1);

@@ -1,4 +1,8 @@
-//! What happened in a call, and when.
+//! What happened in a call, and when: steps (`timeline`), SIP messages (`messages`), and how both are shown.
 
+pub mod hep;
+pub mod ladder;
+pub mod mask;
+pub mod messages;
 pub mod redact;
 pub mod timeline;

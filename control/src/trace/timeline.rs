@@ -57,6 +57,10 @@ pub enum Step {
     Hold,
     /// A transfer was asked for, done, or has failed.
     Transfer,
+    /// The program was started again while the call was in progress.
+    Restart,
+    /// WhatsApp has not acknowledged the end of the call.
+    Goodbye,
     /// The call ended: why and whose side.
     End,
 }
@@ -84,6 +88,8 @@ impl Step {
             Step::Digit => "digit",
             Step::Hold => "hold",
             Step::Transfer => "transfer",
+            Step::Restart => "restart",
+            Step::Goodbye => "goodbye",
             Step::End => "end",
         }
     }

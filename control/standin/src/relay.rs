@@ -199,7 +199,8 @@ fn answer_browser(offer: &Description, leg: &LocalLeg, addresses: &Addresses<'_>
 const fn index(leg: LegName) -> usize {
     match leg {
         LegName::A => 0,
-        LegName::B => 1,
+        // The relay has two legs and asks for no spare ones.
+        _ => 1,
     }
 }
 
@@ -298,6 +299,7 @@ impl Task {
                 }
                 return true;
             }
+            BridgeEvent::LegOpened { .. } | BridgeEvent::LegRefused { .. } | BridgeEvent::LegClosed { .. } => {}
         }
         false
     }

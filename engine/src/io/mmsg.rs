@@ -8,10 +8,10 @@
 
 use super::socket::{MediaSocket, MessageTable};
 use super::system::{Epoll, WakeFd};
-use super::{Owner, Packet, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_noise};
+use super::{GATHER, Owner, Packet, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_send_noise, system};
 use crate::limits::{DATAGRAM_BYTES_MAX, TURN_PACKETS_MAX};
 use crate::metrics::Metrics;
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -38,6 +38,8 @@ pub struct Mmsg {
     outgoing: MessageTable,
     /// Whose each prepared message of `outgoing` is.
     queued: Vec<SocketKey>,
+    /// When this turn began.
+    now: Instant,
 }
 
 #[derive(Debug)]
@@ -45,6 +47,7 @@ struct Entry {
     socket: Option<MediaSocket>,
     owner: Owner,
     generation: u32,
+    connected: bool,
 }
 
 impl Mmsg {
@@ -55,7 +58,9 @@ impl Mmsg {
         Ok(Mmsg {
             epoll,
             wake: Arc::clone(wake),
-            sockets: (0..sockets_max).map(|_| Entry { socket: None, owner: Owner::default(), generation: 0 }).collect(),
+            sockets: (0..sockets_max)
+                .map(|_| Entry { socket: None, owner: Owner::default(), generation: 0, connected: false })
+                .collect(),
             free: (0..sockets_max as u32).rev().collect(),
             closed: VecDeque::with_capacity(sockets_max),
             incoming: MessageTable::new(TURN_PACKETS_MAX)?,
@@ -63,6 +68,7 @@ impl Mmsg {
             handled: 0,
             outgoing: MessageTable::new(SENDS_MAX)?,
             queued: Vec::with_capacity(SENDS_MAX),
+            now: Instant::ZERO,
         })
     }
 
@@ -77,14 +83,15 @@ impl Mmsg {
         let entry = &mut self.sockets[index as usize];
         entry.socket = Some(socket);
         entry.owner = owner;
+        entry.connected = false;
         Ok(SocketKey { index, generation: entry.generation })
     }
 
     pub(super) fn connect(&mut self, key: SocketKey, to: SocketAddr) -> io::Result<()> {
-        match self.socket(key) {
-            Some(socket) => socket.connect(to),
-            None => Err(io::Error::from_raw_os_error(libc::EBADF)),
-        }
+        let socket = self.socket(key).ok_or(io::Error::from_raw_os_error(libc::EBADF))?;
+        socket.connect(to)?;
+        self.sockets[key.index as usize].connected = true;
+        Ok(())
     }
 
     pub(super) fn close(&mut self, key: SocketKey, metrics: &mut Metrics) {
@@ -103,10 +110,13 @@ impl Mmsg {
 
     pub(super) fn wait(&mut self, until: Instant, metrics: &mut Metrics) -> io::Result<()> {
         self.flush(metrics);
-        self.epoll.wait(timeout_ms(until.since(clock::now())))
+        let gathered = (self.now + GATHER).min(until);
+        system::rest(gathered.since(clock::now()));
+        self.epoll.wait(until.since(clock::now()))
     }
 
-    pub(super) fn collect(&mut self, metrics: &mut Metrics) {
+    pub(super) fn collect(&mut self, now: Instant, metrics: &mut Metrics) {
+        self.now = now;
         self.received.clear();
         self.handled = 0;
         for ready in 0..self.epoll.ready() {
@@ -170,6 +180,7 @@ impl Mmsg {
             metrics.datagrams_unsent += 1;
             return;
         };
+        let to = (!self.sockets[key.index as usize].connected).then_some(to);
         if self.outgoing.prepare(self.queued.len(), family, to, len) {
             self.queued.push(key);
         } else {
@@ -206,7 +217,7 @@ impl Mmsg {
                     tried_again = false;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_noise(error.raw_os_error().unwrap_or(0)) => {
+                Err(error) if is_send_noise(error.raw_os_error().unwrap_or(0)) => {
                     metrics.socket_errors += 1;
                     if tried_again {
                         metrics.datagrams_unsent += 1;
@@ -231,23 +242,5 @@ impl Mmsg {
     fn socket(&self, key: SocketKey) -> Option<&MediaSocket> {
         let entry = self.sockets.get(key.index as usize)?;
         entry.socket.as_ref().filter(|_| entry.generation == key.generation)
-    }
-}
-
-/// Whole milliseconds, rounded up: waking early would spin.
-fn timeout_ms(timeout: Duration) -> i32 {
-    i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wait_is_rounded_up_to_milliseconds_and_never_negative() {
-        assert_eq!(timeout_ms(Duration::ZERO), 0);
-        assert_eq!(timeout_ms(Duration::from_nanos(1)), 1);
-        assert_eq!(timeout_ms(Duration::from_millis(20)), 20);
-        assert_eq!(timeout_ms(Duration::MAX), i32::MAX);
     }
 }

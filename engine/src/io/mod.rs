@@ -22,7 +22,7 @@ pub mod system;
 
 use crate::config::Driver;
 use crate::metrics::Metrics;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use mmsg::Mmsg;
 use ring::Ring;
 use socket::MediaSocket;
@@ -43,6 +43,11 @@ pub const PAUSE_MS: u64 = 5;
 /// Datagrams that may be on their way to the kernel at once; each costs 1.7 KiB. When all are lent, the queue is handed
 /// over in the middle of a turn; when that frees none, the datagram is lost and counted as unsent.
 pub const SENDS_MAX: usize = 1024;
+
+/// How long after the beginning of a turn the next one begins at the earliest, unless a deadline comes first: what comes within that
+/// time shares a turn, its system call and its wake-up. A worker with nothing to do answers its first packet at once; one that is busy
+/// for longer than this waits for nothing.
+pub const GATHER: Duration = Duration::from_micros(500);
 
 /// Whose a socket is. Means nothing to `io`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,7 +143,7 @@ impl Net {
         }
     }
 
-    /// Hands all queued datagrams to the kernel and waits for something to happen, at most `until`.
+    /// Hands all queued datagrams to the kernel and waits for something to happen, at most `until`, and gathers for [`GATHER`].
     pub fn wait(&mut self, until: Instant, metrics: &mut Metrics) -> io::Result<()> {
         match self {
             Net::Ring(ring) => ring.wait(until, metrics),
@@ -150,7 +155,7 @@ impl Net {
     pub fn collect(&mut self, now: Instant, metrics: &mut Metrics) {
         match self {
             Net::Ring(ring) => ring.collect(now, metrics),
-            Net::Mmsg(mmsg) => mmsg.collect(metrics),
+            Net::Mmsg(mmsg) => mmsg.collect(now, metrics),
         }
     }
 
@@ -206,7 +211,7 @@ impl Net {
     }
 }
 
-/// Whether an error of a socket says something about its peer or path only: noise.
+/// Whether an error of a socket says something about its peer or path only: noise. Each answers one datagram of ours.
 fn is_noise(errno: i32) -> bool {
     matches!(
         errno,
@@ -219,11 +224,14 @@ fn is_noise(errno: i32) -> bool {
             | libc::ENOPROTOOPT
             | libc::EMSGSIZE
             | libc::EACCES
-            | libc::EPERM
-            | libc::EADDRNOTAVAIL
-            | libc::EINVAL
             | libc::EPROTO
     )
+}
+
+/// Whether an error of a send says something about its destination or path only. What a firewall or the routing table refuses is noise
+/// too; of a receive it would say that the next one fails alike.
+fn is_send_noise(errno: i32) -> bool {
+    is_noise(errno) || matches!(errno, libc::EPERM | libc::EADDRNOTAVAIL | libc::EINVAL)
 }
 
 #[cfg(test)]
@@ -315,7 +323,7 @@ mod tests {
             let back = MediaSocket::bind(Family::V4, Some(Ipv4Addr::LOCALHOST.into()), gone_port).unwrap();
             let mut table = socket::MessageTable::new(1).unwrap();
             table.bytes(0, 4).copy_from_slice(b"here");
-            assert!(table.prepare(0, Family::V4, localhost(port), 4));
+            assert!(table.prepare(0, Family::V4, Some(localhost(port)), 4));
             table.send(back.as_fd(), 0, 1).unwrap();
             rig.turn_until(|rig| !rig.came.is_empty());
             assert_eq!(rig.came, [(1, localhost(gone_port), b"here".to_vec())], "{way:?}");
@@ -378,6 +386,25 @@ mod tests {
                 assert!(own.len() >= 32 && own.is_sorted(), "{way:?} {}", own.len());
             }
             assert_eq!(rig.net.buffers_lent(), 0);
+        }
+    }
+
+    #[test]
+    fn what_was_sent_does_not_end_the_next_wait() {
+        for way in WAYS {
+            let mut rig = Rig::new(way, 8);
+            let (socket, _) = rig.open(Family::Dual, 1);
+            let listener = MediaSocket::bind(Family::V4, None, 0).unwrap();
+            let to = localhost(listener.port().unwrap());
+            rig.turn();
+            for round in 0..3 {
+                rig.send(socket, to, b"on its way");
+                let until = clock::now().plus_millis(5);
+                rig.net.wait(until, &mut rig.metrics).unwrap();
+                assert!(clock::now() >= until, "{way:?} round {round}: nothing came, and the wait ended");
+                rig.net.collect(clock::now(), &mut rig.metrics);
+                assert_eq!(rig.metrics.datagrams_sent, round + 1);
+            }
         }
     }
 

@@ -12,6 +12,9 @@
 //! What the kernel has, it owns: a receive buffer comes back with its completion, a send slot too, and a closed socket's
 //! entry stays until every completion of it has come. Generations in `user_data` tell old from new all the same.
 //!
+//! A send that succeeded has no completion: `MSG_DONTWAIT` makes every send end within the system call that hands it over, so that its
+//! slot is free again when the queue is empty. Completions of sends would end the next wait at once, for nothing.
+//!
 //! Why multishot recvmsg and not recv: unconnected sockets need the source of each datagram. Why registered files only on
 //! newer kernels: before 6.13 a file taken out of the table is closed only when every request that is older than its removal
 //! has ended. A receive is armed for a whole call, so that one long call would keep the ports of all that ended meanwhile.
@@ -23,10 +26,12 @@ mod buffers;
 use super::address::{Family, RawAddress};
 use super::socket::MediaSocket;
 use super::system::{Arena, WakeFd};
-use super::{Owner, PAUSE_MS, Packet, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_noise};
+use super::{
+    GATHER, Owner, PAUSE_MS, Packet, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_noise, is_send_noise,
+};
 use crate::limits::{DATAGRAM_BYTES_MAX, RING_BUFFERS_MAX, TURN_PACKETS_MAX};
 use crate::metrics::Metrics;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use buffers::{Buffers, GROUP, HEADER_BYTES, NAME_BYTES};
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -42,6 +47,9 @@ const SUBMISSIONS: u32 = 2 * SENDS_MAX as u32;
 const SUBMIT_TRIES_MAX: u32 = 4;
 /// Distance of two send slots.
 const SEND_BYTES: usize = DATAGRAM_BYTES_MAX.next_multiple_of(64);
+
+/// Completions that end the gathering early: more of them make a turn no cheaper.
+const GATHER_COMPLETIONS: usize = 256;
 
 const KIND_RECEIVE: u64 = 0;
 const KIND_SEND: u64 = 1;
@@ -136,14 +144,16 @@ struct Received {
 struct Sends {
     bytes: Arena,
     addresses: Box<[RawAddress]>,
-    vectors: Box<[libc::iovec]>,
-    headers: Box<[libc::msghdr]>,
     sockets: Box<[u32]>,
     free: Vec<u16>,
+    /// Slots in the submission queue.
+    queued: Vec<u16>,
+    /// Handed over since the last turn.
+    sent: u64,
 }
 
 impl Ring {
-    /// Room for `sockets_max` sockets. `wake` ends a wait. Fails where the kernel (before 6.0), its settings or a container
+    /// Room for `sockets_max` sockets. `wake` ends a wait. Fails where the kernel (before 6.1), its settings or a container
     /// forbid io_uring.
     pub fn new(sockets_max: usize, wake: &Arc<WakeFd>) -> io::Result<Ring> {
         Ring::with_files(sockets_max, wake, true)
@@ -152,7 +162,7 @@ impl Ring {
     /// [`Ring::new`], without registered files where `register` is false.
     pub(super) fn with_files(sockets_max: usize, wake: &Arc<WakeFd>, register: bool) -> io::Result<Ring> {
         let entries = (2 * sockets_max).next_power_of_two().clamp(256, RING_BUFFERS_MAX);
-        let ring = build((entries + 2 * SENDS_MAX) as u32)?;
+        let ring = build((entries + SENDS_MAX) as u32)?;
         // The first feature flag after 6.13 is of 6.15.
         let registered = register && ring.params().is_feature_no_iowait();
         if registered {
@@ -224,10 +234,26 @@ impl Ring {
         self.cancel();
         self.arm(metrics);
         self.arm_wake();
+        self.state.buffers.publish();
         let until = self.state.paused.front().map_or(until, |&(resume, _)| resume.min(until));
-        let timeout = if self.state.received.is_empty() { until.since(clock::now()) } else { Default::default() };
+        let until = if self.state.received.is_empty() { until } else { Instant::ZERO };
+        let gathered = (self.state.now + GATHER).min(until);
+        let now = clock::now();
+        if now < gathered {
+            self.enter(GATHER_COMPLETIONS, gathered.since(now))?;
+            if !self.ring.completion().is_empty() {
+                return Ok(());
+            }
+        }
+        self.enter(1, until.since(clock::now()))
+    }
+
+    /// Hands over the queue and waits for `completions` of them, at most `timeout`.
+    fn enter(&mut self, completions: usize, timeout: Duration) -> io::Result<()> {
         let timeout = Timespec::from(timeout);
-        match self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout)) {
+        let answer = self.ring.submitter().submit_with_args(completions, &SubmitArgs::new().timespec(&timeout));
+        self.reclaim();
+        match answer {
             Ok(_) => Ok(()),
             Err(error) if is_passing(&error) => Ok(()),
             Err(error) => Err(error),
@@ -301,36 +327,47 @@ impl Ring {
     }
 
     pub(super) fn send(&mut self, key: SocketKey, to: SocketAddr, len: usize, metrics: &mut Metrics) {
-        let prepared = match (self.current, self.state.entry(key)) {
-            (Some(slot), Some(entry)) if !entry.closing => {
-                let family = entry.socket.as_ref().map_or(Family::V4, MediaSocket::family);
-                let connected = entry.connected;
-                self.state.sends.prepare(slot, key.index, family, (!connected).then_some(to), len).then_some(slot)
-            }
-            _ => None,
-        };
-        let Some(slot) = prepared else {
+        let Some((slot, name_bytes)) = self.prepare(key, to) else {
             metrics.datagrams_unsent += 1;
             return;
         };
-        let header = &raw const self.state.sends.headers[usize::from(slot)];
+        let bytes = self.state.sends.bytes.pointer(usize::from(slot) * SEND_BYTES);
+        let len = len.min(DATAGRAM_BYTES_MAX) as u32;
         let send = match self.target(key.index) {
-            Target::Registered(file) => opcode::SendMsg::new(file, header),
-            Target::Descriptor(fd) => opcode::SendMsg::new(fd, header),
+            Target::Registered(file) => opcode::Send::new(file, bytes, len),
+            Target::Descriptor(fd) => opcode::Send::new(fd, bytes, len),
+        };
+        let send = match name_bytes {
+            0 => send,
+            _ => {
+                let name = self.state.sends.addresses[usize::from(slot)].as_mut_ptr().cast_const();
+                send.dest_addr(name.cast()).dest_addr_len(name_bytes as libc::socklen_t)
+            }
         };
         // MSG_DONTWAIT: a socket whose buffer is full loses the datagram. Late audio is worth nothing, and a send that waits
         // would keep its slot and hold up the socket's close.
-        let send = send.flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32).build().user_data(user_data(
-            KIND_SEND,
-            u32::from(slot),
-            0,
-        ));
+        let send = send.flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).build();
+        let send = send.flags(squeue::Flags::SKIP_SUCCESS).user_data(user_data(KIND_SEND, u32::from(slot), 0));
         if self.push(&send) {
             self.current = None;
+            self.state.sends.sockets[usize::from(slot)] = key.index;
+            self.state.sends.queued.push(slot);
             self.state.sockets[key.index as usize].sending += 1;
         } else {
             metrics.datagrams_unsent += 1;
         }
+    }
+
+    /// The slot that `send_buffer` showed, addressed, and the length of that address: 0 on a connected socket.
+    fn prepare(&mut self, key: SocketKey, to: SocketAddr) -> Option<(u16, usize)> {
+        let slot = self.current?;
+        let entry = self.state.entry(key).filter(|entry| !entry.closing)?;
+        if entry.connected {
+            return Some((slot, 0));
+        }
+        let family = entry.socket.as_ref().map_or(Family::V4, MediaSocket::family);
+        let name_bytes = self.state.sends.addresses[usize::from(slot)].write(family, to)?;
+        Some((slot, name_bytes))
     }
 
     pub(super) fn sockets_open(&self) -> usize {
@@ -412,15 +449,35 @@ impl Ring {
 
     /// Hands over the queue without waiting.
     fn submit(&mut self) -> bool {
-        match self.ring.submitter().submit() {
+        self.state.buffers.publish();
+        let answer = self.ring.submitter().submit();
+        self.reclaim();
+        match answer {
             Ok(_) => true,
             Err(error) => error.kind() == io::ErrorKind::Interrupted,
         }
     }
 
+    /// Takes back the slots of all sends once the kernel has taken the whole queue: it has ended each of them then.
+    fn reclaim(&mut self) {
+        if !self.ring.submission().is_empty() {
+            return;
+        }
+        let state = &mut self.state;
+        state.sends.sent += state.sends.queued.len() as u64;
+        while let Some(slot) = state.sends.queued.pop() {
+            let index = state.sends.sockets[usize::from(slot)];
+            state.sends.free.push(slot);
+            state.sockets[index as usize].sending -= 1;
+            state.finish_if_quiet(index);
+        }
+        self.finish();
+    }
+
     /// Takes all completions.
     fn reap(&mut self, metrics: &mut Metrics) {
         let Ring { ring, state, .. } = self;
+        metrics.datagrams_sent += std::mem::take(&mut state.sends.sent);
         for completion in ring.completion() {
             state.complete(&completion, metrics);
         }
@@ -478,7 +535,7 @@ impl State {
                 let key = SocketKey { index, generation: (data >> 32) as u32 & GENERATION_MASK };
                 self.received(key, completion, metrics);
             }
-            KIND_SEND => self.sent(index as u16, completion.result(), metrics),
+            KIND_SEND => self.unsent(completion.result(), metrics),
             KIND_WAKE => self.wake_fired = true,
             _ => {
                 // A receive that was busy when it was to be cancelled (EALREADY, ENOENT) has either ended by itself, which
@@ -558,17 +615,11 @@ impl State {
         self.paused.push_back((resume, key));
     }
 
-    fn sent(&mut self, slot: u16, result: i32, metrics: &mut Metrics) {
-        if result >= 0 {
-            metrics.datagrams_sent += 1;
-        } else {
-            metrics.datagrams_unsent += 1;
-            metrics.socket_errors += u64::from(is_noise(-result));
-        }
-        let index = self.sends.sockets[usize::from(slot)];
-        self.sends.free.push(slot);
-        self.sockets[index as usize].sending -= 1;
-        self.finish_if_quiet(index);
+    /// A send that failed: it was counted with the others.
+    fn unsent(&mut self, result: i32, metrics: &mut Metrics) {
+        metrics.datagrams_sent -= 1;
+        metrics.datagrams_unsent += 1;
+        metrics.socket_errors += u64::from(is_send_noise(-result));
     }
 
     fn finish_if_quiet(&mut self, index: u32) {
@@ -599,37 +650,14 @@ impl Entry {
 
 impl Sends {
     fn new() -> io::Result<Sends> {
-        let bytes = Arena::new(SENDS_MAX * SEND_BYTES)?;
-        let mut addresses = vec![RawAddress::default(); SENDS_MAX].into_boxed_slice();
-        let mut vectors: Box<[libc::iovec]> = (0..SENDS_MAX)
-            .map(|slot| libc::iovec { iov_base: bytes.pointer(slot * SEND_BYTES).cast(), iov_len: 0 })
-            .collect();
-        // SAFETY: `msghdr` is plain numbers and pointers, for which zero is valid.
-        let zero: libc::msghdr = unsafe { std::mem::zeroed() };
-        let mut headers = vec![zero; SENDS_MAX].into_boxed_slice();
-        for ((header, vector), address) in headers.iter_mut().zip(vectors.iter_mut()).zip(addresses.iter_mut()) {
-            header.msg_name = address.as_mut_ptr();
-            header.msg_iov = vector;
-            header.msg_iovlen = 1;
-        }
-        let sockets = vec![0; SENDS_MAX].into_boxed_slice();
-        Ok(Sends { bytes, addresses, vectors, headers, sockets, free: (0..SENDS_MAX as u16).rev().collect() })
-    }
-
-    /// Lays out `slot` for `to`, `None` on a connected socket. False when such a socket cannot reach it.
-    fn prepare(&mut self, slot: u16, socket: u32, family: Family, to: Option<SocketAddr>, len: usize) -> bool {
-        let slot = usize::from(slot);
-        let name_bytes = match to {
-            Some(to) => self.addresses[slot].write(family, to),
-            None => Some(0),
-        };
-        let Some(name_bytes) = name_bytes else { return false };
-        let header = &mut self.headers[slot];
-        header.msg_name = if name_bytes == 0 { std::ptr::null_mut() } else { self.addresses[slot].as_mut_ptr() };
-        header.msg_namelen = name_bytes as u32;
-        self.vectors[slot].iov_len = len.min(DATAGRAM_BYTES_MAX);
-        self.sockets[slot] = socket;
-        true
+        Ok(Sends {
+            bytes: Arena::new(SENDS_MAX * SEND_BYTES)?,
+            addresses: vec![RawAddress::default(); SENDS_MAX].into_boxed_slice(),
+            sockets: vec![0; SENDS_MAX].into_boxed_slice(),
+            free: (0..SENDS_MAX as u16).rev().collect(),
+            queued: Vec::with_capacity(SENDS_MAX),
+            sent: 0,
+        })
     }
 }
 
@@ -657,19 +685,13 @@ impl std::fmt::Debug for Ring {
     }
 }
 
-/// The best instance the kernel gives. `IORING_SETUP_DEFER_TASKRUN` is of 6.1 and is left out where it is refused;
-/// `IORING_SETUP_SINGLE_ISSUER` is of 6.0 like the multishot recvmsg, so that its refusal means there is no use in trying.
+/// `IORING_SETUP_DEFER_TASKRUN` is of 6.1, and so is a send that names its destination: where the former is refused there is no use in
+/// trying.
 fn build(completions: u32) -> io::Result<IoUring> {
-    let base = || {
-        let mut builder = IoUring::builder();
-        let completions = completions.next_power_of_two();
-        builder.setup_cqsize(completions).setup_clamp().setup_submit_all().setup_single_issuer();
-        builder
-    };
-    match base().setup_defer_taskrun().build(SUBMISSIONS) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => base().setup_coop_taskrun().build(SUBMISSIONS),
-        answer => answer,
-    }
+    let mut builder = IoUring::builder();
+    let completions = completions.next_power_of_two();
+    builder.setup_cqsize(completions).setup_clamp().setup_submit_all().setup_single_issuer().setup_defer_taskrun();
+    builder.build(SUBMISSIONS)
 }
 
 /// Answers of a wait that say nothing is wrong: time is up, a signal came, or completions must be taken first.

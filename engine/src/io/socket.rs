@@ -167,11 +167,14 @@ impl MessageTable {
         ((header.msg_len as usize).min(DATAGRAM_BYTES_MAX), truncated, from)
     }
 
-    /// Prepares a message for `send`: its first `len` bytes go to `to`. False when such a socket cannot reach it.
-    pub(super) fn prepare(&mut self, index: usize, family: Family, to: SocketAddr, len: usize) -> bool {
-        let Some(name_bytes) = self.addresses[index].write(family, to) else {
-            return false;
+    /// Prepares a message for `send`: its first `len` bytes go to `to`, `None` on a connected socket. False when such a socket cannot
+    /// reach it.
+    pub(super) fn prepare(&mut self, index: usize, family: Family, to: Option<SocketAddr>, len: usize) -> bool {
+        let name_bytes = match to {
+            Some(to) => self.addresses[index].write(family, to),
+            None => Some(0),
         };
+        let Some(name_bytes) = name_bytes else { return false };
         self.headers[index].msg_hdr.msg_namelen = name_bytes as u32;
         self.vectors[index].iov_len = len.min(DATAGRAM_BYTES_MAX);
         true
@@ -221,7 +224,7 @@ mod tests {
         let (mut out, mut into) = (MessageTable::new(8).unwrap(), MessageTable::new(8).unwrap());
         for index in 0..8 {
             out.bytes(index, 100).fill(index as u8);
-            assert!(out.prepare(index, Family::V4, to, 10 * (index + 1)));
+            assert!(out.prepare(index, Family::V4, Some(to), 10 * (index + 1)));
         }
         assert_eq!(out.send(a.as_fd(), 0, 8).unwrap(), 8);
         assert_eq!(into.receive(b.as_fd(), 0, 8).unwrap(), 8);

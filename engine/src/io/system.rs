@@ -1,12 +1,13 @@
-//! The few system calls that are not about sockets: wake-up, epoll, memory lent to the kernel, cores, file limit.
+//! The few system calls that are not about sockets: wake-up, epoll, rest, memory lent to the kernel, cores, CPU time, file limit.
 //!
 //! Each is wrapped once, here, into something that cannot be misused; nothing outside `io` and no other code in it needs
 //! `unsafe` for them.
 //!
-//! Why not a crate: the standard library lacks exactly these six, and a crate that wraps the whole of libc would be a
+//! Why not a crate: the standard library lacks exactly these eight, and a crate that wraps the whole of libc would be a
 //! larger thing to trust than this file.
 #![allow(unsafe_code)]
 
+use crate::time::Duration;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
@@ -15,6 +16,38 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Turns a C answer into a result.
 pub(super) fn check(answer: libc::c_int) -> io::Result<libc::c_int> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+/// The same for a wait, which a signal may end early.
+fn check_wait(answer: libc::c_int) -> io::Result<libc::c_int> {
+    match check(answer) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+        answer => answer,
+    }
+}
+
+fn timespec(duration: Duration) -> libc::timespec {
+    let seconds = libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX);
+    libc::timespec { tv_sec: seconds, tv_nsec: duration.subsec_nanos() as libc::c_long }
+}
+
+/// Lets `duration` pass, or less when a signal comes.
+pub(super) fn rest(duration: Duration) {
+    if duration > Duration::ZERO {
+        let duration = timespec(duration);
+        // SAFETY: `duration` lives through the call; what remains is not asked for.
+        unsafe { libc::nanosleep(&duration, std::ptr::null_mut()) };
+    }
+}
+
+/// CPU time that the calling thread has used.
+pub fn thread_cpu() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable.
+    if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) } != 0 {
+        return Duration::ZERO;
+    }
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Wakes a worker that waits in the kernel. Any thread may call [`WakeFd::wake`].
@@ -89,16 +122,19 @@ impl Epoll {
         unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
     }
 
-    /// Waits at most `timeout_ms` (-1: for ever).
-    pub(super) fn wait(&mut self, timeout_ms: i32) -> io::Result<()> {
+    /// Waits at most `timeout`. Two calls, since epoll alone counts in milliseconds: rounded down it would spin, rounded up be late.
+    pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         self.ready = 0;
+        if timeout > Duration::ZERO {
+            let mut readable = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            let timeout = timespec(timeout);
+            // SAFETY: one `pollfd`, which lives through the call like `timeout`; no signal mask.
+            check_wait(unsafe { libc::ppoll(&mut readable, 1, &timeout, std::ptr::null()) })?;
+        }
         let room = self.events.len() as libc::c_int;
         // SAFETY: `events` has room for `room` events.
-        match check(unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), room, timeout_ms) }) {
-            Ok(count) => self.ready = count as usize,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+        self.ready =
+            check_wait(unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), room, 0) })? as usize;
         Ok(())
     }
 
@@ -245,14 +281,14 @@ pub(super) mod tests {
         epoll.add(wake.raw_fd(), 7).unwrap();
         wake.wake();
         wake.wake();
-        epoll.wait(0).unwrap();
+        epoll.wait(Duration::ZERO).unwrap();
         assert_eq!((epoll.ready(), epoll.token(0)), (1, 7));
         wake.clear();
         wake.looked();
-        epoll.wait(0).unwrap();
+        epoll.wait(Duration::ZERO).unwrap();
         assert_eq!(epoll.ready(), 0);
         wake.wake();
-        epoll.wait(0).unwrap();
+        epoll.wait(Duration::ZERO).unwrap();
         assert_eq!(epoll.ready(), 1);
     }
 

@@ -6,6 +6,7 @@
 //! Why an enum and not a trait: there are two kinds, a later third (`stream`) is known, and the flows call a leg for each
 //! packet; a match is read and inlined where a table of function pointers is neither.
 
+mod latch;
 mod notices;
 pub mod rtp;
 mod sdes;
@@ -249,7 +250,7 @@ pub enum LegEvent {
         /// SRTP profile in force.
         profile: SrtpProfile,
     },
-    /// The peer's source differs from its description and was taken (rtp).
+    /// The peer's packets come from elsewhere, and ours go there from now on (rtp).
     Latched(SocketAddr),
     /// First RTP packet from the peer.
     FirstReceived,

@@ -4,9 +4,9 @@
 //! wrong (a private address behind a NAT: latching), one that changes (re-INVITE: new address, hold) and a source that changes
 //! under it (SSRC after a transfer). Our SSRC, sequence and timestamps go on through all of that.
 //!
-//! Why latching takes one source only: plain RTP authenticates nobody, so every further source that may move our stream is
-//! one more chance for a stranger (RFC 7362 §5). SRTP does, so there the stream follows whatever authenticates.
+//! Why it follows its peer's packets rather than its words, and how far: `latch.rs`.
 
+use super::latch::{Latch, Origin};
 use super::sdes::Contexts;
 use super::stream::Stream;
 use super::{Component, LegEvent, LegOutput, LegStats, LocalLeg, MediaFormat, Received};
@@ -19,9 +19,6 @@ use crate::rtp::rtcp::ReportBlock;
 use crate::srtp::SrtpKeys;
 use crate::time::{Instant, WallAnchor};
 use std::net::SocketAddr;
-
-/// Time in which packets from the address before a re-INVITE may still arrive. They are played, and move nothing.
-const MOVE_MS_MAX: u64 = 2_000;
 
 /// How an rtp leg behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,12 +44,7 @@ pub struct RtpRemote {
     pub srtp: Option<SrtpKeys>,
 }
 
-/// An rtp leg.
-///
-/// Latching: RTP is accepted from the described address and, once per description and only while that address is silent, from
-/// the first other source of the same IP address family whose packet is valid; from then on we send there (RFC 4961). A third
-/// source is dropped as `UnknownSource`, and the one that was taken too once the described address speaks. A description with the same address changes nothing about that; one with another
-/// address begins anew, except that stragglers from the old one are no news.
+/// An rtp leg. Whom it listens to, and where it sends, says the table in `latch.rs`.
 pub struct RtpLeg {
     remote: Option<Remote>,
     /// Of an SDES leg.
@@ -65,20 +57,9 @@ pub struct RtpLeg {
 struct Remote {
     described: RtpRemote,
     since: Instant,
-    /// RTP came from the described address: nobody else is needed.
-    is_confirmed: bool,
-    /// The one other source that was taken.
-    latched: Option<SocketAddr>,
-    /// Where RTP came from under the description before, and until when that is no news.
-    previous: Option<(SocketAddr, Instant)>,
+    latch: Latch,
     /// Where RTCP goes: as described, until the peer's RTCP comes from elsewhere.
     rtcp_to: SocketAddr,
-}
-
-impl Remote {
-    fn rtp_to(&self) -> SocketAddr {
-        self.latched.unwrap_or(self.described.address)
-    }
 }
 
 /// Where the leg is in its life.
@@ -120,18 +101,15 @@ impl RtpLeg {
             (_, keys) => keys.map(Contexts::new),
         };
         let rtcp_to = if remote.rtcp_mux { remote.address } else { remote.rtcp_address };
-        let mut next =
-            Remote { described: remote, since: now, is_confirmed: false, latched: None, previous: None, rtcp_to };
+        let mut next = Remote { latch: Latch::new(remote.address), described: remote, since: now, rtcp_to };
         if let Some(before) = &self.remote {
-            if before.described.address == next.described.address {
-                // Hold, or another codec: the peer is where it was.
-                (next.is_confirmed, next.latched, next.previous) =
-                    (before.is_confirmed, before.latched, before.previous);
-                let is_rtcp_same = before.described.rtcp_address == next.described.rtcp_address
-                    && before.described.rtcp_mux == next.described.rtcp_mux;
-                next.rtcp_to = if is_rtcp_same { before.rtcp_to } else { rtcp_to };
-            } else {
-                next.previous = Some((before.rtp_to(), now.plus_millis(MOVE_MS_MAX)));
+            next.latch = before.latch.clone();
+            next.latch.redescribe(now, next.described.address);
+            let is_same = before.described.address == next.described.address
+                && before.described.rtcp_address == next.described.rtcp_address
+                && before.described.rtcp_mux == next.described.rtcp_mux;
+            if is_same {
+                next.rtcp_to = before.rtcp_to; // hold, or another codec: the peer is where it was
             }
         }
         self.remote = Some(next);
@@ -156,7 +134,8 @@ impl RtpLeg {
         let is_mux = self.remote.as_ref().is_some_and(|remote| remote.described.rtcp_mux);
         let dropped = match (component, demux::classify(datagram)) {
             (Component::Rtp, Class::Rtp) => match self.handle_rtp(now, from, datagram) {
-                Ok(packet) => return Received::Rtp(packet),
+                Ok(Some(packet)) => return Received::Rtp(packet),
+                Ok(None) => return Received::Consumed,
                 Err(reason) => reason,
             },
             (Component::Rtp, Class::Rtcp) if !is_mux => DropReason::RtpPayloadType,
@@ -174,33 +153,33 @@ impl RtpLeg {
         now: Instant,
         from: SocketAddr,
         datagram: &'p mut [u8],
-    ) -> Result<RtpPacket<'p>, DropReason> {
+    ) -> Result<Option<RtpPacket<'p>>, DropReason> {
         let remote = self.remote.as_mut().ok_or(DropReason::NotReady)?;
-        let is_secure = self.srtp.is_some();
-        let is_previous = remote.previous.is_some_and(|(address, until)| from == address && now < until);
-        let is_known = is_previous || from == remote.described.address || remote.latched == Some(from);
-        let may_latch =
-            !remote.is_confirmed && remote.latched.is_none() && from.is_ipv4() == remote.described.address.is_ipv4();
-        if !is_known && !may_latch && !is_secure {
+        // The SSRC is in the clear in SRTP too.
+        let ssrc = datagram.get(8..12).map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+        let is_same_stream = ssrc.is_some() && ssrc == self.stream.peer_ssrc();
+        let origin = remote.latch.judge(now, from, self.srtp.is_some(), is_same_stream);
+        if origin == Origin::Stranger {
             return Err(DropReason::UnknownSource);
         }
         let len = match &mut self.srtp {
             Some(contexts) => contexts.open_rtp(now, datagram)?,
             None => datagram.len(),
         };
-        let packet = self.stream.receive(now, &datagram[..len])?;
-        if from == remote.described.address && (!remote.is_confirmed || is_secure) {
-            remote.is_confirmed = true;
-            // Whoever was taken in its place was a stranger, such as the peer of the port's last call.
-            if remote.latched.take().is_some() {
-                let described = &remote.described;
-                remote.rtcp_to = if described.rtcp_mux { described.address } else { described.rtcp_address };
+        let packet = match self.stream.receive(now, &datagram[..len]) {
+            Err(DropReason::RtpPayloadType) if origin == Origin::Known || self.srtp.is_some() => {
+                self.stream.keep_alive(now);
+                return Err(DropReason::RtpPayloadType);
             }
-        }
-        let is_new = !is_known || (is_secure && !is_previous && from != remote.rtp_to());
-        if is_new {
-            remote.latched = Some(from);
-            remote.rtcp_to = if remote.described.rtcp_mux { from } else { rtcp_of(remote, from) };
+            received => received?,
+        };
+        if remote.latch.accept(now, from, origin) {
+            let described = &remote.described;
+            remote.rtcp_to = match (described.rtcp_mux, from == described.address) {
+                (true, _) => from,
+                (false, true) => described.rtcp_address,
+                (false, false) => rtcp_of(described, from),
+            };
             self.stream.notices.push(LegEvent::Latched(from));
         }
         Ok(packet)
@@ -210,8 +189,9 @@ impl RtpLeg {
     /// Where it is authenticated, the address says nothing.
     fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<(), DropReason> {
         let remote = self.remote.as_mut().ok_or(DropReason::NotReady)?;
-        let is_known =
-            from == remote.rtcp_to || from == remote.described.rtcp_address || from.ip() == remote.rtp_to().ip();
+        let is_known = from == remote.rtcp_to
+            || from == remote.described.rtcp_address
+            || from.ip() == remote.latch.whereabouts().ip();
         let len = match &mut self.srtp {
             Some(contexts) => contexts.open_rtcp(now, datagram)?,
             None if is_known => datagram.len(),
@@ -321,7 +301,7 @@ impl RtpLeg {
         if !self.can_send() {
             return None;
         }
-        let to = self.remote.as_ref()?.rtp_to();
+        let to = self.remote.as_ref()?.latch.whereabouts();
         let len = match &mut self.srtp {
             Some(contexts) => contexts.seal_rtp(packet, len).ok()?,
             None => len,
@@ -354,9 +334,9 @@ impl RtpLeg {
 }
 
 /// Where RTCP of a peer that was latched goes until its own RTCP says better: a NAT that moved the host moved both ports.
-fn rtcp_of(remote: &Remote, rtp: SocketAddr) -> SocketAddr {
-    if rtp.ip() == remote.described.address.ip() {
-        remote.described.rtcp_address
+fn rtcp_of(described: &RtpRemote, rtp: SocketAddr) -> SocketAddr {
+    if rtp.ip() == described.address.ip() {
+        described.rtcp_address
     } else {
         SocketAddr::new(rtp.ip(), rtp.port().wrapping_add(1))
     }

@@ -15,6 +15,9 @@ use crate::time::{Instant, WallAnchor};
 /// Characters of the RTCP CNAME: 95 random bits, fresh per leg (RFC 7022 §4.2).
 const CNAME_LENGTH: usize = 16;
 
+/// Static payload type of comfort noise (RFC 3389 §3.1).
+const COMFORT_NOISE: u8 = 13;
+
 /// Clock of a stream whose codec is not known yet.
 const CLOCK_RATE_HZ_UNKNOWN: u32 = 8_000;
 
@@ -82,11 +85,13 @@ impl Stream {
         self.heard
     }
 
-    /// Reads one RTP packet in the clear, counts it and answers it when its payload type was negotiated.
-    pub(super) fn receive<'p>(&mut self, now: Instant, packet: &'p [u8]) -> Result<RtpPacket<'p>, DropReason> {
+    /// Reads one RTP packet in the clear, counts it and answers it when its payload type was negotiated. `None`: comfort
+    /// noise that nobody negotiated. It says that the peer is silent and alive, and its number is none that was lost.
+    pub(super) fn receive<'p>(&mut self, now: Instant, packet: &'p [u8]) -> Result<Option<RtpPacket<'p>>, DropReason> {
         let packet = header::parse(packet)?;
         let format = self.format.as_ref().ok_or(DropReason::NotReady)?;
-        if !format.receives(packet.payload_type) {
+        let is_audio = format.receives(packet.payload_type);
+        if !is_audio && packet.payload_type != COMFORT_NOISE {
             return Err(DropReason::RtpPayloadType);
         }
         self.reception.received(now, packet.ssrc, packet.sequence, packet.timestamp);
@@ -99,7 +104,18 @@ impl Stream {
             self.has_received = true;
             self.notices.push(LegEvent::FirstReceived);
         }
-        Ok(packet)
+        Ok(is_audio.then_some(packet))
+    }
+
+    /// Counts a packet of a payload type that was not negotiated as a sign of life: some keep their bindings open with such
+    /// (RFC 6263 §4.6). The caller knows that it is the peer's.
+    pub(super) fn keep_alive(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// The SSRC of the peer's stream.
+    pub(super) fn peer_ssrc(&self) -> Option<u32> {
+        self.reception.ssrc()
     }
 
     /// Reads one compound RTCP packet in the clear.

@@ -21,6 +21,7 @@ use crate::error::{Cause, DropReason};
 use crate::ice::{IceAgent, IceCredentials, IceOutput, IceRole};
 use crate::limits::MEDIA_MS_MAX;
 use crate::random::Random;
+use crate::rtp::header::RtpPacket;
 use crate::rtp::rtcp::ReportBlock;
 use crate::sdp::{Fingerprint, IceDescription};
 use crate::srtp::{Protect, SrtpKeys, Unprotect};
@@ -92,6 +93,8 @@ pub struct WebrtcLeg {
     expected: Option<(Fingerprint, DtlsRole)>,
     /// Where everything goes.
     nominated: Option<SocketAddr>,
+    /// A lite peer: we nominate, once, and it never moves.
+    is_peer_lite: bool,
     early_dtls: Vec<(SocketAddr, Vec<u8>)>,
     dtls: Option<DtlsSession>,
     /// The same for the session. So a media packet costs neither of them a look.
@@ -158,6 +161,7 @@ impl WebrtcLeg {
             versions: config.versions,
             expected: None,
             nominated: None,
+            is_peer_lite: false,
             early_dtls: Vec::with_capacity(EARLY_DTLS_MAX),
             dtls: None,
             dtls_deadline: Instant::NEVER,
@@ -188,6 +192,7 @@ impl WebrtcLeg {
             return;
         }
         self.expected = Some((remote.fingerprint, remote.dtls));
+        self.is_peer_lite = remote.ice.lite;
         self.stream.set_format(remote.format);
         self.ice.set_remote(now, &remote.ice);
         self.ice_deadline = DUE;
@@ -229,6 +234,12 @@ impl WebrtcLeg {
         self.ice.role()
     }
 
+    /// The one address that this leg will ever speak with: its socket may be connected to it. Known once there are keys, toward a lite
+    /// peer only: a full one may move.
+    pub fn fixed_peer(&self) -> Option<SocketAddr> {
+        self.nominated.filter(|_| self.is_peer_lite && self.keys.is_some())
+    }
+
     /// Our DTLS role, once the peer's description is here.
     pub fn dtls_role(&self) -> Option<DtlsRole> {
         self.expected.map(|(_, role)| role)
@@ -261,7 +272,8 @@ impl WebrtcLeg {
 
     fn handle_rtp<'p>(&mut self, now: Instant, from: SocketAddr, datagram: &'p mut [u8]) -> Received<'p> {
         match self.unprotect_rtp(now, from, datagram) {
-            Ok(packet) => Received::Rtp(packet),
+            Ok(Some(packet)) => Received::Rtp(packet),
+            Ok(None) => Received::Consumed,
             Err(reason) => Received::Dropped(self.stream.dropped(reason)),
         }
     }
@@ -271,11 +283,15 @@ impl WebrtcLeg {
         now: Instant,
         from: SocketAddr,
         datagram: &'p mut [u8],
-    ) -> Result<crate::rtp::header::RtpPacket<'p>, DropReason> {
+    ) -> Result<Option<RtpPacket<'p>>, DropReason> {
         let is_known = self.is_known_source(from);
         let keys = Self::keys_for(is_known, &mut self.keys)?;
         let len = keys.unprotect.rtp(datagram)?;
-        self.stream.receive(now, &datagram[..len])
+        let received = self.stream.receive(now, &datagram[..len]);
+        if received == Err(DropReason::RtpPayloadType) {
+            self.stream.keep_alive(now);
+        }
+        received
     }
 
     fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Result<(), DropReason> {

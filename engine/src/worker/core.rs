@@ -20,6 +20,10 @@ pub trait Core: Sized + 'static {
     fn open(now: Instant, config: BridgeConfig, shared: &Self::Shared, random: Random) -> Self;
     /// See [`Bridge::local`].
     fn local(&self, leg: LegName) -> LocalLeg;
+    /// See [`Bridge::fixed_peer`].
+    fn fixed_peer(&self, _leg: LegName) -> Option<SocketAddr> {
+        None
+    }
     /// See [`Bridge::handle_datagram`].
     fn handle_datagram(
         &mut self,
@@ -48,6 +52,10 @@ impl Core for Bridge {
 
     fn local(&self, leg: LegName) -> LocalLeg {
         Bridge::local(self, leg)
+    }
+
+    fn fixed_peer(&self, leg: LegName) -> Option<SocketAddr> {
+        Bridge::fixed_peer(self, leg)
     }
 
     fn handle_datagram(

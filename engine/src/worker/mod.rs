@@ -316,7 +316,7 @@ fn remedy(error: &io::Error) -> &'static str {
             "raise the limit of locked memory (ulimit -l, LimitMEMLOCK=infinity, --ulimit memlock=-1)"
         }
         Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n, LimitNOFILE)",
-        Some(libc::EINVAL) => "io_uring needs Linux 6.0 or newer",
+        Some(libc::EINVAL) => "io_uring needs Linux 6.1 or newer",
         _ => "io_uring did not start",
     }
 }

@@ -12,7 +12,7 @@ use crate::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, BridgeSt
 use crate::error::{Cause, End, Side};
 use crate::io::socket::MediaSocket;
 use crate::io::{Owner, SocketKey};
-use crate::leg::{Component, LocalLeg};
+use crate::leg::{Component, LegEvent, LocalLeg};
 use crate::limits::PORT_TRIES_MAX;
 use crate::time::Instant;
 use std::io;
@@ -228,7 +228,24 @@ impl<C: Core> Worker<C> {
                 }
                 event
             }
+            BridgeEvent::Leg { leg, event: LegEvent::DtlsConnected { .. } } => {
+                self.connect(key, leg);
+                event
+            }
             event => event,
+        }
+    }
+
+    /// Connects a leg's socket where its peer will never move: sends cost less, and strangers end in the kernel.
+    fn connect(&mut self, key: SlotKey, leg: LegName) {
+        let Some(slot) = self.pool.get_mut(key) else { return };
+        let socket = slot.socket_of(Port { leg, component: Component::Rtp });
+        let peer = slot.core.as_deref().and_then(|core| core.fixed_peer(leg));
+        if let (Some(socket), Some(peer)) = (socket, peer)
+            && self.net.connect(socket, peer).is_err()
+        {
+            // It goes on unconnected.
+            self.metrics.socket_errors += 1;
         }
     }
 

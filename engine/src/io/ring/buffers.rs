@@ -60,6 +60,7 @@ impl Buffers {
         // or leaks it when the kernel does not let go.
         unsafe { ring.submitter().register_buf_ring_with_flags(address, self.entries, GROUP, 0)? };
         self.want(0);
+        self.publish();
         Ok(())
     }
 
@@ -71,7 +72,6 @@ impl Buffers {
             self.circulating += 1;
             self.provide(id);
         }
-        self.publish();
     }
 
     /// Takes back a buffer whose datagram was handled.
@@ -81,7 +81,6 @@ impl Buffers {
             self.spare.push(id);
         } else {
             self.provide(id);
-            self.publish();
         }
     }
 
@@ -109,7 +108,8 @@ impl Buffers {
         self.tail = self.tail.wrapping_add(1);
     }
 
-    fn publish(&mut self) {
+    /// Shows the kernel what was provided. Call before each system call in which it may receive: it receives in no other.
+    pub(super) fn publish(&mut self) {
         let base = self.ring.pointer(0).cast::<BufRingEntry>();
         // SAFETY: `base` is the first entry of the ring, whose fourth field is the tail: two aligned bytes that the kernel
         // only reads.

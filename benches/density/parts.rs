@@ -1,0 +1,483 @@
+//! The parts of a run: what is started, how it is loaded, what is compared.
+
+use super::corpus::{Corpus, Frames};
+use super::dial::Dialler;
+use super::end::Shape;
+use super::generator::{Generator, Profile};
+use super::measure::{GENERATOR_MAX, Spread, Step, round, window};
+use super::process::{self, Usage};
+use super::score::score;
+use super::subject::{Settings, Site, Subject};
+use anyhow::{Context, Result, bail};
+use engine::io::clock;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Room for calls in one run: the engine's own limit per worker.
+pub const CALLS_MAX: usize = 4_000;
+/// Calls begun a second while a step is filled.
+const RAMP_PER_SECOND: f64 = 150.0;
+/// What is measured begins so long after the last call is up.
+const SETTLE: Duration = Duration::from_millis(1_500);
+/// Pacing error at the knee, 99th percentile, ms.
+const PACING_MS_MAX: f64 = 2.0;
+/// A core that only relays may be this busy at the knee; one that transcodes less, since its work comes in larger pieces.
+const RELAY_BUSY_MAX: f64 = 0.92;
+const TRANSCODE_BUSY_MAX: f64 = 0.85;
+/// Calls of the first step, from which the cost of one is known.
+const FIRST_CALLS: usize = 60;
+
+/// One way an end is connected, what it says, its RTP ticks and payload type.
+pub type EndKind = (Shape, Frames, u32, u8);
+
+/// What all parts of a run need.
+pub struct Run {
+    /// Programs, folders, cores.
+    pub site: Site,
+    corpus: Corpus,
+    opus: Frames,
+    pcmu: Frames,
+    window: Duration,
+    counts: Option<Vec<usize>>,
+    full: bool,
+}
+
+/// Starts what is to be measured.
+type Start<'s> = &'s dyn Fn(&Generator) -> Result<(Subject, Dialler)>;
+
+impl Run {
+    /// Reads the variables, speaks and codes the speech, and moves this program off the measured core.
+    pub fn new() -> Result<Run> {
+        let cores = engine::io::system::cores();
+        let (Some((&measured, others)), true) = (cores.split_last(), cores.len() >= 2) else {
+            bail!("two cores are needed: one for the gateway, one for the load");
+        };
+        let folder = PathBuf::from("target/density");
+        let (measured, others) = (vec![measured], others.to_vec());
+        let site = Site { programs: super::subject::programs()?, folder: folder.clone(), measured, others };
+        if let Some(value) = variable("DENSITY_NICE") {
+            process::be_nice(value.parse().context("DENSITY_NICE")?)?;
+        }
+        process::keep_on(0, &site.others)?;
+        progress("speech: speaking and coding");
+        let corpus = Corpus::load(&folder)?;
+        let seconds = variable("DENSITY_SECONDS").map_or(Ok(5.0), |text| text.parse()).context("DENSITY_SECONDS")?;
+        let counts = variable("DENSITY_CALLS").map(|text| text.split(',').map(|n| n.trim().parse()).collect());
+        let full = match variable("DENSITY_PROFILE").as_deref() {
+            None | Some("wideband-20k") => false,
+            Some("fullband-32k") => true,
+            Some(other) => bail!("DENSITY_PROFILE={other}: write wideband-20k or fullband-32k"),
+        };
+        let opus = if full { corpus.fullband()? } else { corpus.wideband()? };
+        let pcmu = corpus.pcmu();
+        let counts = counts.transpose().context("DENSITY_CALLS")?;
+        Ok(Run { site, corpus, opus, pcmu, window: Duration::from_secs_f64(seconds), counts, full })
+    }
+
+    /// Under what all of it was measured.
+    pub fn conditions(&self) -> Value {
+        json!({
+            "machine": process::machine(),
+            "measured_cores": self.site.measured.len(),
+            "generator_cores": self.site.others.len(),
+            "seconds_per_window": self.window.as_secs_f64(),
+            "profile": self.profile(),
+            "active_speech_percent": round(self.corpus.active * 100.0, 1),
+        })
+    }
+
+    /// What the callers are like.
+    pub fn profile(&self) -> &'static str {
+        if self.full { "fullband-32k" } else { "wideband-20k" }
+    }
+
+    fn cores(&self) -> (usize, usize) {
+        (self.site.measured.len(), self.site.others.len())
+    }
+
+    fn caller(&self) -> EndKind {
+        (if self.full { Shape::Full } else { Shape::Lite }, self.opus.clone(), 960, 111)
+    }
+
+    fn telephone(&self) -> EndKind {
+        (Shape::Rtp, self.pcmu.clone(), 160, 0)
+    }
+
+    fn relayed(&self) -> EndKind {
+        (Shape::Rtp, self.opus.clone(), 960, 111)
+    }
+
+    fn generator(&self, a: EndKind, b: EndKind) -> Result<Generator> {
+        Generator::new(Profile { a, b }, CALLS_MAX, self.corpus.frames(), Dialler::start(Vec::new()))
+    }
+
+    /// The real gateway, Opus by DTLS-SRTP to PCMU by RTP, with scores.
+    pub fn transcoded(&self) -> Result<Value> {
+        let start: Start = &|generator| Subject::tandem(&self.site, generator.sip_port, &Settings::default());
+        self.compare("transcoded", self.caller(), self.telephone(), TRANSCODE_BUSY_MAX, start)
+    }
+
+    /// Opus passed on, DTLS-SRTP to RTP.
+    pub fn relay_rtp(&self) -> Result<Value> {
+        let start: Start = &|_| Subject::driver(&self.site, 1);
+        self.compare("relayed to RTP", self.caller(), self.relayed(), RELAY_BUSY_MAX, start)
+    }
+
+    /// Opus passed on, DTLS-SRTP to DTLS-SRTP.
+    pub fn relay_webrtc(&self) -> Result<Value> {
+        let start: Start = &|_| Subject::driver(&self.site, 1);
+        self.compare("relayed to DTLS-SRTP", self.caller(), self.caller(), RELAY_BUSY_MAX, start)
+    }
+
+    /// rtpengine under the same load.
+    pub fn rival(&self) -> Result<Value> {
+        let mut results = json!({"version": super::subject::version_of("rtpengine")});
+        for (name, b, busy_max) in
+            [("transcoded", self.telephone(), TRANSCODE_BUSY_MAX), ("relay_rtp", self.relayed(), RELAY_BUSY_MAX)]
+        {
+            let mut generator = self.generator(self.caller(), b)?;
+            let (mut subject, dialler) = Subject::rtpengine(&self.site, name == "transcoded")?;
+            generator.set_dialler(dialler);
+            let title = format!("rtpengine {name}");
+            let steps = self.climb(&title, &mut generator, &mut subject, busy_max)?;
+            let scores = self.scores(&mut generator, &steps)?;
+            results[name] = json!({
+                "knee": knee(&steps, busy_max), "scores": scores,
+                "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
+            });
+        }
+        Ok(results)
+    }
+
+    /// Steps up to the knee, then the floor at the same numbers of calls on the same core.
+    pub fn compare(&self, name: &str, a: EndKind, b: EndKind, busy_max: f64, start: Start) -> Result<Value> {
+        let transcodes = a.3 != b.3;
+        let bare = [&a, &b].map(|(_, frames, ticks, number)| (Shape::Bare, frames.clone(), *ticks, *number));
+        let mut generator = self.generator(a, b)?;
+        let (mut subject, dialler) = start(&generator)?;
+        generator.set_dialler(dialler);
+        let steps = self.climb(name, &mut generator, &mut subject, busy_max)?;
+        let complexity = transcodes.then(|| complexity(&mut subject));
+        let scores = self.scores(&mut generator, &steps)?;
+        drop((generator, subject));
+
+        let [bare_a, bare_b] = bare;
+        let mut generator = self.generator(bare_a, bare_b)?;
+        let (mut floor, dialler) = Subject::floor(&self.site, CALLS_MAX, complexity)?;
+        generator.set_dialler(dialler);
+        let compared: Vec<&Step> = compared(&steps, busy_max);
+        let counts: Vec<usize> = compared.iter().map(|step| step.calls).collect();
+        let floors = self.visit(&format!("floor of {name}"), &mut generator, &mut floor, &counts)?;
+        let ratio = |(step, floor): (&&Step, &Step)| round(step.micros_per_frame() / floor.micros_per_frame(), 3);
+        let ratios: Vec<f64> = compared.iter().zip(&floors).map(ratio).collect();
+        progress(&format!("{name}: {ratios:?} times the floor at {counts:?} calls"));
+        let knee = knee(&steps, busy_max);
+        progress(&format!("{name}: knee {knee}"));
+        Ok(json!({
+            "complexity": complexity, "knee": knee,
+            "ratio_to_floor": counts.iter().zip(&ratios).map(|(n, r)| json!({"calls": n, "ratio": r})).collect::<Vec<_>>(),
+            "scores": scores,
+            "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
+            "floor": floors.iter().map(Step::json).collect::<Vec<_>>(),
+        }))
+    }
+
+    /// Records a few seconds of what is up and has it judged.
+    fn scores(&self, generator: &mut Generator, steps: &[Step]) -> Result<Value> {
+        if steps.is_empty() {
+            return Ok(Value::Null);
+        }
+        let begun = generator.places();
+        let time = Duration::from_secs(6);
+        generator.open_window(time);
+        generator.run_for(time)?;
+        generator.close_window();
+        let scores = score(generator, &self.corpus, &begun, &self.site.folder)?;
+        progress(&format!("scores {scores}"));
+        Ok(scores)
+    }
+
+    /// Steps up until something gives: first far apart, then close to where the cost says the limit is.
+    fn climb(&self, name: &str, generator: &mut Generator, subject: &mut Subject, busy_max: f64) -> Result<Vec<Step>> {
+        if let Some(counts) = &self.counts {
+            return self.visit(name, generator, subject, counts);
+        }
+        let mut steps = self.visit(name, generator, subject, &[FIRST_CALLS])?;
+        for share in [0.5, 0.7, 0.85, 0.95, 1.0, 1.05, 1.1] {
+            let Some(last) = steps.last() else { break };
+            // Beyond its own limit the generator would measure itself.
+            let own = GENERATOR_MAX / (last.generator_busy / last.calls.max(1) as f64);
+            let calls = (limit(last, busy_max) * share).min(own * 1.1) as usize;
+            if calls > CALLS_MAX || calls <= last.calls + last.calls / 50 {
+                continue;
+            }
+            steps.extend(self.visit(name, generator, subject, &[calls])?);
+            if steps.last().is_some_and(|last| last.busy > 0.98 || last.lost > 0 || last.generator_limited()) {
+                break;
+            }
+        }
+        Ok(steps)
+    }
+
+    fn visit(
+        &self,
+        name: &str,
+        generator: &mut Generator,
+        subject: &mut Subject,
+        counts: &[usize],
+    ) -> Result<Vec<Step>> {
+        let mut steps = Vec::new();
+        for &count in counts {
+            let more = count.saturating_sub(generator.calls.len());
+            generator.ramp(more, RAMP_PER_SECOND, Duration::from_secs(5))?;
+            generator.run_for(SETTLE)?;
+            let step = window(generator, subject, self.window, &self.site)?;
+            progress(&describe(name, &step));
+            steps.push(step);
+        }
+        Ok(steps)
+    }
+
+    /// Set-ups a second: without SIP on the engine alone, with it on the real gateway.
+    pub fn set_up(&self) -> Result<Value> {
+        let driver: Start = &|_| Subject::driver(&self.site, 1);
+        let tandem: Start = &|generator| Subject::tandem(&self.site, generator.sip_port, &Settings::default());
+        Ok(json!({
+            "without_sip": self.set_up_of("set-up without SIP", self.relayed(), driver)?,
+            "with_sip": self.set_up_of("set-up with SIP", self.telephone(), tandem)?,
+        }))
+    }
+
+    /// As many as it can with a fixed number under way, then how long each takes at half of that.
+    fn set_up_of(&self, name: &str, b: EndKind, start: Start) -> Result<Value> {
+        const UNDER_WAY: usize = 24;
+        const SET_UPS: usize = 1_500;
+        let fresh = || -> Result<(Generator, Subject)> {
+            let mut generator = self.generator(self.caller(), b.clone())?;
+            let (subject, dialler) = start(&generator)?;
+            generator.set_dialler(dialler);
+            Ok((generator, subject))
+        };
+        let (mut generator, subject) = fresh()?;
+        let (before, own_before, began) = (Usage::of(subject.pid())?, Usage::of(std::process::id())?, clock::now());
+        let mut up = 0;
+        while up < SET_UPS && clock::now().since(began) < Duration::from_secs(20) {
+            while generator.under_way() < UNDER_WAY && generator.calls.len() < SET_UPS {
+                generator.place_call()?;
+            }
+            generator.turn()?;
+            up = generator.hang_up_those_up()?;
+        }
+        let seconds = clock::now().since(began).as_secs_f64();
+        let cores = (self.cores().0 as f64, self.cores().1 as f64);
+        let busy = Usage::of(subject.pid())?.since(before).nanos as f64 / 1e9 / seconds / cores.0;
+        let own = Usage::of(std::process::id())?.since(own_before).nanos as f64 / 1e9 / seconds / cores.1;
+        let rate = up as f64 / seconds;
+        let capacity = rate / busy.max(0.01);
+        drop((generator, subject));
+
+        let (mut generator, _subject) = fresh()?;
+        let half = capacity / 2.0;
+        let half = if own > GENERATOR_MAX { half.min(rate / 2.0) } else { half };
+        let (began, count) = (clock::now(), 600);
+        while generator.calls.len() < count || generator.under_way() > 0 {
+            let due = (clock::now().since(began).as_secs_f64() * half) as usize + 1;
+            while generator.calls.len() < due.min(count) {
+                generator.place_call()?;
+            }
+            generator.turn()?;
+            generator.hang_up_those_up()?;
+        }
+        let nanos = |of: &dyn Fn(&super::generator::Call) -> Option<Duration>| {
+            Spread::of(generator.calls.iter().filter_map(of).map(|time| time.as_nanos() as u64).collect())
+        };
+        let connected = nanos(&|call| Some(call.ends[0].ready_at?.since(call.dialled)));
+        let first_a = nanos(&|call| Some(call.ends[0].hear.first?.since(call.dialled)));
+        let both = nanos(&|call| call.set_up());
+        progress(&format!(
+            "{name}: {rate:.0} a second with the core {:.0} % busy ({:.0} us each, {capacity:.0} a second and core), generator {:.0} %; at \
+             {half:.0} a second connected p99 {:.1} ms, media both ways p99 {:.1} ms",
+            busy * 100.0,
+            busy / rate * 1e6,
+            own * 100.0,
+            connected.p99 / 1e3,
+            both.p99 / 1e3
+        ));
+        Ok(json!({
+            "per_second": round(rate, 0), "core_percent": round(busy * 100.0, 1), "generator_percent": round(own * 100.0, 1),
+            "generator_limited": own > GENERATOR_MAX, "us_each": round(busy / rate * 1e6, 0),
+            "extrapolated_per_second_and_core": round(capacity, 0), "failed": SET_UPS - up,
+            "half_rate": round(half, 0), "connected": connected.json(), "first_media_toward_a": first_a.json(),
+            "media_both_ways": both.json(),
+        }))
+    }
+
+    /// Bytes per call, by what as many calls again add.
+    pub fn memory(&self) -> Result<Value> {
+        let tandem: Start = &|generator| Subject::tandem(&self.site, generator.sip_port, &Settings::default());
+        let driver: Start = &|_| Subject::driver(&self.site, 1);
+        let whole = self.memory_of(self.telephone(), tandem)?;
+        let engine = self.memory_of(self.telephone(), driver)?;
+        let relayed = self.memory_of(self.relayed(), driver)?;
+        let value = json!({
+            "transcoded_engine_kib": round(engine.process, 1),
+            "relayed_engine_kib": round(relayed.process, 1),
+            "control_kib": round((whole.process - engine.process).max(0.0), 1),
+            // Five sockets a call: the gateway's three and the generator's two.
+            "kernel_socket_objects_kib": round(whole.objects, 1),
+            "kernel_receive_memory_accounted_kib": round(whole.accounted, 1),
+        });
+        progress(&format!("memory per call: {value}"));
+        Ok(value)
+    }
+
+    fn memory_of(&self, b: EndKind, start: Start) -> Result<Memory> {
+        const CALLS: usize = 150;
+        let mut generator = self.generator(self.caller(), b)?;
+        let (subject, dialler) = start(&generator)?;
+        generator.set_dialler(dialler);
+        let reading = |generator: &mut Generator| -> Result<Memory> {
+            generator.ramp(CALLS, RAMP_PER_SECOND, Duration::from_secs(5))?;
+            generator.run_for(SETTLE)?;
+            Ok(Memory {
+                process: process::resident_bytes(subject.pid()) as f64,
+                objects: process::socket_memory_bytes() as f64,
+                accounted: process::udp_memory_bytes() as f64,
+            })
+        };
+        // The first calls also touch memory that all later ones share.
+        let (first, second) = (reading(&mut generator)?, reading(&mut generator)?);
+        let each = |of: fn(&Memory) -> f64| (of(&second) - of(&first)).max(0.0) / CALLS as f64 / 1024.0;
+        Ok(Memory { process: each(|m| m.process), objects: each(|m| m.objects), accounted: each(|m| m.accounted) })
+    }
+
+    /// Half as many calls again as the gateway is configured for: refused with 503, and nobody else hears it.
+    pub fn overload(&self) -> Result<Value> {
+        const SESSIONS: usize = 60;
+        let mut generator = self.generator(self.caller(), self.telephone())?;
+        let settings = Settings { sessions_max: SESSIONS, ..Settings::default() };
+        let (mut subject, dialler) = Subject::tandem(&self.site, generator.sip_port, &settings)?;
+        generator.set_dialler(dialler);
+        generator.ramp(SESSIONS, RAMP_PER_SECOND, Duration::from_secs(5))?;
+        generator.run_for(SETTLE)?;
+        for _ in 0..SESSIONS / 2 {
+            generator.place_call()?;
+        }
+        let step = window(&mut generator, &mut subject, self.window, &self.site)?;
+        let refused = generator.calls.iter().filter(|call| call.status == 503).count();
+        let value = json!({
+            "accepted": SESSIONS, "offered_beyond": SESSIONS / 2, "refused_with_503": refused,
+            "running_calls_lost_packets": step.lost, "running_calls": step.calls, "concealed": step.concealed,
+        });
+        progress(&format!("overload: {value}"));
+        Ok(value)
+    }
+
+    /// The cost of a call with one worker and with two, on all cores: more workers must not make calls dearer.
+    pub fn scaling(&self) -> Result<Value> {
+        const CALLS: usize = 120;
+        let all: Vec<usize> = self.site.others.iter().chain(&self.site.measured).copied().collect();
+        let mut rows = Vec::new();
+        for workers in [1, 2] {
+            let site = Site { measured: all.clone(), ..self.site.clone() };
+            let mut generator = self.generator(self.caller(), self.telephone())?;
+            let settings = Settings { workers, ..Settings::default() };
+            let (mut subject, dialler) = Subject::tandem(&site, generator.sip_port, &settings)?;
+            generator.set_dialler(dialler);
+            generator.ramp(CALLS, RAMP_PER_SECOND, Duration::from_secs(5))?;
+            generator.run_for(SETTLE)?;
+            let step = window(&mut generator, &mut subject, self.window, &self.site)?;
+            progress(&describe(&format!("{workers} workers"), &step));
+            rows.push(json!({"workers": workers, "calls": step.calls,
+                "us_per_call_and_20ms": round(step.micros_per_frame(), 2), "lost": step.lost}));
+        }
+        Ok(json!({"rows": rows, "note": "workers share the machine with the generator"}))
+    }
+}
+
+/// Bytes of everything, or KiB of one call.
+struct Memory {
+    process: f64,
+    /// Sockets, inodes, files.
+    objects: f64,
+    /// What the kernel has put down for receive queues. Mostly a promise: a socket gives back what it was granted only when a
+    /// quarter of its buffer has gathered.
+    accounted: f64,
+}
+
+/// The steps whose floor is measured too: the one nearest half of the knee, and the last two good ones.
+fn compared(steps: &[Step], busy_max: f64) -> Vec<&Step> {
+    let good: Vec<&Step> = steps.iter().filter(|step| step.busy <= busy_max).collect();
+    let (mut wanted, len) = (Vec::new(), good.len());
+    for at in [len / 2, len.saturating_sub(2), len.saturating_sub(1)] {
+        match good.get(at) {
+            Some(step) if !wanted.iter().any(|other: &&Step| other.calls >= step.calls) => wanted.push(*step),
+            _ => {}
+        }
+    }
+    match wanted.is_empty() {
+        true => steps.first().into_iter().collect(),
+        false => wanted,
+    }
+}
+
+/// How many calls would fill the core, by the cost of these.
+fn limit(step: &Step, busy_max: f64) -> f64 {
+    busy_max / (step.busy / step.calls.max(1) as f64).max(1e-9)
+}
+
+/// The most calls that were carried well.
+fn knee(steps: &[Step], busy_max: f64) -> Value {
+    let is_good = |step: &&Step| step.is_clean() && step.pacing_p99_ms() < PACING_MS_MAX && step.busy < busy_max;
+    let good = steps.iter().filter(is_good).max_by_key(|step| step.calls);
+    json!({
+        "calls": good.map(|step| step.calls),
+        "extrapolated": steps.last().map(|last| round(limit(last, busy_max), 0)),
+        "generator_limited": steps.iter().any(Step::generator_limited),
+        "core_percent_at_most": busy_max * 100.0,
+        "pacing_p99_ms_at_most": PACING_MS_MAX,
+    })
+}
+
+/// The encoder's effort as the gateway reports it; what it is built with where it does not.
+fn complexity(gateway: &mut Subject) -> i32 {
+    let figures = gateway.figures();
+    figures.iter().find(|(name, _)| name.contains("complexity")).map_or(5, |(_, value)| value.round() as i32)
+}
+
+fn describe(name: &str, step: &Step) -> String {
+    format!(
+        "{name}: {} calls, core {:.1} %, {:.1} us per call and 20 ms; lost {}, wrong {}, concealed {}, overrun {}, broken {}; pacing p99 \
+         {:.2} ms, residence p50/p99/p99.9 {:.0}/{:.0}/{:.0} us, {:.0} wake-ups/s, generator {:.0} %{}",
+        step.calls,
+        step.busy * 100.0,
+        step.micros_per_frame(),
+        step.lost,
+        step.wrong,
+        step.concealed,
+        step.overrun,
+        step.broken,
+        step.pacing_p99_ms(),
+        step.residence[0].p50,
+        step.residence[0].p99,
+        step.residence[0].p999,
+        step.wakeups,
+        step.generator_busy * 100.0,
+        match (step.generator_limited(), step.noisy()) {
+            (true, _) => " (generator-limited)",
+            (false, true) => " (others use this core)",
+            _ => "",
+        },
+    )
+}
+
+/// Says what is happening.
+pub fn progress(text: &str) {
+    eprintln!("density: {text}");
+}
+
+/// A variable of the environment that says something.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.trim().is_empty())
+}

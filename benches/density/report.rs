@@ -1,0 +1,138 @@
+//! Results as JSON, as a plain table, and as a picture: processor and latency against calls, floor and rival in the same axes.
+
+use super::chart::{Chart, Line};
+use anyhow::Result;
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// Parts that have steps, and what they are called.
+const STEPPED: [(&str, &str); 3] = [
+    ("transcoded", "Opus by DTLS-SRTP to PCMU by RTP"),
+    ("relay_rtp", "Opus relayed, DTLS-SRTP to RTP"),
+    ("relay_webrtc", "Opus relayed, DTLS-SRTP to DTLS-SRTP"),
+];
+/// Who has steps in a part, and their colours.
+const WHO: [(&str, &str, &str); 3] =
+    [("steps", "tandem", "#1f5fbf"), ("floor", "floor", "#2a9d4a"), ("rival", "rtpengine", "#c8452c")];
+
+/// Writes all three beside each other: `stem`.json, .txt and .svg.
+pub fn write(results: &Value, stem: &Path) -> Result<()> {
+    if let Some(folder) = stem.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(stem.with_extension("json"), serde_json::to_string_pretty(results)? + "\n")?;
+    std::fs::write(stem.with_extension("txt"), table(results))?;
+    std::fs::write(stem.with_extension("svg"), picture(results))?;
+    Ok(())
+}
+
+fn steps<'r>(results: &'r Value, part: &str, who: &str) -> &'r [Value] {
+    let steps = match who {
+        "rival" => &results["rival"][part]["steps"],
+        _ => &results[part][who],
+    };
+    steps.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// What a terminal can show.
+pub fn table(results: &Value) -> String {
+    let mut out = String::new();
+    let conditions = &results["conditions"];
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let _ = writeln!(out, "{}", text(&conditions["machine"]));
+    let _ = writeln!(
+        out,
+        "profile {}, {} % active speech, {} s a window; one core measured, {} for the generator; {}",
+        text(&conditions["profile"]),
+        conditions["active_speech_percent"],
+        conditions["seconds_per_window"],
+        conditions["generator_cores"],
+        text(&conditions["command"]),
+    );
+    for (part, title) in STEPPED {
+        if results[part].is_null() {
+            continue;
+        }
+        let complexity = results[part]["complexity"].as_i64().map_or(String::new(), |c| format!(", complexity {c}"));
+        let _ = writeln!(out, "\n{title}{complexity}");
+        let _ = writeln!(
+            out,
+            "{:>10} {:>6} {:>7} {:>9} {:>6} {:>11} {:>11} {:>11} {:>9} {:>10}",
+            "", "calls", "core %", "us/20 ms", "lost", "pacing p99", "resid. p50", "resid. p99", "wakes/s", "generator"
+        );
+        for (who, name, _) in WHO {
+            for step in steps(results, part, who) {
+                out.push_str(&row(name, step));
+            }
+        }
+        let _ = writeln!(out, "  knee {}; times the floor {}", results[part]["knee"], results[part]["ratio_to_floor"]);
+        let _ = writeln!(out, "  scores {}", results[part]["scores"]);
+        if let Some(knee) = results["rival"][part].get("knee") {
+            let _ = writeln!(out, "  rtpengine's knee {knee}");
+        }
+    }
+    for part in ["set_up", "memory", "overload", "scaling"] {
+        let Some(fields) = results[part].as_object() else { continue };
+        let _ = writeln!(out, "\n{}", part.replace('_', "-"));
+        for (name, value) in fields {
+            let _ = writeln!(out, "  {}: {value}", name.replace('_', " "));
+        }
+    }
+    if let Some(version) = results["rival"]["version"].as_str() {
+        let _ = writeln!(out, "\nrival: {version}");
+    }
+    out
+}
+
+fn row(name: &str, step: &Value) -> String {
+    let number = |value: &Value| value.as_f64().unwrap_or(0.0);
+    let pacing = ["pacing_toward_a", "pacing_toward_b"].map(|side| number(&step[side]["p99_us"]));
+    let residence = &step["residence_toward_a"];
+    let limited = if step["generator_limited"] == Value::Bool(true) { "!" } else { "" };
+    format!(
+        "{name:>10} {:>6} {:>7.1} {:>9.1} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>9.0} {:>8.0} %{limited}\n",
+        number(&step["calls"]),
+        number(&step["core_percent"]),
+        number(&step["us_per_call_and_20ms"]),
+        number(&step["lost"]) + number(&step["concealed"]) + number(&step["overrun"]),
+        pacing[0].max(pacing[1]) / 1_000.0,
+        number(&residence["p50_us"]),
+        number(&residence["p99_us"]),
+        number(&step["wakeups_per_second"]),
+        number(&step["generator_percent"]),
+    )
+}
+
+/// Two charts for each part that was run.
+fn picture(results: &Value) -> String {
+    let mut charts = Vec::new();
+    for (part, title) in STEPPED.iter().filter(|(part, _)| !results[*part].is_null()) {
+        let line = |who: &(&str, &str, &str), of: &dyn Fn(&Value) -> Option<f64>, suffix: &str, dashed: bool| {
+            let points = steps(results, part, who.0).iter();
+            let points = points.filter_map(|step| Some((step["calls"].as_f64()?, of(step)?))).collect();
+            Line { name: format!("{}{suffix}", who.1), colour: who.2.to_owned(), points, dashed }
+        };
+        let busy = |step: &Value| step["core_percent"].as_f64();
+        charts.push(Chart {
+            title: format!("{title}: processor"),
+            y_label: "per cent of one core".to_owned(),
+            y_least: 100.0,
+            lines: WHO.iter().map(|who| line(who, &busy, "", false)).collect(),
+        });
+        let residence = |step: &Value| step["residence_toward_a"]["p99_us"].as_f64().map(|us| us / 1_000.0);
+        let pacing = |step: &Value| {
+            let side = |name: &str| step[name]["p99_us"].as_f64();
+            Some(side("pacing_toward_a")?.max(side("pacing_toward_b")?) / 1_000.0)
+        };
+        let mut lines: Vec<Line> = WHO.iter().map(|who| line(who, &residence, ", residence", false)).collect();
+        lines.extend([WHO[0], WHO[2]].iter().map(|who| line(who, &pacing, ", pacing", true)));
+        charts.push(Chart {
+            title: format!("{title}: latency, p99"),
+            y_label: "milliseconds".to_owned(),
+            y_least: 2.0,
+            lines,
+        });
+    }
+    super::chart::draw(&charts, results["conditions"]["machine"].as_str().unwrap_or_default())
+}

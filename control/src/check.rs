@@ -1,0 +1,431 @@
+//! `tandem check`: what will be used, and what on this host will stand in its way.
+//!
+//! The configuration's own mistakes are told by [`crate::config`]; here are those that only the host can show: ports that are
+//! taken or overlap, rights that are missing, addresses that nobody can reach, limits that are too low. Each finding says what to do.
+//!
+//! Why it binds the ports for real and then lets them go: whether a port is free, and whether we may have it, is known to the
+//! kernel alone.
+
+use crate::config::{Config, Mode};
+use crate::engine_link::EngineLink;
+use crate::whatsapp::graph_client::outdated_version;
+use engine::config::{Driver, EngineConfig};
+use engine::io::system;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+
+/// Sockets of one session: one of the webrtc leg, a pair of the rtp leg.
+const SESSION_SOCKETS: u64 = 3;
+/// Files that the program needs beside its media sockets.
+const OTHER_FILES: u64 = 512;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Good,
+    /// It works, and worse than it could, or not from everywhere.
+    Warning,
+    /// It will not start, or no call will come up.
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad.
+    pub level: Level,
+    /// What, and what to do.
+    pub text: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.level {
+            Level::Good => "ok      ",
+            Level::Warning => "warning ",
+            Level::Bad => "error   ",
+        };
+        write!(f, "{word}{}", self.text)
+    }
+}
+
+/// What is known about this host, apart from what is tried.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// Addresses that it would send from.
+    pub own_addresses: Vec<IpAddr>,
+    /// `/proc/sys/net/ipv4/ip_local_port_range`
+    pub ephemeral: String,
+    /// `/proc/sys/net/ipv4/ip_local_reserved_ports`
+    pub reserved: String,
+    /// Most files that this process may open.
+    pub open_files: u64,
+}
+
+impl Host {
+    /// Reads this one.
+    pub async fn read() -> Host {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
+        Host {
+            own_addresses: crate::server::own_addresses().await,
+            ephemeral: read("ip_local_port_range"),
+            reserved: read("ip_local_reserved_ports"),
+            open_files: system::raise_open_files(),
+        }
+    }
+}
+
+/// Everything about `config` on this host. Binds its ports and starts its engine for a moment: not for a host where it runs.
+pub async fn inspect(config: &Config, mode: Mode, host: &Host) -> Vec<Finding> {
+    let mut found = Findings::default();
+    for warning in &config.warnings {
+        found.warning(warning.clone());
+    }
+    found.webhooks(config, mode);
+    found.overlaps(config, mode);
+    found.bindable(config, mode);
+    if mode != Mode::Orchestrator {
+        found.ephemeral(config, host);
+        found.addresses(config, host);
+        found.files(config, host);
+        found.media(config);
+    }
+    found.0
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn good(&mut self, text: String) {
+        self.0.push(Finding { level: Level::Good, text });
+    }
+
+    fn warning(&mut self, text: String) {
+        self.0.push(Finding { level: Level::Warning, text });
+    }
+
+    fn bad(&mut self, text: String) {
+        self.0.push(Finding { level: Level::Bad, text });
+    }
+
+    fn webhooks(&mut self, config: &Config, mode: Mode) {
+        if !mode.orchestrates() {
+            return;
+        }
+        if let Some(version) = outdated_version(&config.whatsapp.base) {
+            self.bad(format!(
+                "whatsapp.base (WABA_BASE): version v{version}.0 of the Graph API is no longer served; name a newer one"
+            ));
+        }
+        let proven = !config.whatsapp.app_secret.0.is_empty() || !config.whatsapp.shared_header.0.is_empty();
+        match (proven, config.whatsapp.webhooks_open) {
+            (true, _) => self.good("webhooks must prove themselves".to_owned()),
+            (false, true) => self.warning("webhooks are open: anybody who reaches the port can place calls; set META_APP_SECRET".to_owned()),
+            (false, false) => self.warning(
+                "webhooks are taken from this host only: set META_APP_SECRET, or WEBHOOK_SHARED_HEADER where the provider does not sign"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    /// Ports that two of our own sockets would want.
+    fn overlaps(&mut self, config: &Config, mode: Mode) {
+        let wanted = wanted(config, mode);
+        for (index, one) in wanted.iter().enumerate() {
+            for other in &wanted[index + 1..] {
+                if one.tcp == other.tcp && one.address.port() != 0 && shares(one.address, other.address) {
+                    self.bad(format!(
+                        "{} and {} both want {}: give one of them another port",
+                        one.name, other.name, one.address
+                    ));
+                }
+            }
+            let in_range = config.media.ports.contains(&one.address.port());
+            if in_range && !one.tcp && mode != Mode::Orchestrator {
+                let (first, last) = bounds(&config.media.ports);
+                self.warning(format!(
+                    "{} {} lies among the media ports {first}-{last}: move one of them",
+                    one.name, one.address
+                ));
+            }
+        }
+    }
+
+    /// Binds what the servers will bind.
+    fn bindable(&mut self, config: &Config, mode: Mode) {
+        for Wanted { name, address, tcp } in wanted(config, mode) {
+            let kind = if tcp { "TCP" } else { "UDP" };
+            match try_bind(address, tcp) {
+                Ok(()) => self.good(format!("{name} {address} ({kind}) is free")),
+                Err(error) => self.bad(format!("{name} {address} ({kind}) cannot be bound: {}", bind_remedy(&error))),
+            }
+        }
+    }
+
+    fn ephemeral(&mut self, config: &Config, host: &Host) {
+        let (first, last) = bounds(&config.media.ports);
+        match overlap(first, last, &host.ephemeral, &host.reserved) {
+            None => self.good(format!("media ports {first}-{last}: the system lends none of them to others")),
+            Some((low, high)) => self.warning(format!(
+                "media ports {first}-{last}: the system may lend {low}-{high} to other programs; a port that it has lent is skipped. \
+                 To reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={low}-{high}"
+            )),
+        }
+    }
+
+    /// Whether anybody outside can send to what the descriptions will say.
+    fn addresses(&mut self, config: &Config, host: &Host) {
+        let (name, told) = match config.media.public_ip.is_empty() {
+            false => ("media.public_ip (PUBLIC_IP)", &config.media.public_ip),
+            true => ("this host's address", &host.own_addresses),
+        };
+        if told.is_empty() {
+            self.bad("this host has no address: set media.public_ip (PUBLIC_IP)".to_owned());
+        }
+        for &address in told {
+            match unroutable(address) {
+                None => self.good(format!("{name} {address} can be reached from outside, as far as an address tells")),
+                Some(kind) => self.warning(format!(
+                    "{name} {address} is {kind}: WhatsApp cannot send media there; set PUBLIC_IP to the address that the world sees"
+                )),
+            }
+        }
+        if told.iter().all(IpAddr::is_ipv6) && !told.is_empty() {
+            self.warning(
+                "no IPv4 address is told to WhatsApp, whose relays prefer IPv4: add one to PUBLIC_IP".to_owned(),
+            );
+        }
+    }
+
+    fn files(&mut self, config: &Config, host: &Host) {
+        let by_files = host.open_files.saturating_sub(OTHER_FILES) / SESSION_SOCKETS;
+        let by_ports = config.media.ports.len() as u64 / 4;
+        let most = config.edge.sessions_max as u64;
+        match by_files < most.min(by_ports) {
+            true => self.warning(format!(
+                "{} open files are enough for about {by_files} calls: raise the limit (ulimit -Hn, LimitNOFILE)",
+                host.open_files
+            )),
+            false => self.good(format!("open files: {}", host.open_files)),
+        }
+        match by_ports < most {
+            true => {
+                self.warning(format!("the media ports are enough for about {by_ports} calls of {most} (SESSIONS_MAX)"))
+            }
+            false => self.good(format!("media ports for {by_ports} calls, {most} allowed (SESSIONS_MAX)")),
+        }
+    }
+
+    /// Starts the engine for a moment.
+    fn media(&mut self, config: &Config) {
+        let engine = |driver| EngineConfig { driver, ..config.engine() };
+        let wants_ring = config.media.driver != Driver::Mmsg;
+        let ring = wants_ring.then(|| EngineLink::start(&engine(Driver::IoUring)));
+        match ring {
+            Some(Ok(link)) => {
+                self.good(format!("{} media workers on io_uring", link.workers()));
+                link.stop();
+            }
+            Some(Err(error)) if config.media.driver == Driver::IoUring => self.bad(error.to_string()),
+            refused => match EngineLink::start(&engine(Driver::Mmsg)) {
+                Ok(link) => {
+                    let text = format!("{} media workers on recvmmsg", link.workers());
+                    match refused {
+                        Some(Err(error)) => self.warning(format!("{text}, at a higher cost per packet, since {error}")),
+                        _ => self.good(text),
+                    }
+                    link.stop();
+                }
+                Err(error) => self.bad(error.to_string()),
+            },
+        }
+    }
+}
+
+struct Wanted {
+    name: &'static str,
+    address: SocketAddr,
+    tcp: bool,
+}
+
+/// The sockets of the servers.
+fn wanted(config: &Config, mode: Mode) -> Vec<Wanted> {
+    let mut all = Vec::new();
+    if mode.orchestrates() {
+        all.push(Wanted {
+            name: "http.port (PORT)",
+            address: SocketAddr::new(config.http.bind, config.http.port),
+            tcp: true,
+        });
+    }
+    if mode != Mode::Orchestrator {
+        all.push(Wanted { name: "edge.bind (EDGE_BIND)", address: config.edge.bind, tcp: true });
+        all.push(Wanted { name: "sip.bind (SIP_BIND)", address: config.sip.bind, tcp: false });
+        if config.sip.tcp {
+            all.push(Wanted { name: "sip.bind (SIP_BIND)", address: config.sip.bind, tcp: true });
+        }
+        let further = [
+            ("sip.tls_bind (SIP_TLS_BIND)", config.sip.tls_bind),
+            ("sip.wss_bind (SIP_WSS_BIND)", config.sip.wss_bind),
+        ];
+        all.extend(
+            further
+                .into_iter()
+                .filter_map(|(name, address)| address.map(|address| Wanted { name, address, tcp: true })),
+        );
+    }
+    all
+}
+
+fn bounds(ports: &RangeInclusive<u16>) -> (u16, u16) {
+    (*ports.start(), *ports.end())
+}
+
+/// Whether the kernel would refuse the second of two sockets.
+fn shares(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port() && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
+}
+
+#[expect(clippy::disallowed_methods, reason = "it is bound to be let go at once: nothing is received")]
+fn try_bind(address: SocketAddr, tcp: bool) -> io::Result<()> {
+    match tcp {
+        true => TcpListener::bind(address).map(drop),
+        false => std::net::UdpSocket::bind(address).map(drop),
+    }
+}
+
+fn bind_remedy(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program has it; ss -lnup and ss -lntp name it".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need a right: AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, or a higher port"
+                .to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => "this host has no such address".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// The part of the media ports that the system lends as ephemeral ports, unless one reservation covers it.
+fn overlap(first: u16, last: u16, ephemeral: &str, reserved: &str) -> Option<(u16, u16)> {
+    let mut range = ephemeral.split_whitespace().filter_map(|number| number.parse::<u16>().ok());
+    let (low, high) = (range.next()?.max(first), range.next()?.min(last));
+    let covers = |part: &str| {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        from.trim().parse::<u16>().is_ok_and(|from| from <= low) && to.trim().parse::<u16>().is_ok_and(|to| to >= high)
+    };
+    (low <= high && !reserved.trim().split(',').any(covers)).then_some((low, high))
+}
+
+/// What kind of address nobody outside can send to; `None`: a public one.
+fn unroutable(address: IpAddr) -> Option<&'static str> {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            match () {
+                () if v4.is_loopback() => Some("a loopback address"),
+                () if v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast() => Some("no host's address"),
+                () if v4.is_private() => Some("a private address (RFC 1918)"),
+                () if v4.is_link_local() => Some("a link-local address"),
+                () if a == 100 && (64..128).contains(&b) => Some("a carrier's shared address (RFC 6598)"),
+                () if v4.is_documentation() || v4 == Ipv4Addr::new(192, 0, 0, 0) => {
+                    Some("an address of examples (RFC 5737)")
+                }
+                () => None,
+            }
+        }
+        IpAddr::V6(v6) => match v6.segments() {
+            _ if v6.is_loopback() => Some("a loopback address"),
+            _ if v6.is_unspecified() || v6.is_multicast() => Some("no host's address"),
+            [first, ..] if first & 0xfe00 == 0xfc00 => Some("a private address (RFC 4193)"),
+            [first, ..] if first & 0xffc0 == 0xfe80 => Some("a link-local address"),
+            [0x2001, 0x0db8, ..] => Some("an address of examples (RFC 3849)"),
+            _ => None,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(settings: &[(&str, &str)]) -> Config {
+        Config::read("", |name| settings.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+            .unwrap()
+    }
+
+    #[test]
+    fn an_overlap_with_the_systems_ports_is_found_unless_it_is_reserved() {
+        assert_eq!(overlap(10_000, 60_000, "32768\t60999\n", "\n"), Some((32_768, 60_000)));
+        assert_eq!(overlap(10_000, 60_000, "32768 60999", "8080,32768-60999\n"), None);
+        assert_eq!(overlap(10_000, 20_000, "32768 60999", ""), None);
+        assert_eq!(overlap(10_000, 60_000, "", ""), None);
+    }
+
+    #[test]
+    fn addresses_that_nobody_outside_can_reach_are_known() {
+        for address in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.20.0.1",
+            "192.168.1.9",
+            "100.64.0.1",
+            "169.254.1.1",
+            "203.0.113.9",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "2001:db8::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(unroutable(address.parse().unwrap()).is_some(), "{address}");
+        }
+        for address in ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2606:4700::1111"] {
+            assert_eq!(unroutable(address.parse().unwrap()), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn two_sockets_on_one_port_and_a_port_among_the_media_ports_are_found() {
+        let mut found = Findings::default();
+        let config = config(&[("PORT", "8080"), ("SIP_BIND", "0.0.0.0:12000"), ("MEDIA_PORTS", "10000-20000")]);
+        found.overlaps(&config, Mode::Tandem);
+        let texts: Vec<String> = found.0.iter().map(Finding::to_string).collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(texts[0].starts_with("error   http.port (PORT) and edge.bind (EDGE_BIND)"), "{texts:?}");
+        assert!(texts[1].starts_with("warning sip.bind (SIP_BIND) 0.0.0.0:12000 lies among"), "{texts:?}");
+        let mut none = Findings::default();
+        none.overlaps(&config, Mode::Orchestrator);
+        assert_eq!(none.0, []);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_another_program_has_is_named_with_its_remedy() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let bind = taken.local_addr().unwrap().to_string();
+        let config = config(&[
+            ("EDGE_BIND", &bind),
+            ("SIP_BIND", "127.0.0.1:0"),
+            ("MEDIA_PORTS", "41000-41999"),
+            ("PUBLIC_IP", "10.0.0.1"),
+        ]);
+        let host = Host { open_files: 1_000, ephemeral: "32768 60999".to_owned(), ..Host::default() };
+        let found = inspect(&config, Mode::Edge, &host).await;
+        let texts: Vec<String> = found.iter().map(Finding::to_string).collect();
+        for expected in [
+            format!("error   edge.bind (EDGE_BIND) {bind} (TCP) cannot be bound: another program has it"),
+            "ok      sip.bind (SIP_BIND) 127.0.0.1:0 (UDP) is free".to_owned(),
+            "warning media ports 41000-41999: the system may lend 41000-41999".to_owned(),
+            "warning media.public_ip (PUBLIC_IP) 10.0.0.1 is a private address".to_owned(),
+            "warning 1000 open files are enough for about 162 calls".to_owned(),
+            "warning the media ports are enough for about 250 calls".to_owned(),
+        ] {
+            assert!(texts.iter().any(|text| text.starts_with(&expected)), "{expected} is not in {texts:#?}");
+        }
+        assert!(texts.iter().any(|text| text.contains("media workers on")), "{texts:#?}");
+    }
+}
