@@ -403,6 +403,11 @@ impl Edge {
         self.sip.resolved(now, query, records);
     }
 
+    /// Whether every SIP message is also given as `Trace`.
+    pub fn set_tracing(&mut self, tracing: bool) {
+        self.sip.set_tracing(tracing);
+    }
+
     /// Refuses new sessions from now on; live ones go on.
     pub fn drain(&mut self) {
         self.draining = true;
