@@ -8,7 +8,7 @@ use super::session::{Birth, Context, Session};
 use super::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, SessionCreated, allow, limits};
 use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
-use crate::sip::{Credentials, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput};
+use crate::sip::{Credentials, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput, TraceMessage};
 use crate::trace::timeline::Entry;
 use engine::bridge::BridgeCommand;
 use engine::random::Random;
@@ -111,6 +111,8 @@ pub enum EdgeOutput {
         /// What is asked.
         question: Question,
     },
+    /// A SIP message that came or went; only while tracing is on.
+    Trace(TraceMessage),
     /// For the orchestrator: in this process, or by POST where the session named a URL.
     Notify {
         /// Where to.
@@ -288,6 +290,11 @@ impl Edge {
         self.sip.resolved(now, query, records);
     }
 
+    /// Whether every SIP message is also given as `Trace`.
+    pub fn set_tracing(&mut self, tracing: bool) {
+        self.sip.set_tracing(tracing);
+    }
+
     /// Refuses new sessions from now on; live ones go on.
     pub fn drain(&mut self) {
         self.draining = true;
@@ -337,7 +344,7 @@ impl Edge {
             let sip = match self.sip.poll_output(now) {
                 SipOutput::Transmit { hop, bytes } => return EdgeOutput::Sip { hop, bytes },
                 SipOutput::Resolve { query, question } => return EdgeOutput::Resolve { query, question },
-                SipOutput::Trace(_) => continue,
+                SipOutput::Trace(message) => return EdgeOutput::Trace(message),
                 SipOutput::Event(event) => {
                     self.handle_sip_event(now, event);
                     continue;

@@ -3,7 +3,8 @@
 use super::section::{Source, plain};
 use super::settings::{SETTINGS, TABLES, complain};
 use super::{
-    Config, ConfigError, EdgeSettings, HttpSettings, MediaSettings, SipSettings, TraceSettings, WhatsappSettings,
+    Config, ConfigError, EdgeSettings, HttpSettings, MediaSettings, SipSettings, TlsFiles, TraceSettings,
+    WhatsappSettings,
 };
 use crate::call::AcceptPolicy;
 use crate::call::limits;
@@ -65,6 +66,7 @@ impl Values {
     pub(super) fn build(self, routes: Routes, warnings: Vec<String>) -> Result<Config, ConfigError> {
         let v = &self;
         Ok(Config {
+            accounts: Vec::new(),
             whatsapp: WhatsappSettings {
                 token: v.header_value("whatsapp.token")?,
                 phone_id: v.matching("whatsapp.phone_id", |c| c.is_ascii_digit())?,
@@ -77,7 +79,8 @@ impl Values {
                 app_secret: Secret(v.text("whatsapp.app_secret")),
                 verify_token: Secret(v.text("whatsapp.verify_token")),
                 shared_header: v.shared_header("whatsapp.shared_header")?,
-                webhooks_open: v.one_of("whatsapp.webhooks_open", &YES_NO, false)?,
+                webhooks_open: v.one_of("whatsapp.webhook_auth", &[("required", false), ("none", true)], false)?,
+                flat_waits: v.one_of("whatsapp.flat_answer", &[("at-once", false), ("when-accepted", true)], false)?,
                 accept: v.one_of("whatsapp.accept", &POLICIES, AcceptPolicy::OnAnswer)?,
                 accept_by_number: v.policies("whatsapp.accept_by_number")?,
                 calls_max: v.count("whatsapp.calls_max", limits::CALLS_MAX)?,
@@ -86,10 +89,13 @@ impl Values {
             http: HttpSettings {
                 bind: v.parsed("http.bind", IpAddr::from([0, 0, 0, 0]))?,
                 port: v.parsed_if("http.port", 3_000, |port: &u16| *port != 0)?,
+                tls: v.tls("http.certificate", "http.private_key")?,
             },
             edge: EdgeSettings {
                 api: v.url("edge.api")?,
                 bind: v.parsed("edge.bind", SocketAddr::from(([127, 0, 0, 1], 8_080)))?,
+                tls: v.tls("edge.certificate", "edge.private_key")?,
+                trusted: v.optional("edge.trusted").map(PathBuf::from),
                 token: v.header_value("edge.token")?,
                 callback_url: v.url("edge.callback_url")?,
                 lease_s: v.parsed_if("edge.lease_s", limits::LEASE_S, |seconds: &u32| {
@@ -213,6 +219,17 @@ impl Values {
         match reqwest::header::HeaderValue::from_str(&value) {
             Ok(_) => Ok(Secret(value)),
             Err(_) => Err(self.complain(key, "holds characters that no HTTP header can")),
+        }
+    }
+
+    /// Two files that belong together.
+    fn tls(&self, certificate: &str, private_key: &str) -> Result<Option<TlsFiles>, ConfigError> {
+        let path = |key: &str| self.optional(key).map(PathBuf::from);
+        match (path(certificate), path(private_key)) {
+            (Some(certificate), Some(private_key)) => Ok(Some(TlsFiles { certificate, private_key })),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(complain(private_key, "is needed beside the certificate and not set")),
+            (None, Some(_)) => Err(complain(certificate, "is needed beside the key and not set")),
         }
     }
 

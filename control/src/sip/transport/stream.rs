@@ -108,6 +108,16 @@ impl Framer {
         None
     }
 
+    /// Whether CRLF stands alone: an answer to a ping of ours, or half a ping.
+    pub fn is_half_a_ping(&self) -> bool {
+        self.buffer == b"\r\n"
+    }
+
+    /// The head of the message that lost the stream, where its sender can be told what is wrong with it.
+    pub fn last_words(&self) -> Option<Vec<u8>> {
+        head_end(&self.buffer).map(|end| self.buffer[..end].to_vec())
+    }
+
     /// Takes a CRLF that nothing followed for a while as the answer to our ping.
     pub fn settle(&mut self) -> Option<Frame> {
         (self.buffer == b"\r\n").then(|| {
