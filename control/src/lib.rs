@@ -23,6 +23,7 @@ pub mod runtime;
 pub mod server;
 pub mod sip;
 pub mod store;
+pub mod sip_io;
 pub mod trace;
 pub mod whatsapp;
 

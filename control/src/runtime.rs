@@ -12,21 +12,26 @@
 use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput};
 use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, OrchestratorOutput};
 use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, limits};
+use crate::config::TraceSettings;
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
+use crate::sip::locate::{Question, Records};
+use crate::sip_io::resolver::Resolver;
+use crate::sip_io::{Heard, SipIo, SipIoCounters};
 use crate::store::{Change, Remembered, Store, StoreFigures};
+use crate::trace::board::{self, Board};
 use crate::trace::redact::CallTag;
+use crate::trace::scrub::scrub;
 use crate::trace::timeline::{Entry, Page, Step, Timeline};
 use crate::whatsapp::event::{Connect, WebhookEvent};
 use crate::whatsapp::graph::{GraphAction, GraphError, GraphRequest};
-use crate::whatsapp::graph_client::GraphClient;
+use crate::whatsapp::graph_client::GraphClients;
 use engine::io::clock;
 use engine::metrics::Metrics;
 use engine::time::Instant;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Inputs waiting for the runtime. Past it HTTP requests are answered 503, and tasks that report back wait.
@@ -37,15 +42,6 @@ const TURN_MAX: usize = 256;
 
 /// Seconds from 1900 to 1970 (RFC 5905 §6).
 pub const NTP_UNIX_OFFSET_S: u64 = 2_208_988_800;
-
-/// Largest SIP datagram.
-const SIP_BYTES_MAX: usize = 65_535;
-
-/// Time a look-up in the DNS may take.
-const RESOLVE_TIME_MAX: Duration = Duration::from_secs(5);
-
-/// Addresses of one name that are tried.
-const ADDRESSES_MAX: usize = 16;
 
 /// Longest sleep, so that a deadline that never comes still is a timer that tokio can hold.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
@@ -97,8 +93,8 @@ pub enum Input {
     Resolved {
         /// Which question.
         query: u64,
-        /// Its addresses.
-        addresses: Vec<SocketAddr>,
+        /// What the DNS said.
+        records: Records,
     },
     /// Somebody wants to see a call's timeline.
     Timeline {
@@ -108,6 +104,13 @@ pub enum Input {
         since: u64,
         /// Where the answer goes.
         reply: oneshot::Sender<Option<Page>>,
+    },
+    /// Somebody looks at calls and their messages.
+    Board {
+        /// What is asked.
+        question: board::Question,
+        /// Where the answer goes.
+        reply: oneshot::Sender<board::Answer>,
     },
     /// Somebody wants the figures.
     Figures(oneshot::Sender<Figures>),
@@ -128,8 +131,8 @@ pub struct Figures {
     pub engine: Vec<Metrics>,
     /// Calls whose timeline is remembered, and entries that found no room.
     pub timeline: (usize, u64),
-    /// SIP datagrams that the socket did not take.
-    pub sip_unsent: u64,
+    /// The SIP sockets.
+    pub sip: SipIoCounters,
     /// What the store counts; `None`: nothing survives a restart.
     pub store: Option<StoreFigures>,
 }
@@ -139,7 +142,9 @@ pub struct LocalEdge {
     /// The machine.
     pub edge: Edge,
     /// The SIP side.
-    pub socket: UdpSocket,
+    pub sip: SipIo,
+    /// For the names of SIP.
+    pub resolver: Resolver,
     /// The media side.
     pub engine: EngineLink,
 }
@@ -149,7 +154,7 @@ pub struct LocalOrchestrator {
     /// The machine.
     pub orchestrator: Orchestrator,
     /// The way to WhatsApp.
-    pub graph: GraphClient,
+    pub graph: GraphClients,
     /// The edge elsewhere, unless it is in this process.
     pub remote: Option<EdgeClient>,
     /// What survives a restart, and what survived the last one.
@@ -162,6 +167,9 @@ pub struct Runtime {
     edge: Option<LocalEdge>,
     callbacks: CallbackClient,
     timeline: Timeline,
+    board: Board,
+    /// For copies of messages to a collector.
+    collector: Option<std::net::UdpSocket>,
     memory: Option<Memory>,
     /// Who waits until a call is accepted or over.
     waiting: BTreeMap<String, Vec<oneshot::Sender<bool>>>,
@@ -170,7 +178,6 @@ pub struct Runtime {
     /// Requests to the local edge that are not answered yet, and who asked.
     origins: BTreeMap<u64, Origin>,
     next_request: u64,
-    sip_unsent: u64,
     draining: bool,
 }
 
@@ -209,21 +216,30 @@ impl Runtime {
             edge,
             callbacks,
             timeline: Timeline::new(),
+            board: Board::new(TraceSettings::default(), SocketAddr::from(([127, 0, 0, 1], 0))),
+            collector: None,
             memory,
             waiting: BTreeMap::new(),
             inputs,
             back,
             origins: BTreeMap::new(),
             next_request: 1,
-            sip_unsent: 0,
             draining: false,
         };
         (runtime, sender)
     }
 
+    /// Shows SIP messages on `board`, and sends the copies that it makes through `collector`, a connected socket that never blocks.
+    pub fn show(&mut self, board: Board, collector: Option<std::net::UdpSocket>) {
+        (self.board, self.collector) = (board, collector);
+        let tracing = self.board.wants_messages();
+        if let Some(local) = &mut self.edge {
+            local.edge.set_tracing(tracing);
+        }
+    }
+
     /// Runs until it was told to drain or stop and nothing is left. Answers the engine, for its stop.
     pub async fn run(mut self) -> Option<EngineLink> {
-        let mut datagram = vec![0; SIP_BYTES_MAX];
         let mut stop_at = Instant::NEVER;
         loop {
             let now = clock::now();
@@ -239,7 +255,7 @@ impl Runtime {
             self.wait(due.min(stop_at)).await;
             let now = clock::now();
             self.take_engine_events(now);
-            self.take_datagrams(now, &mut datagram);
+            self.take_sip(now);
             for _ in 0..TURN_MAX {
                 let Ok(input) = self.inputs.try_recv() else { break };
                 self.take_input(now, input);
@@ -254,11 +270,11 @@ impl Runtime {
     /// Waits for whatever comes first; takes only an input, since that is gone once received.
     async fn wait(&mut self, due: Instant) {
         let sleep = tokio::time::sleep(due.since(clock::now()).min(SLEEP_MAX));
-        let received = match &self.edge {
+        let received = match &mut self.edge {
             Some(edge) => tokio::select! {
                 input = self.inputs.recv() => input,
                 () = edge.engine.woken() => None,
-                _ = edge.socket.readable() => None,
+                () = edge.sip.readable() => None,
                 () = sleep => None,
             },
             None => tokio::select! {
@@ -280,16 +296,13 @@ impl Runtime {
         }
     }
 
-    fn take_datagrams(&mut self, now: Instant, buffer: &mut [u8]) {
-        let Some(edge) = &mut self.edge else { return };
-        for _ in 0..TURN_MAX {
-            match edge.socket.try_recv_from(buffer) {
-                Ok((len, from)) => edge.edge.handle_sip(now, from, &buffer[..len]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                // ECONNREFUSED and the like belong to something that was sent earlier.
-                Err(_) => {}
-            }
-        }
+    fn take_sip(&mut self, now: Instant) {
+        let Some(LocalEdge { edge, sip, .. }) = &mut self.edge else { return };
+        sip.receive(|heard| match heard {
+            Heard::Message { hop, peer, bytes } => edge.handle_sip_message(now, &hop, &peer, &bytes),
+            Heard::Lost { hop, failed } => edge.sip_lost(now, &hop, failed),
+            Heard::Opened(_) => {}
+        });
     }
 
     fn take_input(&mut self, now: Instant, input: Input) {
@@ -316,13 +329,17 @@ impl Runtime {
                 }
             }
             Input::EdgeRequest { what, reply } => self.ask_local_edge(now, Origin::Http(reply), what),
-            Input::Resolved { query, addresses } => {
+            Input::Resolved { query, records } => {
                 if let Some(edge) = &mut self.edge {
-                    edge.edge.resolved(now, query, &addresses);
+                    edge.edge.resolved(now, query, &records);
                 }
             }
             // Whoever asked may have gone away meanwhile.
             Input::Timeline { call_id, since, reply } => drop(reply.send(self.timeline.page(&call_id, since))),
+            Input::Board { question, reply } => {
+                let answer = self.board.answer(now, &self.timeline, &question);
+                drop(reply.send(answer));
+            }
             Input::Figures(reply) => drop(reply.send(self.figures())),
             Input::Drain => self.drain(),
             Input::Stop => self.stop(now),
@@ -458,13 +475,15 @@ impl Runtime {
                         local.edge.handle_mailbox_full(now, worker, *command);
                     }
                 }
-                EdgeOutput::Sip { to, bytes } => {
-                    // SIP repeats what is lost (RFC 3261 §17); waiting for a socket would stop every call.
-                    if local.socket.try_send_to(&bytes, to).is_err() {
-                        self.sip_unsent += 1;
+                EdgeOutput::Sip { hop, bytes } => local.sip.send(&hop, bytes),
+                EdgeOutput::Resolve { query, question } => self.resolve(query, question),
+                EdgeOutput::Trace(message) => {
+                    let copy = self.board.take(&message, wall_micros(now));
+                    if let (Some(copy), Some(collector)) = (copy, &self.collector) {
+                        // A collector that is not there costs its copies only.
+                        let _ = collector.send(&copy);
                     }
                 }
-                EdgeOutput::Resolve { query, host, port } => self.resolve(query, host, port),
                 EdgeOutput::Notify { callback_url: Some(url), event } => self.callbacks.post(url, event),
                 EdgeOutput::Notify { callback_url: None, event } => {
                     if let Some(orchestrator) = &mut self.orchestrator {
@@ -499,15 +518,12 @@ impl Runtime {
         }
     }
 
-    fn resolve(&self, query: u64, host: String, port: u16) {
-        let back = self.back.clone();
+    fn resolve(&self, query: u64, question: Question) {
+        let Some(edge) = &self.edge else { return };
+        let (back, resolver) = (self.back.clone(), edge.resolver.clone());
         tokio::spawn(async move {
-            let looked_up = tokio::time::timeout(RESOLVE_TIME_MAX, tokio::net::lookup_host((host, port))).await;
-            let addresses = match looked_up {
-                Ok(Ok(addresses)) => addresses.take(ADDRESSES_MAX).collect(),
-                Ok(Err(_)) | Err(_) => Vec::new(),
-            };
-            let _ = back.send(Input::Resolved { query, addresses }).await;
+            let records = resolver.ask(&question).await;
+            let _ = back.send(Input::Resolved { query, records }).await;
         });
     }
 
@@ -515,7 +531,8 @@ impl Runtime {
         if !self.timeline.push(entry) {
             return;
         }
-        let (call, step, detail) = (CallTag(&entry.call_id), entry.step.name(), &entry.detail);
+        // Other people's words may hold other people's numbers.
+        let (call, step, detail) = (CallTag(&entry.call_id), entry.step.name(), scrub(&entry.detail));
         match entry.step {
             // First packets and keys are for the timeline; they change no state.
             Step::FirstPacketFromWhatsapp
@@ -534,10 +551,17 @@ impl Runtime {
             edge: self.edge.as_ref().map(|edge| (edge.edge.alive(), edge.edge.counters())),
             engine: self.edge.as_ref().map(engine).unwrap_or_default(),
             timeline: self.timeline.figures(),
-            sip_unsent: self.sip_unsent,
+            sip: self.edge.as_ref().map(|edge| edge.sip.counters()).unwrap_or_default(),
             store: self.memory.as_ref().map(|memory| memory.store.figures()),
         }
     }
+}
+
+/// Unix time in microseconds.
+fn wall_micros(now: Instant) -> u64 {
+    let ntp = clock::wall_anchor().ntp(now);
+    let seconds = (ntp >> 32).saturating_sub(NTP_UNIX_OFFSET_S);
+    seconds * 1_000_000 + ((ntp & 0xffff_ffff) * 1_000_000 >> 32)
 }
 
 /// Unix time. Read anew for every webhook: a host that was suspended must not take a fresh `connect` for a stale one.

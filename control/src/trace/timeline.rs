@@ -121,6 +121,21 @@ pub struct Page {
     pub ended: bool,
 }
 
+/// A call that is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Which.
+    pub call_id: String,
+    /// Its first entry.
+    pub first: Instant,
+    /// Its last.
+    pub last: Instant,
+    /// Whether `end` was written.
+    pub ended: bool,
+    /// The detail of its last entry.
+    pub last_words: String,
+}
+
 /// The timelines of all calls remembered.
 #[derive(Debug, Default)]
 pub struct Timeline {
@@ -178,6 +193,21 @@ impl Timeline {
         let call = self.calls.get(call_id)?;
         let since = usize::try_from(since).unwrap_or(usize::MAX).min(call.lines.len());
         Some(Page { entries: call.lines[since..].to_vec(), ended: call.ended })
+    }
+
+    /// Every call remembered, the one that wrote last first.
+    pub fn calls(&self) -> impl Iterator<Item = Remembered> {
+        self.quiet.iter().rev().filter_map(|(_, call_id)| {
+            let call = self.calls.get(call_id)?;
+            let last_words = call.lines.last().map_or_else(String::new, |line| line.detail.clone());
+            Some(Remembered {
+                call_id: call_id.clone(),
+                first: call.first,
+                last: call.last,
+                ended: call.ended,
+                last_words,
+            })
+        })
     }
 
     /// Calls remembered, and entries that found no room.

@@ -159,6 +159,15 @@ impl Flow {
         }
     }
 
+    /// Sets the encoder's effort, where there is one.
+    pub(super) fn set_complexity(&mut self, complexity: u8) {
+        match &mut self.path {
+            Path::Relay(_) => {}
+            Path::Playout(playout) => playout.voice().set_complexity(complexity),
+            Path::Arrival(arrival) => arrival.voice().set_complexity(complexity),
+        }
+    }
+
     /// What playout did, where it paces the flow.
     pub(super) fn playout(&self) -> Option<PlayoutStats> {
         match &self.path {

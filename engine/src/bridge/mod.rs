@@ -106,6 +106,7 @@ pub struct Port {
 }
 
 /// How a leg begins.
+#[expect(clippy::large_enum_variant, reason = "made once a leg, and moved once into it")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LegConfig {
     /// ICE + DTLS-SRTP
@@ -299,6 +300,8 @@ pub struct Bridge {
     concealed_before: [u64; 2],
     concealed_counted: u64,
     events_lost: u64,
+    /// Of encoders that will be made; `None`: their own choice.
+    complexity: Option<u8>,
 }
 
 /// Where the bridge is in its life.
@@ -337,6 +340,7 @@ impl Bridge {
             concealed_before: [0; 2],
             concealed_counted: 0,
             events_lost: 0,
+            complexity: None,
         };
         bridge.join(now);
         bridge
@@ -469,7 +473,7 @@ impl Bridge {
 
     /// Makes the flows once both formats are known, and again where a new format needs it.
     fn join(&mut self, now: Instant) {
-        let Bridge { a, b, a_to_b, b_to_a, outbox, .. } = self;
+        let Bridge { a, b, a_to_b, b_to_a, outbox, complexity, .. } = self;
         let (Some(format_a), Some(format_b)) = (a.format(), b.format()) else { return };
         let plans = [Plan::new(format_a, format_b), Plan::new(format_b, format_a)];
         let ways = [(a_to_b, b, LegName::B), (b_to_a, a, LegName::A)];
@@ -481,7 +485,18 @@ impl Bridge {
                 self.concealed_before[index] += before.concealed();
                 before.hand_over(&mut Exit { now, leg, name, outbox });
             }
-            *flow = Some(Flow::new(plan));
+            let flow = flow.insert(Flow::new(plan));
+            if let Some(complexity) = *complexity {
+                flow.set_complexity(complexity);
+            }
+        }
+    }
+
+    /// Sets the effort of the encoders, 0 to 10, of this moment's and of those to come.
+    pub fn set_complexity(&mut self, complexity: u8) {
+        self.complexity = Some(complexity);
+        for flow in [&mut self.a_to_b, &mut self.b_to_a].into_iter().flatten() {
+            flow.set_complexity(complexity);
         }
     }
 
