@@ -145,8 +145,8 @@ impl Call {
         let bridge = Bridge::open(now, config, &shared, random.fork());
         let out = vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice();
         let metrics = Metrics::default();
-        let mut call =
-            Call { bridge, ends, metrics, out, spoken: 0, now, deadline: now, sent: 0, unheard: [None, None] };
+        let unheard = [0, 1].map(|_| (Vec::with_capacity(DATAGRAM_BYTES_MAX), Component::Rtp));
+        let mut call = Call { bridge, ends, metrics, out, spoken: 0, now, deadline: now, sent: 0, unheard };
         for (index, kind) in [a, b].into_iter().enumerate() {
             let local = call.bridge.local(leg_name(index));
             call.ends[index].meet(now, kind, &local, bridge_address(index));
