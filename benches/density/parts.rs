@@ -189,7 +189,7 @@ impl Run {
             return Ok(Value::Null);
         }
         let begun = generator.places();
-        let time = Duration::from_secs(6);
+        let time = self.window.clamp(Duration::from_secs(3), Duration::from_secs(6));
         generator.open_window(time);
         generator.run_for(time)?;
         generator.close_window();
@@ -204,6 +204,9 @@ impl Run {
             return self.visit(name, generator, subject, counts);
         }
         let mut steps = self.visit(name, generator, subject, &[FIRST_CALLS])?;
+        if steps.iter().any(Step::is_bad) {
+            return Ok(steps);
+        }
         for share in [0.5, 0.7, 0.85, 0.95, 1.0, 1.05, 1.1] {
             let Some(last) = steps.last() else { break };
             // Beyond its own limit the generator would measure itself.
@@ -213,7 +216,7 @@ impl Run {
                 continue;
             }
             steps.extend(self.visit(name, generator, subject, &[calls])?);
-            if steps.last().is_some_and(|last| last.busy > 0.98 || last.lost > 0 || last.generator_limited()) {
+            if steps.last().is_some_and(|last| last.busy > 0.97 || last.is_bad() || last.generator_limited()) {
                 break;
             }
         }
@@ -232,8 +235,17 @@ impl Run {
             let more = count.saturating_sub(generator.calls.len());
             generator.ramp(more, RAMP_PER_SECOND, Duration::from_secs(5))?;
             generator.run_for(SETTLE)?;
-            let step = window(generator, subject, self.window, &self.site)?;
+            let mut step = window(generator, subject, self.window, &self.site)?;
             progress(&describe(name, &step));
+            // What others did to the core must not stand for what the gateway can do.
+            if step.busy < RELAY_BUSY_MAX && (step.noisy() || !step.is_clean()) {
+                let again = window(generator, subject, self.window, &self.site)?;
+                progress(&format!("again, {}", describe(name, &again)));
+                let worth = |step: &Step| (step.defects(), step.pacing_p99_ms());
+                if worth(&again) < worth(&step) {
+                    step = again;
+                }
+            }
             steps.push(step);
         }
         Ok(steps)
@@ -251,7 +263,7 @@ impl Run {
 
     /// As many as it can with a fixed number under way, then how long each takes at half of that.
     fn set_up_of(&self, name: &str, b: EndKind, start: Start) -> Result<Value> {
-        const UNDER_WAY: usize = 24;
+        const UNDER_WAY: usize = 64;
         const SET_UPS: usize = 1_500;
         let fresh = || -> Result<(Generator, Subject)> {
             let mut generator = self.generator(self.caller(), b.clone())?;
@@ -431,8 +443,13 @@ fn limit(step: &Step, busy_max: f64) -> f64 {
 fn knee(steps: &[Step], busy_max: f64) -> Value {
     let is_good = |step: &&Step| step.is_clean() && step.pacing_p99_ms() < PACING_MS_MAX && step.busy < busy_max;
     let good = steps.iter().filter(is_good).max_by_key(|step| step.calls);
+    let wanted = good.map_or(0.0, |step| step.calls as f64) * 0.7;
+    let distance = |step: &&Step| (step.calls as f64 - wanted).abs() as u64;
+    let calm = steps.iter().min_by_key(distance).filter(|_| good.is_some());
     json!({
         "calls": good.map(|step| step.calls),
+        "near_70_percent": calm.map(|step| json!({"calls": step.calls,
+            "residence_p999_us": round(step.residence[0].p999.max(step.residence[1].p999), 0)})),
         "extrapolated": steps.last().map(|last| round(limit(last, busy_max), 0)),
         "generator_limited": steps.iter().any(Step::generator_limited),
         "core_percent_at_most": busy_max * 100.0,

@@ -12,21 +12,25 @@
 use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput};
 use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, OrchestratorOutput};
 use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, limits};
+use crate::config::TraceSettings;
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
 use crate::sip::locate::{Question, Records};
 use crate::sip_io::resolver::Resolver;
 use crate::sip_io::{Heard, SipIo, SipIoCounters};
 use crate::store::{Change, Remembered, Store, StoreFigures};
+use crate::trace::board::{self, Board};
 use crate::trace::redact::CallTag;
+use crate::trace::scrub::scrub;
 use crate::trace::timeline::{Entry, Page, Step, Timeline};
 use crate::whatsapp::event::{Connect, WebhookEvent};
 use crate::whatsapp::graph::{GraphAction, GraphError, GraphRequest};
-use crate::whatsapp::graph_client::GraphClient;
+use crate::whatsapp::graph_client::GraphClients;
 use engine::io::clock;
 use engine::metrics::Metrics;
 use engine::time::Instant;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -101,6 +105,13 @@ pub enum Input {
         /// Where the answer goes.
         reply: oneshot::Sender<Option<Page>>,
     },
+    /// Somebody looks at calls and their messages.
+    Board {
+        /// What is asked.
+        question: board::Question,
+        /// Where the answer goes.
+        reply: oneshot::Sender<board::Answer>,
+    },
     /// Somebody wants the figures.
     Figures(oneshot::Sender<Figures>),
     /// Take no new calls; stop when the last one is over.
@@ -143,7 +154,7 @@ pub struct LocalOrchestrator {
     /// The machine.
     pub orchestrator: Orchestrator,
     /// The way to WhatsApp.
-    pub graph: GraphClient,
+    pub graph: GraphClients,
     /// The edge elsewhere, unless it is in this process.
     pub remote: Option<EdgeClient>,
     /// What survives a restart, and what survived the last one.
@@ -156,6 +167,9 @@ pub struct Runtime {
     edge: Option<LocalEdge>,
     callbacks: CallbackClient,
     timeline: Timeline,
+    board: Board,
+    /// For copies of messages to a collector.
+    collector: Option<std::net::UdpSocket>,
     memory: Option<Memory>,
     /// Who waits until a call is accepted or over.
     waiting: BTreeMap<String, Vec<oneshot::Sender<bool>>>,
@@ -202,6 +216,8 @@ impl Runtime {
             edge,
             callbacks,
             timeline: Timeline::new(),
+            board: Board::new(TraceSettings::default(), SocketAddr::from(([127, 0, 0, 1], 0))),
+            collector: None,
             memory,
             waiting: BTreeMap::new(),
             inputs,
@@ -211,6 +227,15 @@ impl Runtime {
             draining: false,
         };
         (runtime, sender)
+    }
+
+    /// Shows SIP messages on `board`, and sends the copies that it makes through `collector`, a connected socket that never blocks.
+    pub fn show(&mut self, board: Board, collector: Option<std::net::UdpSocket>) {
+        (self.board, self.collector) = (board, collector);
+        let tracing = self.board.wants_messages();
+        if let Some(local) = &mut self.edge {
+            local.edge.set_tracing(tracing);
+        }
     }
 
     /// Runs until it was told to drain or stop and nothing is left. Answers the engine, for its stop.
@@ -311,6 +336,10 @@ impl Runtime {
             }
             // Whoever asked may have gone away meanwhile.
             Input::Timeline { call_id, since, reply } => drop(reply.send(self.timeline.page(&call_id, since))),
+            Input::Board { question, reply } => {
+                let answer = self.board.answer(now, &self.timeline, &question);
+                drop(reply.send(answer));
+            }
             Input::Figures(reply) => drop(reply.send(self.figures())),
             Input::Drain => self.drain(),
             Input::Stop => self.stop(now),
@@ -448,6 +477,13 @@ impl Runtime {
                 }
                 EdgeOutput::Sip { hop, bytes } => local.sip.send(&hop, bytes),
                 EdgeOutput::Resolve { query, question } => self.resolve(query, question),
+                EdgeOutput::Trace(message) => {
+                    let copy = self.board.take(&message, wall_micros(now));
+                    if let (Some(copy), Some(collector)) = (copy, &self.collector) {
+                        // A collector that is not there costs its copies only.
+                        let _ = collector.send(&copy);
+                    }
+                }
                 EdgeOutput::Notify { callback_url: Some(url), event } => self.callbacks.post(url, event),
                 EdgeOutput::Notify { callback_url: None, event } => {
                     if let Some(orchestrator) = &mut self.orchestrator {
@@ -495,7 +531,8 @@ impl Runtime {
         if !self.timeline.push(entry) {
             return;
         }
-        let (call, step, detail) = (CallTag(&entry.call_id), entry.step.name(), &entry.detail);
+        // Other people's words may hold other people's numbers.
+        let (call, step, detail) = (CallTag(&entry.call_id), entry.step.name(), scrub(&entry.detail));
         match entry.step {
             // First packets and keys are for the timeline; they change no state.
             Step::FirstPacketFromWhatsapp
@@ -518,6 +555,13 @@ impl Runtime {
             store: self.memory.as_ref().map(|memory| memory.store.figures()),
         }
     }
+}
+
+/// Unix time in microseconds.
+fn wall_micros(now: Instant) -> u64 {
+    let ntp = clock::wall_anchor().ntp(now);
+    let seconds = (ntp >> 32).saturating_sub(NTP_UNIX_OFFSET_S);
+    seconds * 1_000_000 + ((ntp & 0xffff_ffff) * 1_000_000 >> 32)
 }
 
 /// Unix time. Read anew for every webhook: a host that was suspended must not take a fresh `connect` for a stale one.

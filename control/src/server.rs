@@ -2,22 +2,24 @@
 
 use crate::call::edge::Edge;
 use crate::call::orchestrator::Orchestrator;
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, TlsFiles};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
-use crate::http::{Access, HttpCounters, Shared, edge_api, status, webhook};
+use crate::http::{self, Access, HttpCounters, Shared, calls, edge_api, listen, status, webhook};
 use crate::runtime::{Input, LocalEdge, LocalOrchestrator, NTP_UNIX_OFFSET_S, Runtime};
 use crate::sip::transport::{TRANSPORTS, Transport};
 use crate::sip_io::resolver::Resolver;
 use crate::sip_io::tls::TlsSettings;
 use crate::sip_io::{SipIo, SipIoSettings};
 use crate::store::{FileStore, Store};
-use crate::whatsapp::graph_client::{GraphClient, outdated_version};
+use crate::trace::board::Board;
+use crate::trace::redact::Secret;
+use crate::whatsapp::graph_client::{GraphClient, GraphClients, outdated_version};
 use anyhow::{Context, Result, anyhow};
 use axum::Router;
 use engine::io::clock;
 use engine::random::Random;
-use std::future::Future;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,8 +113,11 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     let sip = edge.as_ref().and_then(|edge| edge.sip.address(Transport::Udp));
     let driver = edge.as_ref().map(|edge| edge.engine.driver());
 
-    let callbacks = CallbackClient::new(config.edge.token.clone()).map_err(|error| anyhow!(error))?;
-    let (runtime, inputs) = Runtime::new(orchestrator, edge, callbacks);
+    let callbacks = CallbackClient::new(config.edge.token.clone(), config.edge.trusted.as_deref())
+        .map_err(|error| anyhow!(error))?;
+    let (mut runtime, inputs) = Runtime::new(orchestrator, edge, callbacks);
+    let (board, collector) = board(&config, sip)?;
+    runtime.show(board, collector);
     let draining = Arc::new(AtomicBool::new(false));
     let shared = Shared {
         inputs: inputs.clone(),
@@ -125,51 +130,75 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     if mode.orchestrates() {
         let address = SocketAddr::new(config.http.bind, config.http.port);
         let routes = webhook::routes().merge(edge_api::callback_routes());
-        webhooks = Some(serve(address, "PORT", routes, &shared, stopped.clone()).await?);
+        webhooks = Some(serve(address, "PORT", routes, config.http.tls.as_ref(), &shared, stopped.clone()).await?);
         warn_about_webhooks(&config);
     }
     let mut edge_address = None;
     if wants_edge {
-        edge_address = Some(serve(config.edge.bind, "EDGE_BIND", edge_api::routes(), &shared, stopped).await?);
+        edge_address = Some(
+            serve(config.edge.bind, "EDGE_BIND", edge_api::routes(), config.edge.tls.as_ref(), &shared, stopped)
+                .await?,
+        );
     }
     announce(&config, webhooks, edge_address, sip, driver);
     let done = tokio::spawn(runtime.run());
     Ok(Running { webhooks, edge_api: edge_address, sip, inputs, draining, done, stop_servers })
 }
 
+/// Where SIP messages are kept, and the socket for their copies.
+fn board(config: &Config, sip: Option<SocketAddr>) -> Result<(Board, Option<std::net::UdpSocket>)> {
+    let local = sip.unwrap_or(SocketAddr::from(([127, 0, 0, 1], config.sip.bind.port())));
+    let board = Board::new(config.trace.clone(), local);
+    let Some(collector) = board.collector() else { return Ok((board, None)) };
+    let any: SocketAddr = if collector.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
+    #[allow(clippy::disallowed_methods, reason = "this is the control plane's edge, where its sockets are made")]
+    let socket = std::net::UdpSocket::bind(any).context("no socket for the trace's collector")?;
+    socket.set_nonblocking(true)?;
+    socket.connect(collector).with_context(|| format!("{collector} cannot be reached: correct TRACE_HEP"))?;
+    Ok((board, Some(socket)))
+}
+
 async fn serve(
     address: SocketAddr,
     variable: &str,
     routes: Router<Shared>,
+    tls: Option<&TlsFiles>,
     shared: &Shared,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) -> Result<SocketAddr> {
+    let tls = tls.map(|files| listen::tls(&files.certificate, &files.private_key));
+    let tls = tls.transpose().map_err(|error| anyhow!("no TLS: {error}"))?;
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("{address} cannot be bound: choose another with {variable}"))?;
     let local = listener.local_addr()?;
-    let router = routes.merge(status::routes()).with_state(shared.clone());
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let stop = async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
-    tokio::spawn(served(axum::serve(listener, service).with_graceful_shutdown(stop)));
+    let router = http::complete(routes.merge(status::routes()).merge(calls::routes())).with_state(shared.clone());
+    tokio::spawn(listen::serve(listener, tls, router, shared.counters.connections.clone(), stopped));
     Ok(local)
-}
-
-async fn served(server: impl IntoFuture<Output = std::io::Result<()>, IntoFuture: Future + Send>) {
-    if let Err(error) = server.await {
-        tracing::error!("an HTTP server has stopped: {error}");
-    }
 }
 
 fn make_orchestrator(config: &Config) -> Result<LocalOrchestrator> {
     let settings = &config.whatsapp;
-    if let Some(version) = outdated_version(&settings.base) {
-        tracing::warn!("version v{version}.0 of the Graph API is no longer served: change WABA_BASE");
+    let client = |base: &str, token: &Secret, provider| {
+        if let Some(version) = outdated_version(base) {
+            tracing::warn!("version v{version}.0 of the Graph API is no longer served: change WABA_BASE");
+        }
+        GraphClient::new(base, token, provider).map_err(|error| anyhow!(error))
+    };
+    let has_default = !settings.token.0.is_empty();
+    let default = has_default.then(|| client(&settings.base, &settings.token, settings.provider)).transpose()?;
+    let mut by_number = BTreeMap::new();
+    for account in &config.accounts {
+        let base = account.base.as_deref().unwrap_or(&settings.base);
+        let token = account.token.as_ref().unwrap_or(&settings.token);
+        let made = client(base, token, account.provider.unwrap_or(settings.provider));
+        by_number.insert(account.phone_number_id.clone(), made.with_context(|| format!("accounts.{}", account.name))?);
     }
-    let graph = GraphClient::new(&settings.base, &settings.token, settings.provider).map_err(|error| anyhow!(error))?;
+    let graph = GraphClients { default, by_number: Arc::new(by_number) };
     let remote = match &config.edge.api {
-        Some(base) => Some(EdgeClient::new(base, config.edge.token.clone()).map_err(|error| anyhow!(error))?),
+        Some(base) => Some(
+            EdgeClient::new(base, config.edge.token.clone(), config.edge.trusted.as_deref())
+                .map_err(|error| anyhow!(error))?,
+        ),
         None => None,
     };
     let store = match &config.whatsapp.store {
@@ -291,6 +320,7 @@ fn access(config: &Config) -> Access {
         shared_header: config.whatsapp.shared_header.clone(),
         verify_token: config.whatsapp.verify_token.clone(),
         webhooks_open: config.whatsapp.webhooks_open,
+        flat_waits: config.whatsapp.flat_waits,
     }
 }
 
@@ -300,7 +330,9 @@ fn warn_about_webhooks(config: &Config) {
         return;
     }
     match settings.webhooks_open {
-        true => tracing::warn!("webhooks are open: anybody who reaches this port can place calls; set META_APP_SECRET"),
+        true => tracing::warn!(
+            "webhooks are open: anybody who reaches this port can place calls; set META_APP_SECRET and WEBHOOK_AUTH=required"
+        ),
         false => tracing::info!("webhooks are taken from this host only, until META_APP_SECRET is set"),
     }
 }

@@ -535,6 +535,7 @@ impl Bench {
                     self.events.push(event.kind);
                 }
                 EdgeOutput::Timeline(entry) => self.steps.push(entry.step),
+                EdgeOutput::Trace(_) => panic!("tracing is off"),
             }
         }
     }

@@ -236,6 +236,7 @@ impl Gateway {
                 EdgeOutput::Resolve { query, .. } => self.edge.resolved(now, query, &Records::Nothing),
                 EdgeOutput::Notify { event, .. } => self.orchestrator.handle_edge_event(now, event),
                 EdgeOutput::Timeline(entry) => self.note(entry),
+                EdgeOutput::Trace(_) => {}
             }
             quiet = false;
         }

@@ -35,6 +35,8 @@ pub enum Step {
     Challenge,
     /// 18x came.
     Ringing,
+    /// A destination failed and the next one is tried.
+    Failover,
     /// 200 came.
     Answered,
     /// `accept` succeeded or failed.
@@ -51,6 +53,10 @@ pub enum Step {
     FirstPacketToSip,
     /// A key was pressed.
     Digit,
+    /// A side put the call on hold, or took it back.
+    Hold,
+    /// A transfer was asked for, done, or has failed.
+    Transfer,
     /// The program was started again while the call was in progress.
     Restart,
     /// WhatsApp has not acknowledged the end of the call.
@@ -71,6 +77,7 @@ impl Step {
             Step::Invite => "invite",
             Step::Challenge => "challenge",
             Step::Ringing => "ringing",
+            Step::Failover => "failover",
             Step::Answered => "answered",
             Step::Accept => "accept",
             Step::Release => "release",
@@ -79,6 +86,8 @@ impl Step {
             Step::FirstPacketFromSip => "first_packet_from_sip",
             Step::FirstPacketToSip => "first_packet_to_sip",
             Step::Digit => "digit",
+            Step::Hold => "hold",
+            Step::Transfer => "transfer",
             Step::Restart => "restart",
             Step::Goodbye => "goodbye",
             Step::End => "end",
@@ -119,6 +128,21 @@ pub struct Page {
     pub entries: Vec<Line>,
     /// Whether `end` was written.
     pub ended: bool,
+}
+
+/// A call that is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Which.
+    pub call_id: String,
+    /// Its first entry.
+    pub first: Instant,
+    /// Its last.
+    pub last: Instant,
+    /// Whether `end` was written.
+    pub ended: bool,
+    /// The detail of its last entry.
+    pub last_words: String,
 }
 
 /// The timelines of all calls remembered.
@@ -178,6 +202,21 @@ impl Timeline {
         let call = self.calls.get(call_id)?;
         let since = usize::try_from(since).unwrap_or(usize::MAX).min(call.lines.len());
         Some(Page { entries: call.lines[since..].to_vec(), ended: call.ended })
+    }
+
+    /// Every call remembered, the one that wrote last first.
+    pub fn calls(&self) -> impl Iterator<Item = Remembered> {
+        self.quiet.iter().rev().filter_map(|(_, call_id)| {
+            let call = self.calls.get(call_id)?;
+            let last_words = call.lines.last().map_or_else(String::new, |line| line.detail.clone());
+            Some(Remembered {
+                call_id: call_id.clone(),
+                first: call.first,
+                last: call.last,
+                ended: call.ended,
+                last_words,
+            })
+        })
     }
 
     /// Calls remembered, and entries that found no room.

@@ -17,9 +17,11 @@
 
 mod exit;
 mod flow;
+mod hearing;
 mod hold;
 mod outbox;
 mod pace;
+mod playout;
 mod relay;
 mod source;
 mod spare;
@@ -28,6 +30,7 @@ mod transcode;
 use self::exit::Exit;
 use self::flow::{Flow, Plan};
 use self::outbox::Outbox;
+pub use self::playout::PlayoutStats;
 use self::spare::{Spares, open_leg};
 use crate::dtls::Identity;
 use crate::error::{Cause, End, Side};
@@ -44,6 +47,9 @@ use std::net::SocketAddr;
 
 /// Events of a bridge between two drains. Past it the newest is dropped and counted; `Ended` always has its place.
 const BRIDGE_EVENTS_MAX: usize = 32;
+
+/// Events that have their place from the start: more at once than a call that is up ever has.
+const BRIDGE_EVENTS_USUAL: usize = 4;
 
 /// A bridge of this process. Control chooses the numbers and never uses one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,6 +109,7 @@ pub struct Port {
 }
 
 /// How a leg begins.
+#[expect(clippy::large_enum_variant, reason = "made once a leg, and moved once into it")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LegConfig {
     /// ICE + DTLS-SRTP
@@ -143,6 +150,11 @@ pub enum BridgeCommand {
     },
     /// Ends the hold of a leg.
     Release {
+        /// Which leg.
+        leg: LegName,
+    },
+    /// Nothing is sent to the peer of a webrtc leg until `Release`: it put the call on hold. An rtp leg learns that by `SetRemote`.
+    Hold {
         /// Which leg.
         leg: LegName,
     },
@@ -246,6 +258,8 @@ pub struct BridgeStats {
     pub concealed_from_a: u64,
     /// Packets of B's peer that were concealed or recovered toward A.
     pub concealed_from_b: u64,
+    /// Of the flow that playout paces; a bridge has one at most.
+    pub playout: Option<PlayoutStats>,
 }
 
 /// What `poll_output` answers.
@@ -294,6 +308,8 @@ pub struct Bridge {
     concealed_before: [u64; 2],
     concealed_counted: u64,
     events_lost: u64,
+    /// Of encoders that will be made; `None`: their own choice.
+    complexity: Option<u8>,
 }
 
 /// Where the bridge is in its life.
@@ -323,7 +339,7 @@ impl Bridge {
             a_to_b: None,
             b_to_a: None,
             outbox: Outbox::new(),
-            events: VecDeque::with_capacity(BRIDGE_EVENTS_MAX + 1),
+            events: VecDeque::with_capacity(BRIDGE_EVENTS_USUAL),
             phase: Phase::Open,
             spares: Spares::default(),
             shared: shared.clone(),
@@ -332,6 +348,7 @@ impl Bridge {
             concealed_before: [0; 2],
             concealed_counted: 0,
             events_lost: 0,
+            complexity: None,
         };
         bridge.join(now);
         bridge
@@ -433,6 +450,11 @@ impl Bridge {
                     leg.release(now);
                 }
             }
+            BridgeCommand::Hold { leg } => {
+                if let Some(leg) = self.leg_mut(leg) {
+                    leg.hold();
+                }
+            }
             BridgeCommand::OpenLeg { leg, config } => self.open_spare(now, leg, *config),
             BridgeCommand::SeatLeg { leg, seat } => self.seat_spare(now, leg, seat),
             BridgeCommand::CloseLeg { leg } => self.spares.close(now, leg),
@@ -464,7 +486,7 @@ impl Bridge {
 
     /// Makes the flows once both formats are known, and again where a new format needs it.
     fn join(&mut self, now: Instant) {
-        let Bridge { a, b, a_to_b, b_to_a, outbox, .. } = self;
+        let Bridge { a, b, a_to_b, b_to_a, outbox, complexity, .. } = self;
         let (Some(format_a), Some(format_b)) = (a.format(), b.format()) else { return };
         let plans = [Plan::new(format_a, format_b), Plan::new(format_b, format_a)];
         let ways = [(a_to_b, b, LegName::B), (b_to_a, a, LegName::A)];
@@ -476,7 +498,18 @@ impl Bridge {
                 self.concealed_before[index] += before.concealed();
                 before.hand_over(&mut Exit { now, leg, name, outbox });
             }
-            *flow = Some(Flow::new(plan));
+            let flow = flow.insert(Flow::new(plan));
+            if let Some(complexity) = *complexity {
+                flow.set_complexity(complexity);
+            }
+        }
+    }
+
+    /// Sets the effort of the encoders, 0 to 10, of this moment's and of those to come.
+    pub fn set_complexity(&mut self, complexity: u8) {
+        self.complexity = Some(complexity);
+        for flow in [&mut self.a_to_b, &mut self.b_to_a].into_iter().flatten() {
+            flow.set_complexity(complexity);
         }
     }
 
@@ -599,21 +632,26 @@ impl Bridge {
 
     /// Moves what was counted here to the worker's counters.
     fn count(&mut self, metrics: &mut Metrics) {
-        let stats = self.stats();
-        let concealed = stats.concealed_from_a + stats.concealed_from_b;
+        let concealed = self.concealed(0) + self.concealed(1);
         metrics.packets_concealed += concealed - core::mem::replace(&mut self.concealed_counted, concealed);
         metrics.datagrams_unsent += self.outbox.take_unsent();
         metrics.events_lost += core::mem::take(&mut self.events_lost);
     }
 
-    fn stats(&self) -> BridgeStats {
-        let concealed =
-            |index: usize, flow: &Option<Flow>| self.concealed_before[index] + flow.as_ref().map_or(0, Flow::concealed);
+    /// Packets made up in one direction: 0 is A to B.
+    fn concealed(&self, direction: usize) -> u64 {
+        let flow = if direction == 0 { &self.a_to_b } else { &self.b_to_a };
+        self.concealed_before[direction] + flow.as_ref().map_or(0, Flow::concealed)
+    }
+
+    /// Figures so far.
+    pub fn stats(&self) -> BridgeStats {
         BridgeStats {
             a: self.a.stats(),
             b: self.b.stats(),
-            concealed_from_a: concealed(0, &self.a_to_b),
-            concealed_from_b: concealed(1, &self.b_to_a),
+            concealed_from_a: self.concealed(0),
+            concealed_from_b: self.concealed(1),
+            playout: [&self.a_to_b, &self.b_to_a].into_iter().flatten().find_map(Flow::playout),
         }
     }
 
