@@ -105,6 +105,14 @@ impl Leg {
         }
     }
 
+    /// Begins a hold; an rtp leg's is in its peer's description.
+    pub fn hold(&mut self) {
+        match self {
+            Leg::Webrtc(leg) => leg.hold(),
+            Leg::Rtp(_) => {}
+        }
+    }
+
     /// Our RTP stream; the flow that sends into this leg writes its headers with it.
     pub fn sender(&mut self) -> &mut RtpSender {
         match self {
