@@ -40,7 +40,7 @@ fn a_phone_over_tls_and_sdes_reaches_another_behind_the_second_trunk() {
         );
         let certificate = certificate(folder);
         let options =
-            Options { name: "alice", control_port: 4_445, modules: &["opus", "srtp"], certificate: Some(&certificate) };
+            Options { name: "alice", control_port: 4_445, modules: &["opus"], certificate: Some(&certificate) };
         let mut alice =
             Baresip::start_as(folder, &options, &format!("{HOST}:5072"), &stereo(folder, "near", &near[1]), &account)
                 .await;

@@ -147,6 +147,7 @@ module g711.so
 module aufile.so
 module aubridge.so
 module sndfile.so
+module srtp.so
 {modules}module_tmp uuid.so
 module_tmp account.so
 module_app menu.so
