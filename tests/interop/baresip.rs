@@ -13,7 +13,7 @@ pub struct Options<'a> {
     pub name: &'a str,
     /// Where it takes commands.
     pub control_port: u16,
-    /// Modules beside the usual ones, such as `opus` and `srtp`.
+    /// Modules beside the usual ones, such as `opus`.
     pub modules: &'a [&'a str],
     /// Certificate and key in one file, which its TLS transport wants to have.
     pub certificate: Option<&'a Path>,
