@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use control::client::webrtc_offerer::remote_of;
 use engine::bridge::{BridgeCommand, BridgeConfig, BridgeId, LegConfig, Shared};
-use engine::config::{Driver, EngineConfig};
+use engine::config::{COMPLEXITY_DEFAULT, Driver, EngineConfig};
 use engine::dtls::{DtlsRole, DtlsVersions, Identity};
 use engine::ice::IceRole;
 use engine::io::clock;
@@ -40,7 +40,14 @@ struct Door {
 /// Serves on `port` until it is killed.
 pub fn run(port: u16, workers: usize) -> Result<()> {
     let identity = Identity::generate().map_err(|_| anyhow!("the system gives no key"))?;
-    let config = EngineConfig { workers, pin: true, media_ports: 10_000..=31_999, bind: None, driver: Driver::Auto };
+    let config = EngineConfig {
+        workers,
+        pin: true,
+        media_ports: 10_000..=31_999,
+        bind: None,
+        driver: Driver::Auto,
+        complexity: COMPLEXITY_DEFAULT,
+    };
     let wake = Arc::new(Notify::new());
     let waker = Arc::clone(&wake);
     let shared = Shared { identity, anchor: clock::wall_anchor() };

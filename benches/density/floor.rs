@@ -42,6 +42,9 @@ pub fn run(flows_max: usize, complexity: Option<i32>, folder: &Path) -> Result<(
         // A call's two sockets have neighbouring numbers.
         while let Some(arrival) = ring.next(&mut datagram) {
             let (call, other) = (arrival.socket as usize / 2, arrival.socket ^ 1);
+            if arrival.len <= HEADER_BYTES {
+                continue;
+            }
             let len = match codecs.get_mut(call) {
                 None => arrival.len,
                 Some(codec) if arrival.socket.is_multiple_of(2) => {

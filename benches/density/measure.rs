@@ -103,12 +103,20 @@ impl Step {
         self.others_busy > OTHERS_MAX
     }
 
+    /// Packets that did not come through as they should, and calls.
+    pub fn defects(&self) -> u64 {
+        self.lost + self.wrong + self.concealed + self.overrun + 100 * self.broken as u64
+    }
+
+    /// More than a hiccup: it makes no sense to go on from here.
+    pub fn is_bad(&self) -> bool {
+        self.calls == 0 || self.defects() * 100 > self.received
+    }
+
     /// Nothing was lost, made up or wrong.
     pub fn is_clean(&self) -> bool {
         let expected = 2.0 * self.calls as f64 * self.seconds * PACKETS_PER_SECOND;
-        self.lost + self.wrong + self.concealed + self.overrun == 0
-            && self.broken == 0
-            && (self.received as f64 - expected).abs() <= 4.0 * self.calls as f64 + 1.0
+        self.defects() == 0 && (self.received as f64 - expected).abs() <= 4.0 * self.calls as f64 + 1.0
     }
 
     /// The worse direction's 99th percentile, ms.

@@ -103,6 +103,8 @@ pub struct Ring {
     received: VecDeque<(SocketIndex, u16, u32)>,
     /// Sends that the kernel refused.
     pub send_errors: u64,
+    /// Errors of receives, such as a peer that has gone.
+    pub receive_errors: u64,
     /// Receives that had to be armed again because buffers ran out.
     pub rearmed: u64,
 }
@@ -138,6 +140,7 @@ impl Ring {
             to_arm: Vec::new(),
             received: VecDeque::with_capacity(usize::from(BUFFERS)),
             send_errors: 0,
+            receive_errors: 0,
             rearmed: 0,
         };
         for buffer in 0..BUFFERS {
@@ -216,6 +219,8 @@ impl Ring {
             let socket = completion.user_data() as SocketIndex;
             if let Some(buffer) = cqueue::buffer_select(completion.flags()) {
                 self.received.push_back((socket, buffer, completion.result().max(0) as u32));
+            } else if completion.result() < 0 && completion.result() != -libc::ENOBUFS {
+                self.receive_errors += 1;
             }
             if !cqueue::more(completion.flags()) {
                 self.rearmed += 1;

@@ -34,6 +34,11 @@ impl std::fmt::Display for EngineError {
             EngineError::Start(StartError::Config(ConfigError::WorkersTooMany)) => {
                 write!(f, "MEDIA_WORKERS (media.workers in the file) is too high: write a lower number, or 0")
             }
+            EngineError::Start(StartError::Config(ConfigError::ComplexityRange)) => write!(
+                f,
+                "MEDIA_COMPLEXITY_MIN is above MEDIA_COMPLEXITY_MAX (media.complexity_min and _max in the file): write two numbers from \
+                 0 to 10, the lower one first"
+            ),
             EngineError::Start(StartError::Io(error)) => write!(f, "the engine did not start: {error}"),
         }
     }

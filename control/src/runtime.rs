@@ -21,10 +21,11 @@ use crate::sip_io::{Heard, SipIo, SipIoCounters};
 use crate::store::{Change, Remembered, Store, StoreFigures};
 use crate::trace::board::{self, Board};
 use crate::trace::redact::CallTag;
+use crate::trace::scrub::scrub;
 use crate::trace::timeline::{Entry, Page, Step, Timeline};
 use crate::whatsapp::event::{Connect, WebhookEvent};
 use crate::whatsapp::graph::{GraphAction, GraphError, GraphRequest};
-use crate::whatsapp::graph_client::GraphClient;
+use crate::whatsapp::graph_client::GraphClients;
 use engine::io::clock;
 use engine::metrics::Metrics;
 use engine::time::Instant;
@@ -153,7 +154,7 @@ pub struct LocalOrchestrator {
     /// The machine.
     pub orchestrator: Orchestrator,
     /// The way to WhatsApp.
-    pub graph: GraphClient,
+    pub graph: GraphClients,
     /// The edge elsewhere, unless it is in this process.
     pub remote: Option<EdgeClient>,
     /// What survives a restart, and what survived the last one.
@@ -531,7 +532,8 @@ impl Runtime {
         if !self.timeline.push(entry) {
             return;
         }
-        let (call, step, detail) = (CallTag(&entry.call_id), entry.step.name(), &entry.detail);
+        // Other people's words may hold other people's numbers.
+        let (call, step, detail) = (CallTag(&entry.call_id), entry.step.name(), scrub(&entry.detail));
         match entry.step {
             // First packets and keys are for the timeline; they change no state.
             Step::FirstPacketFromWhatsapp

@@ -2,10 +2,10 @@
 
 use crate::call::edge::Edge;
 use crate::call::orchestrator::Orchestrator;
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, TlsFiles};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
-use crate::http::{Access, HttpCounters, Shared, calls, edge_api, status, webhook};
+use crate::http::{self, Access, HttpCounters, Shared, calls, edge_api, listen, status, webhook};
 use crate::runtime::{Input, LocalEdge, LocalOrchestrator, NTP_UNIX_OFFSET_S, Runtime};
 use crate::sip::transport::{TRANSPORTS, Transport};
 use crate::sip_io::resolver::Resolver;
@@ -13,12 +13,13 @@ use crate::sip_io::tls::TlsSettings;
 use crate::sip_io::{SipIo, SipIoSettings};
 use crate::store::{FileStore, Store};
 use crate::trace::board::Board;
-use crate::whatsapp::graph_client::{GraphClient, outdated_version};
+use crate::trace::redact::Secret;
+use crate::whatsapp::graph_client::{GraphClient, GraphClients, outdated_version};
 use anyhow::{Context, Result, anyhow};
 use axum::Router;
 use engine::io::clock;
 use engine::random::Random;
-use std::future::Future;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,7 +114,8 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     let driver = edge.as_ref().map(|edge| edge.engine.driver());
     let door = edge.as_ref().map(|edge| edge.sip.door());
 
-    let callbacks = CallbackClient::new(config.edge.token.clone()).map_err(|error| anyhow!(error))?;
+    let callbacks = CallbackClient::new(config.edge.token.clone(), config.edge.trusted.as_deref())
+        .map_err(|error| anyhow!(error))?;
     let (mut runtime, inputs) = Runtime::new(orchestrator, edge, callbacks);
     let (board, collector) = board(&config, sip)?;
     runtime.show(board, collector);
@@ -128,16 +130,16 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     let mut webhooks = None;
     if mode.orchestrates() {
         let address = SocketAddr::new(config.http.bind, config.http.port);
-        let routes = webhook::routes().merge(edge_api::callback_routes()).merge(calls::softphones(door.clone()));
-        webhooks = Some(serve(address, "PORT", routes, &shared, stopped.clone()).await?);
+        let softphones = calls::softphones(door.clone(), config.http.tls.is_some());
+        let routes = webhook::routes().merge(edge_api::callback_routes()).merge(softphones);
+        webhooks = Some(serve(address, "PORT", routes, config.http.tls.as_ref(), &shared, stopped.clone()).await?);
         warn_about_webhooks(&config);
     }
     let mut edge_address = None;
     if wants_edge {
-        edge_address = Some(
-            serve(config.edge.bind, "EDGE_BIND", edge_api::routes().merge(calls::softphones(door)), &shared, stopped)
-                .await?,
-        );
+        let routes = edge_api::routes().merge(calls::softphones(door, config.edge.tls.is_some()));
+        edge_address =
+            Some(serve(config.edge.bind, "EDGE_BIND", routes, config.edge.tls.as_ref(), &shared, stopped).await?);
     }
     announce(&config, webhooks, edge_address, sip, driver);
     let done = tokio::spawn(runtime.run());
@@ -161,35 +163,43 @@ async fn serve(
     address: SocketAddr,
     variable: &str,
     routes: Router<Shared>,
+    tls: Option<&TlsFiles>,
     shared: &Shared,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) -> Result<SocketAddr> {
+    let tls = tls.map(|files| listen::tls(&files.certificate, &files.private_key));
+    let tls = tls.transpose().map_err(|error| anyhow!("no TLS: {error}"))?;
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("{address} cannot be bound: choose another with {variable}"))?;
     let local = listener.local_addr()?;
-    let router = routes.merge(status::routes()).merge(calls::routes()).with_state(shared.clone());
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let stop = async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
-    tokio::spawn(served(axum::serve(listener, service).with_graceful_shutdown(stop)));
+    let router = http::complete(routes.merge(status::routes()).merge(calls::routes())).with_state(shared.clone());
+    tokio::spawn(listen::serve(listener, tls, router, shared.counters.connections.clone(), stopped));
     Ok(local)
-}
-
-async fn served(server: impl IntoFuture<Output = std::io::Result<()>, IntoFuture: Future + Send>) {
-    if let Err(error) = server.await {
-        tracing::error!("an HTTP server has stopped: {error}");
-    }
 }
 
 fn make_orchestrator(config: &Config) -> Result<LocalOrchestrator> {
     let settings = &config.whatsapp;
-    if let Some(version) = outdated_version(&settings.base) {
-        tracing::warn!("version v{version}.0 of the Graph API is no longer served: change WABA_BASE");
+    let client = |base: &str, token: &Secret, provider| {
+        if let Some(version) = outdated_version(base) {
+            tracing::warn!("version v{version}.0 of the Graph API is no longer served: change WABA_BASE");
+        }
+        GraphClient::new(base, token, provider).map_err(|error| anyhow!(error))
+    };
+    let has_default = !settings.token.0.is_empty();
+    let default = has_default.then(|| client(&settings.base, &settings.token, settings.provider)).transpose()?;
+    let mut by_number = BTreeMap::new();
+    for account in &config.accounts {
+        let base = account.base.as_deref().unwrap_or(&settings.base);
+        let token = account.token.as_ref().unwrap_or(&settings.token);
+        let made = client(base, token, account.provider.unwrap_or(settings.provider));
+        by_number.insert(account.phone_number_id.clone(), made.with_context(|| format!("accounts.{}", account.name))?);
     }
-    let graph = GraphClient::new(&settings.base, &settings.token, settings.provider).map_err(|error| anyhow!(error))?;
+    let graph = GraphClients { default, by_number: Arc::new(by_number) };
     let remote = match &config.edge.api {
-        Some(base) => Some(EdgeClient::new(base, config.edge.token.clone()).map_err(|error| anyhow!(error))?),
+        Some(base) => Some(
+            EdgeClient::new(base, config.edge.token.clone(), config.edge.trusted.as_deref())
+                .map_err(|error| anyhow!(error))?,
+        ),
         None => None,
     };
     let store = match &config.whatsapp.store {
@@ -313,6 +323,7 @@ fn access(config: &Config) -> Access {
         shared_header: config.whatsapp.shared_header.clone(),
         verify_token: config.whatsapp.verify_token.clone(),
         webhooks_open: config.whatsapp.webhooks_open,
+        flat_waits: config.whatsapp.flat_waits,
     }
 }
 
@@ -322,7 +333,9 @@ fn warn_about_webhooks(config: &Config) {
         return;
     }
     match settings.webhooks_open {
-        true => tracing::warn!("webhooks are open: anybody who reaches this port can place calls; set META_APP_SECRET"),
+        true => tracing::warn!(
+            "webhooks are open: anybody who reaches this port can place calls; set META_APP_SECRET and WEBHOOK_AUTH=required"
+        ),
         false => tracing::info!("webhooks are taken from this host only, until META_APP_SECRET is set"),
     }
 }

@@ -9,7 +9,7 @@
 //! A gateway does the same with descriptions (`engine::sdp`) in the place of arguments, and with `LegConfig::Webrtc` for ICE and DTLS.
 
 use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegConfig, Shared};
-use engine::config::{Driver, EngineConfig};
+use engine::config::{COMPLEXITY_DEFAULT, Driver, EngineConfig};
 use engine::dtls::Identity;
 use engine::io::clock;
 use engine::leg::rtp::{RtpConfig, RtpRemote};
@@ -52,8 +52,14 @@ fn main() -> Result<(), String> {
         return Err("write two peers, such as 127.0.0.1:4000/pcmu 127.0.0.1:5000/opus".to_owned());
     };
 
-    let config =
-        EngineConfig { workers: 1, pin: false, media_ports: 10_000..=10_999, bind: None, driver: Driver::Auto };
+    let config = EngineConfig {
+        workers: 1,
+        pin: false,
+        media_ports: 10_000..=10_999,
+        bind: None,
+        driver: Driver::Auto,
+        complexity: COMPLEXITY_DEFAULT,
+    };
     let identity = Identity::generate().map_err(|_| "no key for the DTLS certificate")?;
     let shared = Shared { identity, anchor: clock::wall_anchor() };
     // Two things wake this thread: the engine, when it has posted events, and the terminal.

@@ -1,6 +1,7 @@
 //! Plain counters, one set per worker, copied out once a second.
 
 use crate::error::DropReason;
+use crate::time::Duration;
 
 /// What a worker counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,16 @@ pub struct Metrics {
     pub ports_taken_early: u64,
     /// Turns of the loop.
     pub turns: u64,
+    /// Turns that found neither packet nor timer nor command.
+    pub turns_idle: u64,
+    /// Timers that came, by how much too late: up to each bound of `LATENESS_MS`, and later. This is the pacing of what we send.
+    pub lateness: [u64; LATENESS_BUCKETS],
+    /// CPU time of the worker in thousandths of the time that passed, in the last window.
+    pub busy_permille: u64,
+    /// The encoders' complexity that the load allows.
+    pub complexity: u64,
+    /// Bridges refused because the core has no time for another call.
+    pub bridges_refused_busy: u64,
     /// Packets decoded from concealment or FEC.
     pub packets_concealed: u64,
     /// Datagrams longer than `DATAGRAM_BYTES_MAX`, or without a usable source: dropped before any bridge.
@@ -49,9 +60,36 @@ pub struct Metrics {
     pub rearmed: u64,
 }
 
+/// Upper bounds of the buckets of `Metrics::lateness`, ms; the last bucket has none.
+pub const LATENESS_MS: [u64; LATENESS_BUCKETS - 1] = [1, 2, 5, 10, 20];
+
+/// Buckets of `Metrics::lateness`.
+pub const LATENESS_BUCKETS: usize = 6;
+
 impl Metrics {
+    /// Counts one timer that came `late` too late.
+    pub fn timer(&mut self, late: Duration) {
+        let millis = late.as_micros().div_ceil(1_000) as u64;
+        let bucket = LATENESS_MS.iter().position(|&bound| millis <= bound).unwrap_or(LATENESS_MS.len());
+        self.lateness[bucket] += 1;
+    }
+
     /// Counts one drop.
     pub fn drop(&mut self, reason: DropReason) {
         self.dropped[reason as usize] += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_falls_into_the_first_bucket_that_reaches_it() {
+        let mut metrics = Metrics::default();
+        for micros in [0, 1, 1_000, 1_001, 2_000, 5_000, 20_000, 20_001, 9_000_000] {
+            metrics.timer(Duration::from_micros(micros));
+        }
+        assert_eq!(metrics.lateness, [3, 2, 1, 0, 1, 2]);
     }
 }

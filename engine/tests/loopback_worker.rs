@@ -5,7 +5,7 @@
 use engine::bridge::{
     BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, BridgeStats, LegConfig, LegName, Output, Port,
 };
-use engine::config::{Driver, EngineConfig};
+use engine::config::{COMPLEXITY_DEFAULT, Driver, EngineConfig};
 use engine::dtls::{DtlsVersion, DtlsVersions};
 use engine::error::{Cause, End, Side};
 use engine::ice::IceRole;
@@ -546,7 +546,7 @@ impl Rig {
     }
 
     fn start_with(driver: Driver, media_ports: std::ops::RangeInclusive<u16>, workers: usize) -> Rig {
-        let config = EngineConfig { workers, pin: true, media_ports, bind: None, driver };
+        let config = EngineConfig { workers, pin: true, media_ports, bind: None, driver, complexity: COMPLEXITY_DEFAULT };
         let shared = Arc::new(Shared::default());
         let woken = Arc::new((Mutex::new(0), Condvar::new()));
         let wake = {

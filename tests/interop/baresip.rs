@@ -13,7 +13,7 @@ pub struct Options<'a> {
     pub name: &'a str,
     /// Where it takes commands.
     pub control_port: u16,
-    /// Modules beside the usual ones, such as `opus` and `srtp`.
+    /// Modules beside the usual ones, such as `opus`.
     pub modules: &'a [&'a str],
     /// Certificate and key in one file, which its TLS transport wants to have.
     pub certificate: Option<&'a Path>,
@@ -147,6 +147,7 @@ module g711.so
 module aufile.so
 module aubridge.so
 module sndfile.so
+module srtp.so
 {modules}module_tmp uuid.so
 module_tmp account.so
 module_app menu.so

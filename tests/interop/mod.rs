@@ -244,6 +244,11 @@ const GAUGES: [&str; 7] = [
 
 /// tandem for those who use only its edge API, on [`EDGE`]: media on 30000-30999, every call to `sip_target`.
 pub async fn edge(folder: &Path, sip_target: &str) -> Program {
+    edge_with(folder, sip_target, &[]).await
+}
+
+/// The same with further settings, or others.
+pub async fn edge_with(folder: &Path, sip_target: &str, settings: &[(&str, &str)]) -> Program {
     let mut command = Command::new(built("tandem"));
     command.envs([("EDGE_BIND", "127.0.0.1:8080"), ("SIP_TARGET", sip_target), ("PUBLIC_IP", HOST)]);
     command.envs([("SIP_BIND", "10.77.0.1:5060"), ("MEDIA_PORTS", "30000-30999")]);
@@ -254,6 +259,7 @@ pub async fn edge(folder: &Path, sip_target: &str) -> Program {
         ("WABA_TOKEN", "token"),
         ("WABA_PHONE_ID", "1"),
     ]);
+    command.envs(settings.iter().copied());
     let mut program = Program::start(folder, "tandem", &mut command);
     until("tandem", 20, async || reqwest::get(EDGE).await.ok()).await;
     assert!(program.is_running());

@@ -8,9 +8,10 @@ use super::arrive;
 use super::context::{Calls, Context};
 use super::exchange::Exchange;
 use super::hunt::Way;
-use super::lease::{Facts, SessionName, SessionState};
+use super::lease::{SessionName, SessionState};
 use super::machine::CallEnd;
 use super::negotiate::Plan;
+use super::retained::{Ended, Retained};
 use super::session::{Birth, Session};
 use super::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, SessionCreated, allow, limits};
 use crate::registrar::Gate;
@@ -815,51 +816,6 @@ impl Edge {
             let created = SessionCreated { edge_session_id: session.token, sdp_answer };
             let ended = Ended { offer_digest: session.offer_digest, created, facts: session.facts };
             self.retained.insert(now, session.call_id, ended);
-        }
-    }
-}
-
-/// What is left of a session that ended, so that a repeated `new` gets the same answer.
-struct Ended {
-    offer_digest: [u8; 32],
-    created: SessionCreated,
-    facts: Facts,
-}
-
-/// Ended sessions, for a while.
-#[derive(Default)]
-struct Retained {
-    ended: BTreeMap<String, Ended>,
-    /// In the order of their expiry.
-    order: VecDeque<(Instant, String)>,
-}
-
-impl Retained {
-    fn insert(&mut self, now: Instant, call_id: String, ended: Ended) {
-        self.order.push_back((now.plus_millis(limits::SESSION_RETAINED_MS), call_id.clone()));
-        self.ended.insert(call_id, ended);
-        while self.order.len() > limits::SESSIONS_RETAINED_MAX {
-            self.drop_oldest();
-        }
-    }
-
-    fn find(&self, call_id: &str) -> Option<&Ended> {
-        self.ended.get(call_id)
-    }
-
-    fn deadline(&self) -> Instant {
-        self.order.front().map_or(Instant::NEVER, |(expires, _)| *expires)
-    }
-
-    fn expire(&mut self, now: Instant) {
-        while self.deadline() <= now {
-            self.drop_oldest();
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        if let Some((_, call_id)) = self.order.pop_front() {
-            self.ended.remove(&call_id);
         }
     }
 }

@@ -135,6 +135,9 @@ impl Exchange {
         if !fits {
             return self.end(cx, CallEnd::new("tandem", "bug", "the engine opened a leg of another kind"));
         }
+        // Providers wait for our first packet, and end a call that brings none for long: a callee on hold must not cost it.
+        cx.command(BridgeCommand::Comfort { leg: LegName::A });
+        cx.command(BridgeCommand::Comfort { leg: LegName::B });
         let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.begin(cx, b.clone()));
         self.hunted(cx, hunted);
     }

@@ -22,8 +22,8 @@ pub struct OrchestratorConfig {
     pub phone_number_id: String,
     /// When calls are accepted.
     pub accept: AcceptPolicy,
-    /// The same per phone number id.
-    pub accept_by_number: BTreeMap<String, AcceptPolicy>,
+    /// What is particular to business numbers, by phone number id.
+    pub numbers: BTreeMap<String, NumberPolicy>,
     /// Where a remote edge posts its events; `None`: the edge is in this process.
     pub callback_url: Option<String>,
     /// The lease of sessions at a remote edge, in seconds; 0: none.
@@ -32,12 +32,35 @@ pub struct OrchestratorConfig {
     pub calls_max: usize,
 }
 
+/// What is particular to a business number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NumberPolicy {
+    /// When its calls are accepted; `None`: as all others.
+    pub accept: Option<AcceptPolicy>,
+    /// Where its calls go; `None`: the edge's default route.
+    pub destination: Option<String>,
+    /// Whom the far side sees.
+    pub caller_id: CallerId,
+}
+
+/// Whom the far side sees as the caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum CallerId {
+    /// The caller's number, or the business-scoped id of a caller who shows none.
+    #[default]
+    Caller,
+    /// Nobody.
+    Anonymous,
+    /// This number, digits only.
+    Number(String),
+}
+
 impl Default for OrchestratorConfig {
     fn default() -> OrchestratorConfig {
         OrchestratorConfig {
             phone_number_id: String::new(),
             accept: AcceptPolicy::default(),
-            accept_by_number: BTreeMap::new(),
+            numbers: BTreeMap::new(),
             callback_url: None,
             lease_s: limits::LEASE_S,
             calls_max: limits::CALLS_MAX,
@@ -331,7 +354,13 @@ impl Orchestrator {
         }
         let Connect { call_id, phone_number_id, from, from_name, to, sdp, .. } = connect;
         let phone_number_id = phone_number_id.unwrap_or_else(|| self.config.phone_number_id.clone());
-        let policy = self.config.accept_by_number.get(&phone_number_id).copied().unwrap_or(self.config.accept);
+        let number = self.config.numbers.get(&phone_number_id).cloned().unwrap_or_default();
+        let policy = number.accept.unwrap_or(self.config.accept);
+        let from = match number.caller_id {
+            CallerId::Caller => from,
+            CallerId::Anonymous => None,
+            CallerId::Number(number) => Some(number),
+        };
         let mut cx = Context { now, wall_s: wall_seconds, counters: &mut self.counters, random: &mut self.random };
         let call = match refusal {
             Some(end) => Call::refuse(&mut cx, call_id.clone(), phone_number_id, end),
@@ -339,7 +368,7 @@ impl Orchestrator {
                 let session = NewSession {
                     call_id: call_id.clone(),
                     sdp_offer: sdp,
-                    destination: None,
+                    destination: number.destination,
                     from,
                     to,
                     hold_media: true,

@@ -201,7 +201,7 @@ pub async fn dial(order: &DialOrder) -> (DialFigures, Result<(), DialError>) {
 
 async fn run(order: &DialOrder, figures: &mut DialFigures) -> Result<(), DialError> {
     let speech = order.speech.as_ref().map(read_speech).transpose()?;
-    let client = EdgeClient::new(&order.edge, order.token.clone()).map_err(DialError::Local)?;
+    let client = EdgeClient::new(&order.edge, order.token.clone(), None).map_err(DialError::Local)?;
     let addresses = own_addresses(&order.edge).await?;
     let caller = Caller::start(order.lite, &addresses).await?;
     let placed = clock::now();

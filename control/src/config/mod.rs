@@ -4,6 +4,7 @@
 //! An error names both and says what to write instead. The table `SETTINGS` is the whole list: reading, checking for unknown
 //! keys and the texts of errors all come from it.
 
+mod accounts;
 mod routing;
 mod section;
 mod settings;
@@ -13,11 +14,12 @@ mod values;
 use crate::call::AcceptPolicy;
 use crate::call::edge::{EdgeConfig, Route};
 use crate::call::limits;
-use crate::call::orchestrator::OrchestratorConfig;
+use crate::call::orchestrator::{NumberPolicy, OrchestratorConfig};
 use crate::route::Routes;
 use crate::sip::{Credentials, SipConfig};
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::Provider;
+pub use accounts::{ACCOUNTS_MAX, Account};
 use engine::config::{Driver, EngineConfig};
 use section::Source;
 use settings::{SETTINGS, complain};
@@ -52,6 +54,8 @@ impl Mode {
 pub struct Config {
     /// Graph API.
     pub whatsapp: WhatsappSettings,
+    /// Business numbers with an account or a policy of their own.
+    pub accounts: Vec<Account>,
     /// What is served, to whom.
     pub http: HttpSettings,
     /// The media edge, as seen from both sides of its API.
@@ -87,6 +91,8 @@ pub struct WhatsappSettings {
     pub shared_header: Secret,
     /// Whether webhooks that prove nothing are taken from anywhere.
     pub webhooks_open: bool,
+    /// Whether a flat `connect` is answered only when the call is accepted or over.
+    pub flat_waits: bool,
     /// When calls are accepted.
     pub accept: AcceptPolicy,
     /// The same per phone number id.
@@ -104,6 +110,17 @@ pub struct HttpSettings {
     pub bind: IpAddr,
     /// Its port.
     pub port: u16,
+    /// For HTTPS.
+    pub tls: Option<TlsFiles>,
+}
+
+/// A certificate with its chain, and its key, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain, our own certificate first.
+    pub certificate: PathBuf,
+    /// The key.
+    pub private_key: PathBuf,
 }
 
 /// The media edge's API.
@@ -113,6 +130,10 @@ pub struct EdgeSettings {
     pub api: Option<String>,
     /// Address that our own edge API binds.
     pub bind: SocketAddr,
+    /// For HTTPS.
+    pub tls: Option<TlsFiles>,
+    /// Authorities that the planes trust in each other's certificates, beside the system's.
+    pub trusted: Option<PathBuf>,
     /// Demanded of and sent to the other plane.
     pub token: Secret,
     /// Where a remote edge posts events to this orchestrator.
@@ -205,6 +226,10 @@ pub struct MediaSettings {
     pub pin: bool,
     /// Kernel interface.
     pub driver: Driver,
+    /// Least effort of the Opus encoders, when the core is busy.
+    pub complexity_min: u8,
+    /// Most effort of the Opus encoders, when it is not.
+    pub complexity_max: u8,
 }
 
 /// A setting that cannot be used: where it stands, what is wrong and what to do.
@@ -241,7 +266,9 @@ impl Config {
         let source = Source { name, text, environment: &environment };
         let document = DeTable::parse(text).map_err(|error| not_toml(source, &error))?;
         let (mut routes, warnings) = routing::read(source, document.get_ref())?;
-        let mut values = Values::from_file(source, document.get_ref(), &routing::SECTIONS)?;
+        let accounts = accounts::read(source, document.get_ref())?;
+        let elsewhere: Vec<&str> = routing::SECTIONS.into_iter().chain([accounts::SECTION]).collect();
+        let mut values = Values::from_file(source, document.get_ref(), &elsewhere)?;
         for setting in SETTINGS {
             // An empty variable is the way to say "unset" in unit files and compose files.
             if let Some(value) = environment(setting.variable).filter(|value| !value.trim().is_empty()) {
@@ -256,7 +283,7 @@ impl Config {
             values.plain.insert("whatsapp.store", (format!("{first}/tandem.redb"), None));
         }
         routes.default_target = values.plain.get("sip.target").map(|(value, _)| value.clone());
-        values.build(routes, warnings)
+        Ok(Config { accounts, ..values.build(routes, warnings)? })
     }
 
     /// What makes this configuration impossible in `mode`.
@@ -264,7 +291,8 @@ impl Config {
         let need =
             |key: &str, missing: bool| if missing { Err(complain(key, "is needed and not set")) } else { Ok(()) };
         if mode.orchestrates() {
-            need("whatsapp.token", self.whatsapp.token.0.is_empty())?;
+            let own_tokens = !self.accounts.is_empty() && self.accounts.iter().all(|account| account.token.is_some());
+            need("whatsapp.token", self.whatsapp.token.0.is_empty() && !own_tokens)?;
             let needs_number = self.whatsapp.provider == Provider::Meta && self.whatsapp.phone_id.is_empty();
             if needs_number {
                 // Envelopes name the number; only flat webhooks need the setting.
@@ -296,11 +324,27 @@ impl Config {
         OrchestratorConfig {
             phone_number_id: self.whatsapp.phone_id.clone(),
             accept: self.whatsapp.accept,
-            accept_by_number: self.whatsapp.accept_by_number.clone(),
+            numbers: self.numbers(),
             callback_url: self.edge.api.as_ref().map(|_| self.callback_url()),
             lease_s: self.edge.lease_s,
             calls_max: self.whatsapp.calls_max,
         }
+    }
+
+    /// What is particular to business numbers.
+    fn numbers(&self) -> BTreeMap<String, NumberPolicy> {
+        let mut numbers = BTreeMap::new();
+        for (number, accept) in &self.whatsapp.accept_by_number {
+            let policy = NumberPolicy { accept: Some(*accept), ..NumberPolicy::default() };
+            numbers.insert(number.clone(), policy);
+        }
+        for account in &self.accounts {
+            let policy: &mut NumberPolicy = numbers.entry(account.phone_number_id.clone()).or_default();
+            policy.accept = account.accept.or(policy.accept);
+            policy.destination.clone_from(&account.destination);
+            policy.caller_id = account.caller_id.clone();
+        }
+        numbers
     }
 
     /// For the engine.
@@ -312,6 +356,7 @@ impl Config {
             media_ports: media.ports.clone(),
             bind: None,
             driver: media.driver,
+            complexity: media.complexity_min..=media.complexity_max,
         }
     }
 

@@ -24,12 +24,18 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("whatsapp.app_secret", "META_APP_SECRET", "write the app secret of the webhooks' app"),
     setting("whatsapp.verify_token", "WEBHOOK_VERIFY_TOKEN", "write the token of the webhook subscription"),
     setting("whatsapp.shared_header", "WEBHOOK_SHARED_HEADER", "write name: value"),
-    setting("whatsapp.webhooks_open", "WEBHOOKS_OPEN", "write true or false"),
+    setting("whatsapp.webhook_auth", "WEBHOOK_AUTH", "write required, or none to take webhooks from anybody"),
+    setting("whatsapp.flat_answer", "FLAT_ANSWER", "write at-once or when-accepted"),
     setting("whatsapp.accept", "ACCEPT_POLICY", "write on-answer, on-progress or immediate"),
     setting("whatsapp.calls_max", "CALLS_MAX", "write a number of calls from 1 to 100000"),
     setting("whatsapp.store", "STORE", "write the path of a file, such as /var/lib/tandem/tandem.redb, or none"),
     setting("http.bind", "BIND", "write an IP address, such as 0.0.0.0"),
     setting("http.port", "PORT", "write a port from 1 to 65535"),
+    setting("http.certificate", "HTTP_CERTIFICATE", "write the path of a PEM file with the certificate and its chain"),
+    setting("http.private_key", "HTTP_PRIVATE_KEY", "write the path of a PEM file with the certificate's key"),
+    setting("edge.certificate", "EDGE_CERTIFICATE", "write the path of a PEM file with the certificate and its chain"),
+    setting("edge.private_key", "EDGE_PRIVATE_KEY", "write the path of a PEM file with the certificate's key"),
+    setting("edge.trusted", "EDGE_TRUSTED", "write the path of a PEM file with authorities that the planes trust"),
     setting(
         "edge.api",
         "EDGE_API",
@@ -75,6 +81,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("media.workers", "MEDIA_WORKERS", "write a number of threads, or 0 for one per core"),
     setting("media.pin", "MEDIA_PIN", "write true or false"),
     setting("media.driver", "MEDIA_DRIVER", "write auto, io_uring or mmsg"),
+    setting("media.complexity_min", "MEDIA_COMPLEXITY_MIN", "write a number from 0 to 10, at most MEDIA_COMPLEXITY_MAX"),
+    setting("media.complexity_max", "MEDIA_COMPLEXITY_MAX", "write a number from 0 to 10, at least MEDIA_COMPLEXITY_MIN"),
 ];
 
 /// Tables whose keys are the operator's own.

@@ -3,14 +3,15 @@
 use super::section::{Source, plain};
 use super::settings::{SETTINGS, TABLES, complain};
 use super::{
-    Config, ConfigError, EdgeSettings, HttpSettings, MediaSettings, SipSettings, TraceSettings, WhatsappSettings,
+    Config, ConfigError, EdgeSettings, HttpSettings, MediaSettings, SipSettings, TlsFiles, TraceSettings,
+    WhatsappSettings,
 };
 use crate::call::AcceptPolicy;
 use crate::call::limits;
 use crate::route::Routes;
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::{BASE_DEFAULT, Provider};
-use engine::config::Driver;
+use engine::config::{COMPLEXITY_DEFAULT, COMPLEXITY_MAX, Driver};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -65,6 +66,7 @@ impl Values {
     pub(super) fn build(self, routes: Routes, warnings: Vec<String>) -> Result<Config, ConfigError> {
         let v = &self;
         Ok(Config {
+            accounts: Vec::new(),
             whatsapp: WhatsappSettings {
                 token: v.header_value("whatsapp.token")?,
                 phone_id: v.matching("whatsapp.phone_id", |c| c.is_ascii_digit())?,
@@ -77,7 +79,8 @@ impl Values {
                 app_secret: Secret(v.text("whatsapp.app_secret")),
                 verify_token: Secret(v.text("whatsapp.verify_token")),
                 shared_header: v.shared_header("whatsapp.shared_header")?,
-                webhooks_open: v.one_of("whatsapp.webhooks_open", &YES_NO, false)?,
+                webhooks_open: v.one_of("whatsapp.webhook_auth", &[("required", false), ("none", true)], false)?,
+                flat_waits: v.one_of("whatsapp.flat_answer", &[("at-once", false), ("when-accepted", true)], false)?,
                 accept: v.one_of("whatsapp.accept", &POLICIES, AcceptPolicy::OnAnswer)?,
                 accept_by_number: v.policies("whatsapp.accept_by_number")?,
                 calls_max: v.count("whatsapp.calls_max", limits::CALLS_MAX)?,
@@ -86,10 +89,13 @@ impl Values {
             http: HttpSettings {
                 bind: v.parsed("http.bind", IpAddr::from([0, 0, 0, 0]))?,
                 port: v.parsed_if("http.port", 3_000, |port: &u16| *port != 0)?,
+                tls: v.tls("http.certificate", "http.private_key")?,
             },
             edge: EdgeSettings {
                 api: v.url("edge.api")?,
                 bind: v.parsed("edge.bind", SocketAddr::from(([127, 0, 0, 1], 8_080)))?,
+                tls: v.tls("edge.certificate", "edge.private_key")?,
+                trusted: v.optional("edge.trusted").map(PathBuf::from),
                 token: v.header_value("edge.token")?,
                 callback_url: v.url("edge.callback_url")?,
                 lease_s: v.parsed_if("edge.lease_s", limits::LEASE_S, |seconds: &u32| {
@@ -122,6 +128,8 @@ impl Values {
                 workers: v.parsed_if("media.workers", 0, |count: &usize| *count <= 256)?,
                 pin: v.one_of("media.pin", &YES_NO, true)?,
                 driver: v.one_of("media.driver", &DRIVERS, Driver::Auto)?,
+                complexity_min: v.parsed_if("media.complexity_min", *COMPLEXITY_DEFAULT.start(), is_complexity)?,
+                complexity_max: v.parsed_if("media.complexity_max", *COMPLEXITY_DEFAULT.end(), is_complexity)?,
             },
             trace: TraceSettings {
                 messages: v.one_of("trace.messages", &YES_NO, true)?,
@@ -211,6 +219,17 @@ impl Values {
         match reqwest::header::HeaderValue::from_str(&value) {
             Ok(_) => Ok(Secret(value)),
             Err(_) => Err(self.complain(key, "holds characters that no HTTP header can")),
+        }
+    }
+
+    /// Two files that belong together.
+    fn tls(&self, certificate: &str, private_key: &str) -> Result<Option<TlsFiles>, ConfigError> {
+        let path = |key: &str| self.optional(key).map(PathBuf::from);
+        match (path(certificate), path(private_key)) {
+            (Some(certificate), Some(private_key)) => Ok(Some(TlsFiles { certificate, private_key })),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(complain(private_key, "is needed beside the certificate and not set")),
+            (None, Some(_)) => Err(complain(certificate, "is needed beside the key and not set")),
         }
     }
 
@@ -329,4 +348,8 @@ pub(super) fn not_toml(source: Source<'_>, error: &toml::de::Error) -> ConfigErr
         false => "",
     };
     source.mistake(&error.span().unwrap_or_default(), &format!("this is not TOML: {message}{remedy}"))
+}
+
+fn is_complexity(value: &u8) -> bool {
+    *value <= COMPLEXITY_MAX
 }

@@ -47,13 +47,13 @@ pub fn routes() -> Router<Shared> {
         .route("/page/style.css", get(|| async { file("text/css; charset=utf-8", STYLE_CSS) }))
 }
 
-/// SIP over WebSocket on the pages' own origin (RFC 7118): no further port, no further certificate.
-pub fn softphones(door: Option<Door>) -> Router<Shared> {
+/// SIP over WebSocket on the pages' own origin (RFC 7118): no further port, no further certificate. `tls`: the server itself speaks TLS.
+pub fn softphones(door: Option<Door>, tls: bool) -> Router<Shared> {
     let Some(door) = door else { return Router::new() };
     let upgrade = move |ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request<Body>| async move {
-        // TLS ends before us: at a proxy, which says so.
+        // Or TLS ends before us: at a proxy, which says so.
         let proto = request.headers().get("x-forwarded-proto").and_then(|value| value.to_str().ok());
-        let secure = proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+        let secure = tls || proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
         door.upgrade(request, peer, secure)
     };
     Router::new().route("/sip", get(upgrade))

@@ -3,10 +3,12 @@
 
 use crate::call::lease::SessionState;
 use crate::call::{EdgeError, EdgeEvent, EdgeEventKind, EdgeReply, EdgeRequest, SessionCreated, limits};
+use crate::http::listen::HEADER_TIME_MAX;
 use crate::trace::redact::{CallTag, Secret};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -33,8 +35,21 @@ const LAST_CALLBACK_TRIES: u32 = 8;
 /// First pause between two tries; it doubles.
 const CALLBACK_BACKOFF_MS: u64 = 250;
 
-fn http_client() -> Result<reqwest::Client, String> {
+/// Idle connections are closed before the server at the other end does it, so that no request meets a closing one.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(7);
+const _: () = assert!(IDLE_TIME_MAX.as_secs() < HEADER_TIME_MAX.as_secs());
+
+/// `trusted` holds authorities in PEM, beside the system's.
+fn http_client(trusted: Option<&Path>) -> Result<reqwest::Client, String> {
+    let mut authorities = Vec::new();
+    if let Some(path) = trusted {
+        let unreadable = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let pem = std::fs::read(path).map_err(|error| unreadable(&error))?;
+        authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unreadable(&error))?;
+    }
     reqwest::Client::builder()
+        .tls_certs_merge(authorities)
+        .pool_idle_timeout(IDLE_TIME_MAX)
         .timeout(REQUEST_TIME_MAX)
         .connect_timeout(CONNECT_TIME_MAX)
         .redirect(reqwest::redirect::Policy::none())
@@ -52,8 +67,8 @@ pub struct EdgeClient {
 
 impl EdgeClient {
     /// A client of the edge at `base`.
-    pub fn new(base: &str, token: Secret) -> Result<EdgeClient, String> {
-        Ok(EdgeClient { http: http_client()?, base: base.trim_end_matches('/').to_owned(), token })
+    pub fn new(base: &str, token: Secret, trusted: Option<&Path>) -> Result<EdgeClient, String> {
+        Ok(EdgeClient { http: http_client(trusted)?, base: base.trim_end_matches('/').to_owned(), token })
     }
 
     /// Asks once. Status 0 in the error: nobody knows whether the edge heard it.
@@ -133,9 +148,9 @@ pub struct CallbackClient {
 
 impl CallbackClient {
     /// A client that bears `token`.
-    pub fn new(token: Secret) -> Result<CallbackClient, String> {
+    pub fn new(token: Secret, trusted: Option<&Path>) -> Result<CallbackClient, String> {
         let turns = Arc::new(Semaphore::new(CALLBACKS_MAX));
-        Ok(CallbackClient { http: http_client()?, token, turns, waiting: Arc::default() })
+        Ok(CallbackClient { http: http_client(trusted)?, token, turns, waiting: Arc::default() })
     }
 
     /// Posts an event from a task; never waits.

@@ -7,12 +7,14 @@
 pub mod calls;
 pub mod edge_api;
 pub mod edge_client;
+pub mod listen;
 pub mod status;
 pub mod webhook;
 
 use crate::runtime::Input;
 use crate::trace::redact::Secret;
 use crate::whatsapp::signature;
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -63,6 +65,8 @@ pub struct HttpCounters {
     pub edge_unauthorized: AtomicU64,
     /// Requests that found the runtime too busy.
     pub overloaded: AtomicU64,
+    /// What the servers' connections count.
+    pub connections: Arc<listen::ConnectionCounters>,
 }
 
 /// Who may do what.
@@ -78,6 +82,8 @@ pub struct Access {
     pub verify_token: Secret,
     /// Webhooks that prove nothing are taken from anywhere.
     pub webhooks_open: bool,
+    /// A flat `connect` is answered only when the call is accepted or over.
+    pub flat_waits: bool,
 }
 
 impl Access {
@@ -134,6 +140,14 @@ fn is_loopback_origin(origin: &str) -> bool {
 pub fn failure(status: StatusCode, code: &str, message: &str) -> Response {
     let body = json!({"error": {"code": code, "message": message}});
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+/// Every answer is JSON, also to what nobody serves.
+pub fn complete(routes: Router<Shared>) -> Router<Shared> {
+    let nowhere = || async { failure(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path") };
+    let otherwise =
+        || async { failure(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path wants another method") };
+    routes.fallback(nowhere).method_not_allowed_fallback(otherwise)
 }
 
 /// Reads a body of at most `limit` bytes.

@@ -1,8 +1,10 @@
 //! Health, figures and timelines.
 
 use super::{Shared, failure, overloaded};
+use crate::call::limits;
 use crate::runtime::{Figures, Input};
 use axum::Router;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -24,6 +26,7 @@ pub fn routes() -> Router<Shared> {
     Router::new()
         .route("/", get(|| async { "tandem is running\n" }))
         .route("/health", get(health))
+        .route("/openapi.json", get(openapi))
         .route("/metrics", get(metrics))
         .route("/calls/{call_id}/timeline", get(timeline))
 }
@@ -33,17 +36,28 @@ async fn health(State(shared): State<Shared>) -> Response {
     let json = [(header::CONTENT_TYPE, "application/json")];
     match shared.draining.load(Ordering::Relaxed) {
         false => (json, "{\"status\":\"ok\"}").into_response(),
-        true => (StatusCode::SERVICE_UNAVAILABLE, json, "{\"status\":\"draining\"}").into_response(),
+        true => {
+            let wait = [(header::RETRY_AFTER, limits::RETRY_AFTER_S.to_string())];
+            (StatusCode::SERVICE_UNAVAILABLE, json, wait, "{\"status\":\"draining\"}").into_response()
+        }
     }
+}
+
+/// What is served and how, for programs that write programs. The tests hold every reply against it.
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
 }
 
 async fn timeline(
     State(shared): State<Shared>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(call_id): Path<String>,
-    Query(query): Query<BTreeMap<String, String>>,
+    path: Result<Path<String>, PathRejection>,
+    query: Result<Query<BTreeMap<String, String>>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
+    let (Ok(Path(call_id)), Ok(Query(query))) = (path, query) else {
+        return failure(StatusCode::BAD_REQUEST, "bad_path", "the call id or the query is not quoted UTF-8");
+    };
     if !shared.access.admits_reader(peer, &headers) {
         return failure(StatusCode::UNAUTHORIZED, "unauthorized", "timelines are shown on this host or with the token");
     }
@@ -72,6 +86,9 @@ async fn metrics(
         ("tandem_webhooks_unreadable_total", &counted.webhooks_unreadable),
         ("tandem_edge_unauthorized_total", &counted.edge_unauthorized),
         ("tandem_http_overloaded_total", &counted.overloaded),
+        ("tandem_http_connections", &counted.connections.open),
+        ("tandem_http_connections_refused_total", &counted.connections.refused),
+        ("tandem_http_tls_failed_total", &counted.connections.tls_failed),
     ] {
         line(&mut text, name, "", count.load(Ordering::Relaxed));
     }

@@ -1,8 +1,9 @@
 //! The orchestrator's webhooks: proven, read, acknowledged at once; the work is done afterwards.
 
 use super::{Shared, failure, overloaded, read_body};
+use crate::call::limits;
 use crate::runtime::Input;
-use crate::whatsapp::event::{self, BodyError, FlatForm};
+use crate::whatsapp::event::{self, BodyError, Connect, FlatForm, WebhookEvent};
 use crate::whatsapp::signature;
 use axum::Router;
 use axum::body::Body;
@@ -13,12 +14,17 @@ use axum::routing::get;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Longest webhook: a batch of 1,000 updates of about 2.5 KB each. Past it the answer is 413.
 pub const WEBHOOK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Longest challenge that is echoed.
 const CHALLENGE_BYTES_MAX: usize = 256;
+
+/// Time a flat `connect` may wait for its call: a little longer than the call may take to be accepted.
+const WAIT_TIME_MAX: Duration = Duration::from_millis(limits::ACCEPT_MS_MAX + limits::GRAPH_MS_MAX);
 
 /// The routes; `/wa/webhook` is the one URL for everything.
 pub fn routes() -> Router<Shared> {
@@ -83,9 +89,30 @@ async fn take(
             return failure(StatusCode::BAD_REQUEST, "bad_request", message);
         }
     };
+    let events = match <[WebhookEvent; 1]>::try_from(events) {
+        Ok([WebhookEvent::Connect(connect)]) if shared.access.flat_waits && event::is_flat(&bytes) => {
+            return wait(&shared, connect).await;
+        }
+        Ok([event]) => vec![event],
+        Err(events) => events,
+    };
     if !shared.offer(Input::Webhook(events)) {
         return overloaded(); // WhatsApp sends it again
     }
     shared.counters.webhooks_taken.fetch_add(1, Ordering::Relaxed);
     ([("content-type", "application/json")], "{\"success\":true}").into_response()
+}
+
+/// Answers a flat `connect` as the original does: when the call is accepted, or over before that.
+async fn wait(shared: &Shared, connect: Connect) -> Response {
+    let (reply, outcome) = oneshot::channel();
+    if !shared.offer(Input::ConnectAndWait { connect: Box::new(connect), reply }) {
+        return overloaded();
+    }
+    shared.counters.webhooks_taken.fetch_add(1, Ordering::Relaxed);
+    match tokio::time::timeout(WAIT_TIME_MAX, outcome).await {
+        Ok(Ok(true)) => ([("content-type", "application/json")], "{\"success\":true}").into_response(),
+        Ok(Ok(false)) => failure(StatusCode::CONFLICT, "not_accepted", "the call is over and was not accepted"),
+        Ok(Err(_)) | Err(_) => failure(StatusCode::GATEWAY_TIMEOUT, "undecided", "the call's outcome is not known yet"),
+    }
 }

@@ -6,4 +6,5 @@ pub mod ladder;
 pub mod mask;
 pub mod messages;
 pub mod redact;
+pub mod scrub;
 pub mod timeline;

@@ -105,6 +105,12 @@ pub fn parse(body: &[u8], flat: FlatForm) -> Result<Vec<WebhookEvent>, BodyError
     Ok(vec![read_flat(&value, flat)?])
 }
 
+/// Whether a body that was read is flat.
+pub fn is_flat(body: &[u8]) -> bool {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    value.is_object() && value.get("entry").is_none() && value.get("object").is_none()
+}
+
 fn read_flat(value: &Value, flat: FlatForm) -> Result<WebhookEvent, BodyError> {
     let call_id = text(value, "call_id").or_else(|| text(value, "id"));
     let terminate = match flat {

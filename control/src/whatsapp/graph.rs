@@ -63,6 +63,8 @@ pub enum GraphErrorKind {
     Timeout,
     /// A 2xx that says `"success": false`.
     Unsuccessful,
+    /// No account is configured for the number: nothing was asked.
+    NoAccount,
 }
 
 /// Whose fault a failed request is, and so what may be done about it.
@@ -76,19 +78,31 @@ pub enum GraphFault {
     Operator,
 }
 
+impl GraphAction {
+    /// Its name in requests and in the log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            GraphAction::PreAccept { .. } => "pre_accept",
+            GraphAction::Accept { .. } => "accept",
+            GraphAction::Reject => "reject",
+            GraphAction::Terminate => "terminate",
+        }
+    }
+}
+
 impl GraphError {
     /// What may be done about it.
     pub fn fault(&self) -> GraphFault {
         let status = match self.kind {
             GraphErrorKind::Connect | GraphErrorKind::Timeout => return GraphFault::Retry,
             GraphErrorKind::Unsuccessful => return GraphFault::Final,
+            GraphErrorKind::NoAccount => return GraphFault::Operator,
             GraphErrorKind::Status(status) => status,
         };
         match (self.code, status) {
             // No payment method, SIP mode, calling not enabled or not available, token, permissions.
-            (Some(131_044 | 131_055 | 138_000 | 138_013 | 138_014 | 138_015 | 138_018 | 190 | 10 | 200), _) => {
-                GraphFault::Operator
-            }
+            // A version of the API that is no longer served.
+            _ if self.remedy().is_some() => GraphFault::Operator,
             // The SDP, or a call that cannot be.
             (Some(100 | 138_001 | 138_003 | 138_006..=138_009 | 138_012), _) => GraphFault::Final,
             // Too many calls, too fast, connection error, throttled.
@@ -97,6 +111,34 @@ impl GraphError {
             _ if self.is_transient => GraphFault::Retry,
             (_, 401 | 403) => GraphFault::Operator,
             _ => GraphFault::Final,
+        }
+    }
+
+    /// What the operator has to change, where nothing else helps.
+    pub fn remedy(&self) -> Option<&'static str> {
+        Some(match self.code? {
+            190 => "the access token is invalid or has expired: write a new one (WABA_TOKEN, or token of the account)",
+            10 | 200 => "the access token lacks a permission: it needs whatsapp_business_messaging for this number",
+            2_635 => "this version of the Graph API is no longer served: name a newer one in WABA_BASE",
+            131_044 => "the WhatsApp Business Account has no valid payment method: add one in Meta's business settings",
+            131_055 => {
+                "the number is in SIP mode, where Graph's call actions are refused: set calling.sip.status to DISABLED in its settings"
+            }
+            138_000 => "calling is not enabled on this number: set calling.status to ENABLED in its settings",
+            138_013 => "calls by the business are not available for this number's country",
+            138_014 => "calling is disabled on this number for now: see its quality in Meta's manager",
+            138_015 => "calling cannot be enabled: the number's messaging limit must be 2,000 recipients a day or more",
+            138_018 => "calling is restricted on this number: see its settings in Meta's manager",
+            _ => return None,
+        })
+    }
+
+    /// The fault as a word of the log.
+    pub fn class(&self) -> &'static str {
+        match self.fault() {
+            GraphFault::Retry => "retry",
+            GraphFault::Final => "final",
+            GraphFault::Operator => "operator",
         }
     }
 
@@ -121,6 +163,7 @@ impl std::fmt::Display for GraphError {
             GraphErrorKind::Connect => write!(f, "no connection")?,
             GraphErrorKind::Timeout => write!(f, "no reply in time")?,
             GraphErrorKind::Unsuccessful => write!(f, "unsuccessful")?,
+            GraphErrorKind::NoAccount => write!(f, "no account is configured for this number")?,
         }
         if let Some(code) = self.code {
             write!(f, ", code {code}")?;
@@ -134,8 +177,11 @@ impl std::fmt::Display for GraphError {
         if let Some(details) = &self.details {
             write!(f, ": {details}")?;
         }
-        match &self.fbtrace_id {
-            Some(trace) => write!(f, " (fbtrace_id {trace})"),
+        if let Some(trace) = &self.fbtrace_id {
+            write!(f, " (fbtrace_id {trace})")?;
+        }
+        match self.remedy() {
+            Some(remedy) => write!(f, "; {remedy}"),
             None => Ok(()),
         }
     }

@@ -1,9 +1,12 @@
 //! The HTTP half of `graph`: one request, one outcome. It does not repeat anything; the call's machine knows what may be repeated.
 
-use super::graph::{GraphAction, GraphError, GraphErrorKind, GraphRequest};
-use crate::trace::redact::Secret;
+use super::graph::{GraphAction, GraphError, GraphErrorKind, GraphFault, GraphRequest};
+use crate::trace::redact::{CallTag, Secret};
+use crate::trace::scrub::scrub;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where the API is served unless configured otherwise. Versions live for about two years.
@@ -98,6 +101,35 @@ impl GraphClient {
     }
 }
 
+/// The clients of all business numbers.
+#[derive(Clone, Default)]
+pub struct GraphClients {
+    /// For numbers without an account of their own.
+    pub default: Option<GraphClient>,
+    /// By phone number id.
+    pub by_number: Arc<BTreeMap<String, GraphClient>>,
+}
+
+impl GraphClients {
+    /// Asks once, with the number's own account. A failure is one line of the log: whose fault it is, and Meta's own figures.
+    pub async fn ask(&self, request: &GraphRequest) -> Result<(), GraphError> {
+        let result = match self.by_number.get(&request.phone_number_id).or(self.default.as_ref()) {
+            Some(client) => client.ask(request).await,
+            None => Err(GraphError { kind: GraphErrorKind::NoAccount, ..GraphError::default() }),
+        };
+        if let Err(error) = &result {
+            let (call, action, class) = (CallTag(&request.call_id), request.action.name(), error.class());
+            let words = scrub(&error.to_string());
+            match error.fault() {
+                // Worth waking someone: no call of this number will come up.
+                GraphFault::Operator => tracing::warn!(%call, action, class, "Graph refused: {words}"),
+                GraphFault::Retry | GraphFault::Final => tracing::info!(%call, action, class, "Graph failed: {words}"),
+            }
+        }
+        result
+    }
+}
+
 /// The version in `base`, if it is one that is no longer served.
 pub fn outdated_version(base: &str) -> Option<u32> {
     let rest = base.split_once("graph.facebook.com/v")?.1;
@@ -108,12 +140,11 @@ pub fn outdated_version(base: &str) -> Option<u32> {
 /// The JSON of a request. `sdp_type` is `answer` for both actions; Meta's table says otherwise and is wrong.
 pub fn body(request: &GraphRequest) -> Value {
     let session = |sdp: &str| json!({"sdp_type": "answer", "sdp": sdp});
-    let (action, session) = match &request.action {
-        GraphAction::PreAccept { sdp } => ("pre_accept", Some(session(sdp))),
-        GraphAction::Accept { sdp } => ("accept", Some(session(sdp))),
-        GraphAction::Reject => ("reject", None),
-        GraphAction::Terminate => ("terminate", None),
+    let session = match &request.action {
+        GraphAction::PreAccept { sdp } | GraphAction::Accept { sdp } => Some(session(sdp)),
+        GraphAction::Reject | GraphAction::Terminate => None,
     };
+    let action = request.action.name();
     let mut body = json!({"messaging_product": "whatsapp", "call_id": request.call_id, "action": action});
     if let Some(session) = session {
         body["session"] = session;
@@ -159,7 +190,6 @@ fn lost(error: &reqwest::Error) -> GraphError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::whatsapp::graph::GraphFault;
 
     #[test]
     fn replies_are_classified_as_the_reference_says() {
@@ -184,6 +214,12 @@ mod tests {
         ] {
             assert_eq!(outcome(name).unwrap_err().fault(), fault, "{name}");
         }
+        for (name, remedy) in [("token_expired", "WABA_TOKEN"), ("sip_enabled", "SIP mode")] {
+            assert!(outcome(name).unwrap_err().to_string().contains(remedy), "{name}");
+        }
+        let version = read_reply(400, br#"{"error":{"code":2635,"message":"You are calling a deprecated version"}}"#);
+        assert_eq!(version.as_ref().unwrap_err().fault(), GraphFault::Operator);
+        assert!(version.unwrap_err().to_string().contains("WABA_BASE"));
         let error = outcome("sdp_invalid_fingerprint").unwrap_err().to_string();
         for part in ["HTTP 400", "100/2494010", "Fingerprint algo is not SHA256", "AbCdEfGhIjKlMnOpQrStUvW"] {
             assert!(error.contains(part), "{error}");

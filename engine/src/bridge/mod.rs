@@ -23,6 +23,7 @@ mod outbox;
 mod pace;
 mod playout;
 mod relay;
+mod silence;
 mod source;
 mod spare;
 mod transcode;
@@ -153,6 +154,12 @@ pub enum BridgeCommand {
     /// Nothing is sent to the peer of a webrtc leg until `Release`: it put the call on hold. An rtp leg learns that by `SetRemote`.
     Hold {
         /// Which leg.
+        leg: LegName,
+    },
+    /// The peer of a leg must always hear something: from now on silence is sent to it where the other side is silent. Holds for
+    /// whoever sits there later.
+    Comfort {
+        /// A or B.
         leg: LegName,
     },
     /// Presses a key toward a leg's peer.
@@ -295,6 +302,8 @@ pub struct Bridge {
     outbox: Outbox,
     events: VecDeque<BridgeEvent>,
     phase: Phase,
+    /// Whether the peers of A and B must always hear something.
+    comforts: [bool; 2],
     spares: Spares,
     /// What spare legs are made of.
     shared: Shared,
@@ -305,6 +314,8 @@ pub struct Bridge {
     concealed_before: [u64; 2],
     concealed_counted: u64,
     events_lost: u64,
+    /// Of encoders that will be made; `None`: their own choice.
+    complexity: Option<u8>,
 }
 
 /// Where the bridge is in its life.
@@ -336,6 +347,7 @@ impl Bridge {
             outbox: Outbox::new(),
             events: VecDeque::with_capacity(BRIDGE_EVENTS_MAX + 1),
             phase: Phase::Open,
+            comforts: [false; 2],
             spares: Spares::default(),
             shared: shared.clone(),
             random,
@@ -343,6 +355,7 @@ impl Bridge {
             concealed_before: [0; 2],
             concealed_counted: 0,
             events_lost: 0,
+            complexity: None,
         };
         bridge.join(now);
         bridge
@@ -449,6 +462,11 @@ impl Bridge {
                     leg.hold();
                 }
             }
+            BridgeCommand::Comfort { leg } => {
+                if let Some(comfort) = self.comforts.get_mut(leg as usize) {
+                    *comfort = true;
+                }
+            }
             BridgeCommand::OpenLeg { leg, config } => self.open_spare(now, leg, *config),
             BridgeCommand::SeatLeg { leg, seat } => self.seat_spare(now, leg, seat),
             BridgeCommand::CloseLeg { leg } => self.spares.close(now, leg),
@@ -480,7 +498,7 @@ impl Bridge {
 
     /// Makes the flows once both formats are known, and again where a new format needs it.
     fn join(&mut self, now: Instant) {
-        let Bridge { a, b, a_to_b, b_to_a, outbox, .. } = self;
+        let Bridge { a, b, a_to_b, b_to_a, outbox, complexity, .. } = self;
         let (Some(format_a), Some(format_b)) = (a.format(), b.format()) else { return };
         let plans = [Plan::new(format_a, format_b), Plan::new(format_b, format_a)];
         let ways = [(a_to_b, b, LegName::B), (b_to_a, a, LegName::A)];
@@ -492,7 +510,18 @@ impl Bridge {
                 self.concealed_before[index] += before.concealed();
                 before.hand_over(&mut Exit { now, leg, name, outbox });
             }
-            *flow = Some(Flow::new(plan));
+            let flow = flow.insert(Flow::new(plan));
+            if let Some(complexity) = *complexity {
+                flow.set_complexity(complexity);
+            }
+        }
+    }
+
+    /// Sets the effort of the encoders, 0 to 10, of this moment's and of those to come.
+    pub fn set_complexity(&mut self, complexity: u8) {
+        self.complexity = Some(complexity);
+        for flow in [&mut self.a_to_b, &mut self.b_to_a].into_iter().flatten() {
+            flow.set_complexity(complexity);
         }
     }
 
@@ -586,16 +615,19 @@ impl Bridge {
 
     /// Lets both flows send what is due; answers when the next of them is.
     fn run_flows(&mut self, now: Instant) -> Instant {
-        let Bridge { a, b, a_to_b, b_to_a, outbox, .. } = self;
+        let Bridge { a, b, a_to_b, b_to_a, outbox, comforts, .. } = self;
         let mut pressed = [None; 2];
         let mut deadline = Instant::NEVER;
-        if let Some(flow) = a_to_b {
-            pressed[0] = flow.run(&mut Exit { now, leg: b, name: LegName::B, outbox });
-            deadline = deadline.min(flow.deadline(b.can_send()));
-        }
-        if let Some(flow) = b_to_a {
-            pressed[1] = flow.run(&mut Exit { now, leg: a, name: LegName::A, outbox });
-            deadline = deadline.min(flow.deadline(a.can_send()));
+        let ways = [(a_to_b, b, LegName::B), (b_to_a, a, LegName::A)];
+        for (index, (flow, leg, name)) in ways.into_iter().enumerate() {
+            let Some(flow) = flow else { continue };
+            let mut exit = Exit { now, leg, name, outbox };
+            pressed[index] = flow.run(&mut exit);
+            if comforts[name as usize] {
+                flow.comfort(&mut exit);
+                deadline = deadline.min(flow.comfort_deadline(exit.can_send()));
+            }
+            deadline = deadline.min(flow.deadline(exit.can_send()));
         }
         for (leg, pressed) in [LegName::A, LegName::B].into_iter().zip(pressed) {
             if let Some(pressed) = pressed {

@@ -188,6 +188,10 @@ impl Voice {
         }
     }
 
+    pub(super) fn set_complexity(&mut self, complexity: u8) {
+        self.encoder.set_complexity(complexity);
+    }
+
     /// Rate of the samples that `speak` wants.
     pub(super) fn rate_hz(&self) -> u32 {
         self.encoder.sample_rate_hz()

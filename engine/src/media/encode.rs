@@ -33,6 +33,13 @@ impl Encoder {
         })
     }
 
+    /// Sets the effort of an Opus encoder, 0 to 10; G.711 has none.
+    pub fn set_complexity(&mut self, complexity: u8) {
+        if let Kind::Opus(encoder) = &mut self.0 {
+            encoder.set_complexity(complexity);
+        }
+    }
+
     /// Rate of the samples that `encode` wants.
     pub fn sample_rate_hz(&self) -> u32 {
         8_000

@@ -156,6 +156,12 @@ impl OpusEncoder {
         OpusEncoder { state: configured().expect("every setting is one that libopus has") }
     }
 
+    /// Sets the effort, 0 to 10.
+    pub fn set_complexity(&mut self, complexity: u8) {
+        // It fails only outside 0 to 10, where the effort stays as it is.
+        let _ = self.state.set_complexity(complexity.into());
+    }
+
     /// Encodes one frame of 20 ms and answers the payload's length.
     ///
     /// # Panics

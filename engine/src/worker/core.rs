@@ -39,6 +39,8 @@ pub trait Core: Sized + 'static {
     fn handle_timeout(&mut self, now: Instant);
     /// See [`Bridge::poll_output`].
     fn poll_output(&mut self, now: Instant, out: &mut [u8], metrics: &mut Metrics) -> Output;
+    /// See [`Bridge::set_complexity`].
+    fn set_complexity(&mut self, _complexity: u8) {}
     /// See [`Bridge::is_ended`].
     fn is_ended(&self) -> bool;
 }
@@ -79,6 +81,10 @@ impl Core for Bridge {
 
     fn poll_output(&mut self, now: Instant, out: &mut [u8], metrics: &mut Metrics) -> Output {
         Bridge::poll_output(self, now, out, metrics)
+    }
+
+    fn set_complexity(&mut self, complexity: u8) {
+        Bridge::set_complexity(self, complexity);
     }
 
     fn is_ended(&self) -> bool {

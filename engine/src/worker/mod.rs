@@ -13,6 +13,7 @@
 //! and the time a turn takes can be read off one thread.
 
 pub mod core;
+mod governor;
 mod mailbox;
 mod open;
 pub mod pool;
@@ -28,6 +29,7 @@ use crate::limits::{BRIDGES_PER_WORKER_MAX, SOCKETS_PER_WORKER_MAX};
 use crate::metrics::Metrics;
 use crate::random::Random;
 use crate::worker::core::Core;
+use governor::Governor;
 use mailbox::Mailbox;
 use pool::Pool;
 use std::collections::HashMap;
@@ -37,7 +39,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use timers::Timers;
-use turn::Worker;
+use turn::{WindowStart, Worker};
 
 /// From control to a worker. Plain data.
 #[allow(
@@ -95,7 +97,7 @@ pub enum Event {
 /// Why a bridge was not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RefuseReason {
-    /// `BRIDGES_PER_WORKER_MAX` are open.
+    /// `BRIDGES_PER_WORKER_MAX` are open, or the core has no time for another call.
     Full,
     /// No media port is free.
     NoPort,
@@ -299,6 +301,8 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
         random: Random::from_seed(seed),
         shared,
         report_at: clock::now(),
+        governor: Governor::new(setup.config.complexity.clone()),
+        window: WindowStart { at: clock::now(), cpu: system::thread_cpu(), ..WindowStart::default() },
         stop_at: None,
         posted: false,
     };

@@ -77,9 +77,10 @@ impl<C: Core> Worker<C> {
             Ok(key) => key,
             Err(reason) => return self.refuse(id, reason),
         };
-        let (random, shared) = (self.random.fork(), &self.shared);
+        let (random, shared, complexity) = (self.random.fork(), &self.shared, self.governor.complexity());
         let opened = guard(|| {
-            let core = Box::new(C::open(now, config, shared, random));
+            let mut core = Box::new(C::open(now, config, shared, random));
+            core.set_complexity(complexity);
             let locals = [core.local(LegName::A), core.local(LegName::B)];
             (core, locals)
         });
@@ -119,6 +120,10 @@ impl<C: Core> Worker<C> {
             return Err(RefuseReason::Duplicate);
         }
         if self.pool.is_full() || self.stop_at.is_some() {
+            return Err(RefuseReason::Full);
+        }
+        if self.governor.is_full() {
+            self.metrics.bridges_refused_busy += 1;
             return Err(RefuseReason::Full);
         }
         let a = self.bind_leg(&config.a, now)?;

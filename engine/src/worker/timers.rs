@@ -51,15 +51,16 @@ impl Timers {
         self.heap.first().map_or(Instant::NEVER, |&slot| self.deadlines[slot as usize])
     }
 
-    /// Clears and answers the slot with the earliest deadline, if that has come.
-    pub fn pop_due(&mut self, now: Instant) -> Option<u32> {
+    /// Clears and answers the slot with the earliest deadline, and that, if it has come.
+    pub fn pop_due(&mut self, now: Instant) -> Option<(u32, Instant)> {
         let &slot = self.heap.first()?;
-        if self.deadlines[slot as usize] > now {
+        let deadline = self.deadlines[slot as usize];
+        if deadline > now {
             return None;
         }
         self.deadlines[slot as usize] = Instant::NEVER;
         self.remove(0);
-        Some(slot)
+        Some((slot, deadline))
     }
 
     /// How many are set.
@@ -145,7 +146,7 @@ mod tests {
                 match what {
                     0 => {
                         let due = model.first().copied().filter(|&(deadline, _)| deadline <= ms);
-                        prop_assert_eq!(timers.pop_due(Instant::from_millis(ms)), due.map(|(_, slot)| slot));
+                        prop_assert_eq!(timers.pop_due(Instant::from_millis(ms)), due.map(|(at, slot)| (slot, Instant::from_millis(at))));
                         due.map(|due| model.remove(&due));
                     }
                     1 => {

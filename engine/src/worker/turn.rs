@@ -10,6 +10,7 @@
 //! reading would make the order of a turn visible to the protocols and every replay different.
 
 use super::core::Core;
+use super::governor::{Governor, WINDOW_MS, Window};
 use super::mailbox::Mailbox;
 use super::open::Slot;
 use super::pool::{Pool, SlotKey};
@@ -19,9 +20,9 @@ use crate::bridge::{BridgeCommand, BridgeEvent, BridgeId, BridgeStats, Output};
 use crate::error::{Cause, End, Side};
 use crate::io::address::Family;
 use crate::io::ports::PortPool;
-use crate::io::{Net, clock};
+use crate::io::{Net, clock, system};
 use crate::limits::{DRAIN_OUTPUTS_MAX, STOP_MS_MAX, TURN_COMMANDS_MAX};
-use crate::metrics::Metrics;
+use crate::metrics::{LATENESS_BUCKETS, Metrics};
 use crate::random::Random;
 use crate::time::{Duration, Instant};
 use std::collections::HashMap;
@@ -55,10 +56,20 @@ pub(super) struct Worker<C: Core> {
     pub(super) random: Random,
     pub(super) shared: C::Shared,
     pub(super) report_at: Instant,
+    pub(super) governor: Governor,
+    pub(super) window: WindowStart,
     /// Once `Stop` came: when patience ends.
     pub(super) stop_at: Option<Instant>,
     /// Whether control is to be woken at the end of this turn.
     pub(super) posted: bool,
+}
+
+/// Where a window of the load begins.
+#[derive(Debug, Default)]
+pub(super) struct WindowStart {
+    pub(super) at: Instant,
+    pub(super) cpu: Duration,
+    pub(super) lateness: [u64; LATENESS_BUCKETS],
 }
 
 /// A bug in a bridge, caught at its border.
@@ -90,12 +101,14 @@ impl<C: Core> Worker<C> {
         let now = clock::now();
 
         self.net.collect(now, &mut self.metrics);
-        self.handle_packets(now);
-        self.handle_timers(now);
-        self.handle_commands(now);
+        let worked = self.handle_packets(now) + self.handle_timers(now) + self.handle_commands(now);
         self.handle_closed(now);
 
         self.metrics.turns += 1;
+        self.metrics.turns_idle += u64::from(worked == 0);
+        if now >= self.window.at.plus_millis(WINDOW_MS) {
+            self.judge_load(now);
+        }
         if now >= self.report_at {
             self.report_at = now.plus_millis(REPORT_MS);
             self.publish();
@@ -116,9 +129,11 @@ impl<C: Core> Worker<C> {
         }
     }
 
-    fn handle_packets(&mut self, now: Instant) {
+    fn handle_packets(&mut self, now: Instant) -> usize {
+        let mut count = 0;
         while let Some(packet) = self.net.next_packet(&mut self.metrics) {
             let key = SlotKey { index: packet.owner.slot, generation: packet.owner.generation };
+            count += 1;
             let Some(slot) = self.pool.get_mut(key) else { continue };
             let (Some(port), Some(core)) = (slot.port_of(packet.owner.port), slot.core.as_deref_mut()) else {
                 continue;
@@ -127,29 +142,34 @@ impl<C: Core> Worker<C> {
             let done = guard(|| core.handle_datagram(now, port, packet.from, packet.datagram, metrics));
             self.settle(key, now, done);
         }
+        count
     }
 
-    fn handle_timers(&mut self, now: Instant) {
+    fn handle_timers(&mut self, now: Instant) -> usize {
+        let mut count = 0;
         // Whatever is set meanwhile lies behind `now`: this ends.
-        while let Some(index) = self.timers.pop_due(now) {
+        while let Some((index, deadline)) = self.timers.pop_due(now) {
+            count += 1;
+            self.metrics.timer(now.since(tick_after(deadline)));
             let Some(key) = self.pool.key_at(index) else { continue };
             let Some(core) = self.pool.get_mut(key).and_then(|slot| slot.core.as_deref_mut()) else { continue };
             let done = guard(|| core.handle_timeout(now));
             self.settle(key, now, done);
         }
+        count
     }
 
-    fn handle_commands(&mut self, now: Instant) {
+    fn handle_commands(&mut self, now: Instant) -> usize {
         self.mailbox.looked();
         if self.mailbox.stop_wanted() {
             self.stop(now);
         }
-        for _ in 0..TURN_COMMANDS_MAX {
+        for count in 0..TURN_COMMANDS_MAX {
             if !self.mailbox.has_room() {
-                break;
+                return count;
             }
             match self.mailbox.next_command() {
-                None => break,
+                None => return count,
                 Some(Command::Open { bridge, config }) => self.open_bridge(now, bridge, config),
                 Some(Command::Bridge { bridge, command }) => {
                     if let Some(&key) = self.by_id.get(&bridge) {
@@ -159,6 +179,27 @@ impl<C: Core> Worker<C> {
                 Some(Command::Stop) => self.stop(now),
             }
         }
+        TURN_COMMANDS_MAX
+    }
+
+    /// Looks at what the last window cost; the encoders follow.
+    fn judge_load(&mut self, now: Instant) {
+        let cpu = system::thread_cpu();
+        let passed = now.since(self.window.at).as_micros().max(1);
+        let busy = (cpu.saturating_sub(self.window.cpu).as_micros() * 1_000 / passed) as u32;
+        let before = self.window.lateness;
+        let lateness = std::array::from_fn(|bucket| self.metrics.lateness[bucket] - before[bucket]);
+        self.window = WindowStart { at: now, cpu, lateness: self.metrics.lateness };
+        self.metrics.busy_permille = busy.into();
+        if let Some(complexity) = self.governor.judge(now, Window { busy, lateness }) {
+            for index in 0..self.pool.capacity() as u32 {
+                let Some(key) = self.pool.key_at(index) else { continue };
+                let Some(core) = self.pool.get_mut(key).and_then(|slot| slot.core.as_deref_mut()) else { continue };
+                let done = guard(|| core.set_complexity(complexity));
+                self.settle(key, now, done);
+            }
+        }
+        self.metrics.complexity = self.governor.complexity().into();
     }
 
     fn command(&mut self, now: Instant, key: SlotKey, command: BridgeCommand) {

@@ -251,7 +251,7 @@ impl World {
         let mut config =
             BridgeConfig { a: leg_config(a, &peers[0], hold, true), b: leg_config(b, &peers[1], false, false) };
         change(&mut config);
-        let bridge = Bridge::open(now, config, &shared, random.fork());
+        let bridge = in_bridge(|| Bridge::open(now, config, &shared, random.fork()));
         let mut world = World {
             now,
             bridge,

@@ -1,0 +1,165 @@
+//! `[accounts.NAME]`: business numbers with an account, a provider or a policy of their own. What is not written is as in `[whatsapp]`.
+//!
+//! Why by phone number id and not by telephone number: it is what webhooks name and what Graph's paths hold.
+
+use super::ConfigError;
+use super::section::{Section, Source};
+use super::values::POLICIES;
+use crate::call::AcceptPolicy;
+use crate::call::orchestrator::CallerId;
+use crate::trace::redact::Secret;
+use crate::whatsapp::graph_client::Provider;
+use std::collections::BTreeSet;
+use toml::de::DeTable;
+
+/// The section's name.
+pub(super) const SECTION: &str = "accounts";
+
+/// Business numbers of one file. Each costs a client of its own, about 20 KB.
+pub const ACCOUNTS_MAX: usize = 1_000;
+
+/// One business number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The operator's name for it.
+    pub name: String,
+    /// As webhooks name it.
+    pub phone_number_id: String,
+    /// Bearer token, or the provider's key; `None`: that of `[whatsapp]`.
+    pub token: Option<Secret>,
+    /// Base URL; `None`: that of `[whatsapp]`.
+    pub base: Option<String>,
+    /// Whose API it is; `None`: as in `[whatsapp]`.
+    pub provider: Option<Provider>,
+    /// When its calls are accepted; `None`: as in `[whatsapp]`.
+    pub accept: Option<AcceptPolicy>,
+    /// Where its calls go: a route's name or a SIP URI that the edge allows; `None`: the default route.
+    pub destination: Option<String>,
+    /// Whom the far side sees.
+    pub caller_id: CallerId,
+}
+
+pub(super) fn read(source: Source<'_>, document: &DeTable<'_>) -> Result<Vec<Account>, ConfigError> {
+    let found = document.iter().find(|(key, _)| key.get_ref().as_ref() == SECTION);
+    let Some((_, value)) = found else { return Ok(Vec::new()) };
+    let section = Section::new(source, SECTION, value)?;
+    let mut accounts = Vec::new();
+    let mut ids = BTreeSet::new();
+    for (name, section) in section.children()? {
+        let account = read_one(name, &section)?;
+        if !ids.insert(account.phone_number_id.clone()) {
+            return Err(section.wrong("phone_number_id", "stands in another account too", "write each number once"));
+        }
+        accounts.push(account);
+    }
+    if accounts.len() > ACCOUNTS_MAX {
+        return Err(section.mistake(&format!("are {}: write at most {ACCOUNTS_MAX}", accounts.len())));
+    }
+    Ok(accounts)
+}
+
+fn read_one(name: &str, section: &Section<'_>) -> Result<Account, ConfigError> {
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.to_owned());
+    let remedy = "write the phone number id, digits only";
+    let phone_number_id = section.parsed("phone_number_id", remedy, digits)?;
+    let phone_number_id = phone_number_id.ok_or_else(|| section.missing("phone_number_id", remedy))?;
+    let url = |text: &str| {
+        let parsed = reqwest::Url::parse(text).ok()?;
+        matches!(parsed.scheme(), "http" | "https").then(|| text.trim_end_matches('/').to_owned())
+    };
+    let providers = [("meta", Provider::Meta), ("360dialog", Provider::Dialog360)];
+    let word_of = |words: &'static [(&'static str, AcceptPolicy)]| {
+        move |text: &str| words.iter().find(|(word, _)| *word == text).map(|(_, policy)| *policy)
+    };
+    let token = section.secret("token", "token_env")?;
+    if token.as_ref().is_some_and(|token| reqwest::header::HeaderValue::from_str(&token.0).is_err()) {
+        return Err(section.wrong("token", "holds characters that no HTTP header can", "write the access token"));
+    }
+    let account = Account {
+        name: name.to_owned(),
+        phone_number_id,
+        token,
+        base: section.parsed("base", "write a URL such as https://graph.facebook.com/v24.0", url)?,
+        provider: section.parsed("provider", "write meta or 360dialog", |text| {
+            providers.iter().find(|(word, _)| *word == text).map(|(_, provider)| *provider)
+        })?,
+        accept: section.parsed("accept", "write on-answer, on-progress or immediate", word_of(&POLICIES))?,
+        destination: section.text("destination", "write a route's name or a SIP URI")?,
+        caller_id: section
+            .parsed("caller_id", "write caller, anonymous or a number in E.164, such as +441632960001", caller_id)?
+            .unwrap_or_default(),
+    };
+    section.finish()?;
+    Ok(account)
+}
+
+fn caller_id(text: &str) -> Option<CallerId> {
+    match text {
+        "caller" => Some(CallerId::Caller),
+        "anonymous" => Some(CallerId::Anonymous),
+        number => {
+            let digits = number.strip_prefix('+')?;
+            let valid = (7..=15).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+            valid.then(|| CallerId::Number(digits.to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Mode};
+
+    const FILE: &str = r#"
+[whatsapp]
+token = "default"
+accept = "on-progress"
+[accounts.sales]
+phone_number_id = "118"
+token_env = "SALES_TOKEN"
+accept = "immediate"
+destination = "sales"
+caller_id = "+441632960001"
+[accounts.help]
+phone_number_id = 119
+provider = "360dialog"
+base = "https://waba-v2.360dialog.io/"
+token = "key"
+caller_id = "anonymous"
+"#;
+
+    fn with(text: &str) -> Result<Config, ConfigError> {
+        Config::read(text, |name| (name == "SALES_TOKEN").then(|| "EAAGsecret".to_owned()))
+    }
+
+    #[test]
+    fn accounts_differ_from_the_default_only_in_what_is_written() {
+        let config = with(FILE).unwrap();
+        config.check(Mode::Orchestrator).unwrap_err(); // EDGE_API is not set
+        let numbers = config.orchestrator().numbers;
+        assert_eq!((numbers["118"].accept, numbers["119"].accept), (Some(AcceptPolicy::Immediate), None));
+        assert_eq!(numbers["118"].destination.as_deref(), Some("sales"));
+        assert_eq!(numbers["118"].caller_id, CallerId::Number("441632960001".into()));
+        assert_eq!(numbers["119"].caller_id, CallerId::Anonymous);
+        assert_eq!(config.accounts[1].base.as_deref(), Some("https://waba-v2.360dialog.io"));
+        let printed = format!("{config:?}");
+        assert!(!printed.contains("EAAGsecret") && !printed.contains("\"key\""), "{printed}");
+    }
+
+    #[test]
+    fn mistakes_name_line_and_remedy() {
+        for (text, parts) in [
+            ("[accounts.a]\ntoken = \"t\"", ["phone_number_id", "digits only"]),
+            ("[accounts.a]\nphone_number_id = \"+44\"", [":2", "digits only"]),
+            ("[accounts.a]\nphone_number_id = 1\nbase = \"graph\"", [":3", "https://"]),
+            ("[accounts.a]\nphone_number_id = 1\naccept = \"never\"", [":3", "on-answer"]),
+            ("[accounts.a]\nphone_number_id = 1\ncaller_id = \"bob\"", [":3", "anonymous"]),
+            ("[accounts.a]\nphone_number_id = 1\ntoken_env = \"NOWHERE\"", [":3", "NOWHERE"]),
+            ("[accounts.a]\nphone_number_id = 1\ncolour = \"red\"", [":3", "no setting"]),
+            ("[accounts.a]\nphone_number_id = 1\n[accounts.b]\nphone_number_id = 1", [":4", "another account"]),
+        ] {
+            let error = with(text).unwrap_err().0;
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+"""aiortc_peer.py: calls a tandem edge from aiortc (its own ICE, OpenSSL's DTLS, libsrtp's SRTP) and records what it hears.
+
+  --edge URL --call-id ID --play SAID.wav --record HEARD.wav --seconds N
+  --setup actpass|active|passive   what the offer says of DTLS        --profile NAME   the only SRTP profile it offers
+  --address IP                     the only host address it has
+
+Prints one line of JSON: answer, profile, dtls (its role), nominated (the address of tandem that ICE chose), heard (packets)."""
+import argparse, asyncio, json, urllib.request
+
+import aioice.ice
+import aiortc.rtcdtlstransport as dtls
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.contrib.media import MediaPlayer, MediaRecorder
+
+arguments = argparse.ArgumentParser()
+for name in ("edge", "call-id", "play", "record", "address"):
+    arguments.add_argument("--" + name, required=True)
+arguments.add_argument("--seconds", type=float, required=True)
+arguments.add_argument("--setup", default="actpass")
+arguments.add_argument("--profile")
+chosen = arguments.parse_args()
+
+# The candidates of one address: which IP version carries the call is the test's choice.
+aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: [chosen.address]
+if chosen.profile:
+    dtls.SRTP_PROFILES[:] = [known for known in dtls.SRTP_PROFILES if known.openssl_profile.decode() == chosen.profile]
+    assert dtls.SRTP_PROFILES, "this libsrtp does not have " + chosen.profile
+
+
+def post(path, body):
+    request = urllib.request.Request(chosen.edge + path, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request) as reply:
+        return json.load(reply)
+
+
+async def main():
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    recorder = MediaRecorder(chosen.record)
+    connected = asyncio.Event()
+
+    @peer.on("track")
+    def on_track(track):
+        recorder.addTrack(track)
+
+    @peer.on("connectionstatechange")
+    def on_state():
+        if peer.connectionState == "connected":
+            connected.set()
+
+    sender = peer.addTrack(MediaPlayer(chosen.play, loop=True).audio)
+    await peer.setLocalDescription(await peer.createOffer())
+    offer = peer.localDescription.sdp.replace("a=setup:actpass", "a=setup:" + chosen.setup)
+    created = await asyncio.to_thread(post, "/webrtc/new", {"call_id": chosen.call_id, "sdp_offer": offer})
+    await peer.setRemoteDescription(RTCSessionDescription(sdp=created["sdp_answer"], type="answer"))
+    await asyncio.wait_for(connected.wait(), 15)
+    await recorder.start()
+    await asyncio.sleep(chosen.seconds)
+    stats = (await peer.getStats()).values()
+    heard = sum(entry.packetsReceived for entry in stats if entry.type == "inbound-rtp")
+    transport = sender.transport
+    pair = transport.transport._connection._nominated[1]
+    profile = transport._ssl.get_selected_srtp_profile().decode()
+    await recorder.stop()
+    await asyncio.to_thread(post, "/webrtc/hangup", {"edge_session_id": created["edge_session_id"]})
+    await peer.close()
+    print(json.dumps({"answer": created["sdp_answer"], "profile": profile, "dtls": transport._role,
+                      "nominated": pair.remote_addr[0], "heard": heard}))
+
+
+asyncio.run(main())

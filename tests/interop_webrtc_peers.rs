@@ -1,0 +1,165 @@
+//! The WebRTC leg against Firefox (nICEr, NSS) and aiortc (aioice, OpenSSL, libsrtp): each DTLS role, each SRTP profile, IPv4
+//! and IPv6, through the whole program. What both sides heard is compared with what was said.
+//!
+//! Why these beside Chromium and Pion: no two of the five share a line of ICE, DTLS or SRTP.
+
+mod interop;
+
+use interop::baresip::Baresip;
+use interop::{EDGE, HOST, Program, get_json, in_namespace, output_of, repo, script, speech, until};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const BOT: &str = "sip:bob@10.77.0.1:5070";
+/// Beside `HOST`, for calls over IPv6.
+const HOST_V6: &str = "fd00:77::1";
+/// Short, so that one whole turn of what loops lies within a few seconds, wherever they begin.
+const SENTENCE: &str = "Somebody is asking.";
+
+#[test]
+fn aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6() {
+    in_namespace("aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6", async |folder| {
+        output_of(Command::new("ip").args(["addr", "add", "fd00:77::1/64", "dev", "t0", "nodad"]));
+        let said = speech::speak(folder, "user", "en-gb", SENTENCE, &[8_000, 48_000]);
+        let bot = Bot::start(folder).await;
+        let public_ip = format!("{HOST}, {HOST_V6}");
+        let _tandem = interop::edge_with(folder, BOT, &[("PUBLIC_IP", &public_ip)]).await;
+        let calls = [
+            ("SRTP_AEAD_AES_256_GCM", "AEAD_AES_256_GCM", "actpass", "client", HOST),
+            ("SRTP_AEAD_AES_128_GCM", "AEAD_AES_128_GCM", "passive", "server", HOST_V6),
+            ("SRTP_AES128_CM_SHA1_80", "AES_CM_128_HMAC_SHA1_80", "active", "client", HOST_V6),
+            ("SRTP_AEAD_AES_256_GCM", "AEAD_AES_256_GCM", "passive", "server", HOST),
+        ];
+        for (number, (profile, name, setup, role, address)) in calls.into_iter().enumerate() {
+            let id = format!("aiortc-{number}");
+            let heard = folder.join(format!("{id}.wav"));
+            let python = repo().join("target/tools/python/bin/python");
+            let mut command = Command::new(python);
+            command.arg(script("aiortc_peer.py")).args(["--edge", EDGE, "--call-id", &id, "--seconds", "5"]);
+            command.arg("--play").arg(&said[1]).arg("--record").arg(&heard);
+            command.args(["--setup", setup, "--profile", profile, "--address", address]);
+            let mut aiortc = Program::start(folder, &id, &mut command);
+            assert!(aiortc.ended(40).await, "aiortc failed");
+            let output = aiortc.output();
+            let last = output.lines().last().unwrap_or_default();
+            let seen: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("no JSON ({error}): {output}"));
+            println!("{id}: {} as DTLS {} at {}", seen["profile"], seen["dtls"], seen["nominated"]);
+            assert_eq!((&seen["profile"], &seen["dtls"]), (&profile.into(), &role.into()), "{seen}");
+            assert_eq!(seen["nominated"], address, "{seen}");
+            assert!(seen["heard"].as_u64() > Some(200), "{seen}");
+            let timeline = timeline(&id).await;
+            assert!(timeline.contains(name) && timeline.contains("DTLS 1.2"), "{timeline}");
+            bot.assert_call_ends_and_heard(number + 1, &said[0]).await;
+            assert_heard("aiortc", &bot.says, &heard);
+        }
+    });
+}
+
+#[test]
+fn firefox_calls_as_dtls_client_and_as_dtls_server() {
+    in_namespace("firefox_calls_as_dtls_client_and_as_dtls_server", async |folder| {
+        let bot = Bot::start(folder).await;
+        let _tandem = interop::edge(folder, BOT).await;
+        let mut command = Command::new("python3");
+        command.arg(script("firefox.py")).args(["--edge", EDGE, "--seconds", "5", "--folder"]).arg(folder);
+        command.args(["--setup", "actpass", "--setup", "passive"]);
+        let mut firefox = Program::start(folder, "firefox-calls", &mut command);
+        assert!(firefox.ended(90).await, "Firefox failed:\n{}", firefox.output());
+        let output = firefox.output();
+        let calls: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        assert_eq!(calls.len(), 2, "{output}");
+        for (call, (role, ours)) in calls.iter().zip([("client", "passive"), ("server", "active")]) {
+            let setup = call["setup"].as_str().expect("a setup");
+            let answer = call["answer"].as_str().expect("an answer");
+            assert!(answer.contains(&format!("a=setup:{ours}\r\n")), "{answer}");
+            let stats = call["stats"].as_array().expect("statistics");
+            let of = |kind: &str| stats.iter().find(|entry| entry["type"] == kind).unwrap_or(&Value::Null);
+            let inbound = of("inbound-rtp");
+            println!(
+                "{setup}: {} packets, {} lost; {}",
+                inbound["packetsReceived"],
+                inbound["packetsLost"],
+                of("transport")
+            );
+            assert!(inbound["packetsReceived"].as_u64() > Some(200), "{inbound}");
+            let timeline = timeline(&format!("firefox-{setup}")).await;
+            assert!(
+                timeline.contains("DTLS 1.") && timeline.contains(if role == "client" { "server" } else { "client" }),
+                "{timeline}"
+            );
+            let wav = folder.join(format!("{setup}.wav"));
+            let ogg = folder.join(format!("{setup}.ogg"));
+            output_of(
+                Command::new("ffmpeg").args(["-loglevel", "error", "-y", "-i"]).arg(&ogg).args(["-ac", "1"]).arg(&wav),
+            );
+            assert_heard("Firefox", &bot.says, &wav);
+        }
+        // Firefox's microphone is a tone, and nothing else.
+        let pcm = speech::read_wav(&bot.heard(2).await);
+        let (hz, share) = strongest_tone(&pcm[pcm.len() / 4..]);
+        println!("the bot heard {hz} Hz, {share:.2} of the energy");
+        assert!(share > 0.8, "{hz} Hz: {share}");
+    });
+}
+
+/// baresip in the bot's place, with a sentence that it says again and again.
+struct Bot {
+    baresip: std::cell::RefCell<Baresip>,
+    says: PathBuf,
+}
+
+impl Bot {
+    async fn start(folder: &Path) -> Bot {
+        let says = speech::speak(folder, "bot", "en-us", "The bot answers.", &[8_000]).remove(0);
+        let long = folder.join("bot-long.wav");
+        output_of(Command::new("sox").arg(&says).arg(&long).args(["repeat", "19"]));
+        let account = format!("<sip:bob@{HOST}>;regint=0;answermode=auto;audio_codecs=PCMU/8000/1");
+        let baresip = Baresip::start(folder, &format!("{HOST}:5070"), &long, &account).await;
+        Bot { baresip: baresip.into(), says }
+    }
+
+    /// What it heard in its `calls`th call, which has ended.
+    async fn heard(&self, calls: usize) -> PathBuf {
+        let ended = async || (self.baresip.borrow_mut().parameters("CALL_CLOSED").len() >= calls).then_some(());
+        until("baresip's end of the call", 5, ended).await;
+        self.baresip.borrow().heard()
+    }
+
+    async fn assert_call_ends_and_heard(&self, calls: usize, said: &Path) {
+        assert_heard("the bot", said, &self.heard(calls).await);
+    }
+}
+
+/// The frequency, in steps of 10 Hz at 8 kHz, that holds most of the energy, and its share.
+fn strongest_tone(pcm: &[i16]) -> (u32, f64) {
+    let share = |hz: u32| {
+        let (mut tone, mut total) = (0.0, 1.0);
+        for window in pcm.chunks_exact(800) {
+            let (mut re, mut im) = (0.0, 0.0);
+            for (at, sample) in window.iter().enumerate() {
+                let (sample, angle) = (f64::from(*sample), std::f64::consts::TAU * f64::from(hz) * at as f64 / 8_000.0);
+                re += sample * angle.cos();
+                im += sample * angle.sin();
+                total += sample * sample;
+            }
+            tone += 2.0 * (re * re + im * im) / window.len() as f64;
+        }
+        tone / total
+    };
+    let shares = (10..340).map(|step| (step * 10, share(step * 10)));
+    shares.max_by(|a, b| a.1.total_cmp(&b.1)).expect("some frequency")
+}
+
+fn assert_heard(who: &str, said: &Path, heard: &Path) {
+    let score = speech::score(said, heard, 0.0);
+    println!("{who} heard {score:?}");
+    assert!(score.similarity > 0.8, "{who} did not hear what was said: {score:?}");
+}
+
+/// All entries of a call's timeline, one a line.
+async fn timeline(call_id: &str) -> String {
+    let page = get_json(&format!("{EDGE}/calls/{call_id}/timeline")).await;
+    let entries = page["entries"].as_array().cloned().unwrap_or_default();
+    entries.iter().map(|entry| format!("{} {} {}\n", entry["at_ms"], entry["step"], entry["detail"])).collect()
+}
