@@ -24,6 +24,9 @@ as_root() {
     fi
 }
 
+# Softphones of others come by npm; where node was not installed from Debian, npm came with it.
+if [ "$1" = test ] && ! command -v npm >/dev/null; then packages="$packages nodejs npm"; fi
+
 missing=
 for package in $packages; do
     status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
@@ -62,6 +65,12 @@ if [ "$1" = test ]; then
     # The WebRTC peer that shares no code with us, in WhatsApp's place.
     if [ ! -x "$tools/lite-pion" ] || [ tests/interop/pion/main.go -nt "$tools/lite-pion" ]; then
         sh tests/interop/pion/build.sh "$tools/lite-pion"
+    fi
+    # JsSIP and SIP.js, bundled for a browser.
+    wanted=$(cat tests/interop/softphone/*)
+    if [ "$(cat "$tools/softphone.installed" 2>/dev/null || true)" != "$wanted" ]; then
+        sh tests/interop/softphone/build.sh "$tools/softphone"
+        printf '%s' "$wanted" >"$tools/softphone.installed"
     fi
 fi
 

@@ -8,9 +8,10 @@ use super::arrive;
 use super::context::{Calls, Context};
 use super::exchange::Exchange;
 use super::hunt::Way;
-use super::lease::{Facts, SessionName, SessionState};
+use super::lease::{SessionName, SessionState};
 use super::machine::CallEnd;
 use super::negotiate::Plan;
+use super::retained::{Ended, Retained};
 use super::session::{Birth, Session};
 use super::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, SessionCreated, allow, limits};
 use crate::registrar::Gate;
@@ -18,7 +19,9 @@ use crate::route::{Asked, Destination, Load, Routes, Source};
 use crate::sip::gatekeeper::Refusal;
 use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
-use crate::sip::{Arrival, Credentials, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput, TraceMessage};
+use crate::sip::{
+    Arrival, Credentials, RegistrationId, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput, TraceMessage,
+};
 use crate::trace::timeline::Entry;
 use engine::bridge::{BridgeCommand, BridgeEvent};
 use engine::leg::LocalLeg;
@@ -130,6 +133,13 @@ pub enum EdgeOutput {
     },
     /// A SIP message that came or went; only while tracing is on.
     Trace(TraceMessage),
+    /// This call has placed that SIP call: their messages belong together.
+    Linked {
+        /// As in its timeline.
+        call_id: String,
+        /// Call-ID of its INVITE.
+        sip_call_id: String,
+    },
     /// For the orchestrator: in this process, or by POST where the session named a URL.
     Notify {
         /// Where to.
@@ -182,6 +192,8 @@ pub struct Edge {
     next_session: u64,
     sessions: BTreeMap<u64, Entered>,
     by_call_id: BTreeMap<String, u64>,
+    /// Trunks that we register at, by name.
+    registrations: BTreeMap<RegistrationId, String>,
     by_token: BTreeMap<String, u64>,
     calls: Calls,
     load: Load,
@@ -250,6 +262,13 @@ impl Talk {
         }
     }
 
+    fn call_id(&self) -> &str {
+        match self {
+            Talk::Session(session) => &session.call_id,
+            Talk::Exchange(exchange) => exchange.call_id(),
+        }
+    }
+
     fn deadline(&self) -> Instant {
         match self {
             Talk::Session(session) => session.deadline(),
@@ -294,6 +313,7 @@ impl Edge {
             next_session: 1,
             sessions: BTreeMap::new(),
             by_call_id: BTreeMap::new(),
+            registrations: BTreeMap::new(),
             by_token: BTreeMap::new(),
             calls: Calls::default(),
             load: Load::default(),
@@ -654,7 +674,7 @@ impl Edge {
     }
 
     fn handle_sip_event(&mut self, now: Instant, event: SipEvent) {
-        let Some(call) = event.call() else { return };
+        let Some(call) = event.call() else { return self.note_registration(&event) };
         if let SipEvent::Incoming { target, from, sdp, arrival, .. } = event {
             if let Err(refusal) = self.arrive(now, call, &target, &from, sdp.as_deref(), &arrival) {
                 self.counters.sessions_refused += 1;
@@ -669,7 +689,41 @@ impl Edge {
         if is_over && let Some((_, Some(trunk))) = self.calls.remove(call) {
             self.load.end(trunk);
         }
+        if matches!(event, SipEvent::InviteSent { .. })
+            && let Some(sip_call_id) = self.sip.call_id(call).map(str::to_owned)
+            && let Some(entered) = self.sessions.get(&number)
+        {
+            let call_id = entered.talk.call_id().to_owned();
+            self.out.push_back(EdgeOutput::Linked { call_id, sip_call_id });
+        }
         self.with(now, number, |talk, cx| talk.handle_sip(cx, call, event));
+    }
+
+    /// Registers at every trunk that wants it. For a program that starts.
+    pub fn register_trunks(&mut self, now: Instant) {
+        let wanted =
+            self.gate.routes.trunks.iter().filter_map(|trunk| Some((trunk.name.clone(), trunk.registration()?)));
+        for (name, register) in wanted.collect::<Vec<_>>() {
+            let id = self.sip.register(now, register);
+            self.registrations.insert(id, name);
+        }
+    }
+
+    fn note_registration(&mut self, event: &SipEvent) {
+        let name = |id| self.registrations.get(id).map_or("?", String::as_str);
+        match event {
+            SipEvent::Registered { registration, expires_s } => {
+                tracing::info!("registered at trunk {} for {expires_s} s", name(registration));
+            }
+            SipEvent::RegistrationFailed { registration, code, reason, retry_ms } => {
+                let retry_s = retry_ms / 1_000;
+                tracing::warn!(
+                    "trunk {} does not register us: {code} {reason}; next try in {retry_s} s",
+                    name(registration)
+                );
+            }
+            _ => {}
+        }
     }
 
     /// A call of a trunk or a user.
@@ -762,51 +816,6 @@ impl Edge {
             let created = SessionCreated { edge_session_id: session.token, sdp_answer };
             let ended = Ended { offer_digest: session.offer_digest, created, facts: session.facts };
             self.retained.insert(now, session.call_id, ended);
-        }
-    }
-}
-
-/// What is left of a session that ended, so that a repeated `new` gets the same answer.
-struct Ended {
-    offer_digest: [u8; 32],
-    created: SessionCreated,
-    facts: Facts,
-}
-
-/// Ended sessions, for a while.
-#[derive(Default)]
-struct Retained {
-    ended: BTreeMap<String, Ended>,
-    /// In the order of their expiry.
-    order: VecDeque<(Instant, String)>,
-}
-
-impl Retained {
-    fn insert(&mut self, now: Instant, call_id: String, ended: Ended) {
-        self.order.push_back((now.plus_millis(limits::SESSION_RETAINED_MS), call_id.clone()));
-        self.ended.insert(call_id, ended);
-        while self.order.len() > limits::SESSIONS_RETAINED_MAX {
-            self.drop_oldest();
-        }
-    }
-
-    fn find(&self, call_id: &str) -> Option<&Ended> {
-        self.ended.get(call_id)
-    }
-
-    fn deadline(&self) -> Instant {
-        self.order.front().map_or(Instant::NEVER, |(expires, _)| *expires)
-    }
-
-    fn expire(&mut self, now: Instant) {
-        while self.deadline() <= now {
-            self.drop_oldest();
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        if let Some((_, call_id)) = self.order.pop_front() {
-            self.ended.remove(&call_id);
         }
     }
 }

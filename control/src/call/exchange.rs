@@ -76,6 +76,11 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
+    /// As in its timeline: the Call-ID of the call that came in.
+    pub fn call_id(&self) -> &str {
+        &self.call_id
+    }
+
     /// Asks the engine for a bridge toward the first way that leads to somebody.
     pub fn open(cx: &mut Context, arrived: Arrived) -> Result<Exchange, Refusal> {
         let wanted = Wanted {
@@ -130,6 +135,9 @@ impl Exchange {
         if !fits {
             return self.end(cx, CallEnd::new("tandem", "bug", "the engine opened a leg of another kind"));
         }
+        // Providers wait for our first packet, and end a call that brings none for long: a callee on hold must not cost it.
+        cx.command(BridgeCommand::Comfort { leg: LegName::A });
+        cx.command(BridgeCommand::Comfort { leg: LegName::B });
         let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.begin(cx, b.clone()));
         self.hunted(cx, hunted);
     }

@@ -14,6 +14,7 @@ mod machine;
 mod negotiate;
 pub mod orchestrator;
 mod party;
+mod retained;
 mod session;
 mod transfer;
 

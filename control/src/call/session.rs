@@ -169,6 +169,8 @@ impl Session {
         let free = if self.hold { "" } else { ", not held: RTP may precede the accept" };
         self.note(cx, Step::Offer, format!("{}{free}", self.plan.describe()));
 
+        // WhatsApp ends a call that brings no packets for some seconds: a softphone on hold must not cost it.
+        cx.command(BridgeCommand::Comfort { leg: WHATSAPP });
         let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.begin(cx, b.clone()));
         self.hunted(cx, hunted);
     }

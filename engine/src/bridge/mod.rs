@@ -23,6 +23,7 @@ mod outbox;
 mod pace;
 mod playout;
 mod relay;
+mod silence;
 mod source;
 mod spare;
 mod transcode;
@@ -156,6 +157,12 @@ pub enum BridgeCommand {
     /// Nothing is sent to the peer of a webrtc leg until `Release`: it put the call on hold. An rtp leg learns that by `SetRemote`.
     Hold {
         /// Which leg.
+        leg: LegName,
+    },
+    /// The peer of a leg must always hear something: from now on silence is sent to it where the other side is silent. Holds for
+    /// whoever sits there later.
+    Comfort {
+        /// A or B.
         leg: LegName,
     },
     /// Presses a key toward a leg's peer.
@@ -298,6 +305,8 @@ pub struct Bridge {
     outbox: Outbox,
     events: VecDeque<BridgeEvent>,
     phase: Phase,
+    /// Whether the peers of A and B must always hear something.
+    comforts: [bool; 2],
     spares: Spares,
     /// What spare legs are made of.
     shared: Shared,
@@ -341,6 +350,7 @@ impl Bridge {
             outbox: Outbox::new(),
             events: VecDeque::with_capacity(BRIDGE_EVENTS_USUAL),
             phase: Phase::Open,
+            comforts: [false; 2],
             spares: Spares::default(),
             shared: shared.clone(),
             random,
@@ -453,6 +463,11 @@ impl Bridge {
             BridgeCommand::Hold { leg } => {
                 if let Some(leg) = self.leg_mut(leg) {
                     leg.hold();
+                }
+            }
+            BridgeCommand::Comfort { leg } => {
+                if let Some(comfort) = self.comforts.get_mut(leg as usize) {
+                    *comfort = true;
                 }
             }
             BridgeCommand::OpenLeg { leg, config } => self.open_spare(now, leg, *config),
@@ -603,16 +618,19 @@ impl Bridge {
 
     /// Lets both flows send what is due; answers when the next of them is.
     fn run_flows(&mut self, now: Instant) -> Instant {
-        let Bridge { a, b, a_to_b, b_to_a, outbox, .. } = self;
+        let Bridge { a, b, a_to_b, b_to_a, outbox, comforts, .. } = self;
         let mut pressed = [None; 2];
         let mut deadline = Instant::NEVER;
-        if let Some(flow) = a_to_b {
-            pressed[0] = flow.run(&mut Exit { now, leg: b, name: LegName::B, outbox });
-            deadline = deadline.min(flow.deadline(b.can_send()));
-        }
-        if let Some(flow) = b_to_a {
-            pressed[1] = flow.run(&mut Exit { now, leg: a, name: LegName::A, outbox });
-            deadline = deadline.min(flow.deadline(a.can_send()));
+        let ways = [(a_to_b, b, LegName::B), (b_to_a, a, LegName::A)];
+        for (index, (flow, leg, name)) in ways.into_iter().enumerate() {
+            let Some(flow) = flow else { continue };
+            let mut exit = Exit { now, leg, name, outbox };
+            pressed[index] = flow.run(&mut exit);
+            if comforts[name as usize] {
+                flow.comfort(&mut exit);
+                deadline = deadline.min(flow.comfort_deadline(exit.can_send()));
+            }
+            deadline = deadline.min(flow.deadline(exit.can_send()));
         }
         for (leg, pressed) in [LegName::A, LegName::B].into_iter().zip(pressed) {
             if let Some(pressed) = pressed {

@@ -7,6 +7,7 @@
 //! Why not closing gaps: the far side could no longer tell loss from silence, and neither FEC nor concealment would run there.
 
 use super::exit::{Exit, RELAY_BYTES_MAX};
+use super::silence::{self, Silence};
 use super::source::{Place, Source};
 use crate::error::DropReason;
 use crate::limits::PTIME_MS;
@@ -32,6 +33,7 @@ pub(super) struct Relay {
     passes_events: bool,
     events: Option<EventSender>,
     next_key: Instant,
+    silence: Silence,
 }
 
 /// From the source's numbers to ours.
@@ -59,6 +61,7 @@ impl Relay {
             passes_events: from.is_some() && from == to,
             events: to.map(EventSender::new),
             next_key: Instant::NEVER,
+            silence: Silence::new(),
         }
     }
 
@@ -97,6 +100,7 @@ impl Relay {
             _ => format.send_payload_type,
         };
         let timestamp = packet.timestamp.plus(shift.timestamp);
+        self.silence.heard(exit.now);
         let before = exit.leg.sender().timestamp();
         exit.forward(&RtpPacket { payload_type, sequence, timestamp, ssrc: 0, ..*packet });
         if !self.is_used || exit.leg.sender().timestamp() != before {
@@ -161,6 +165,22 @@ impl Relay {
             self.next_key = self.next_key.plus_millis(PTIME_MS as u64);
             (self.moved, self.is_used) = (Some(self.next_key), false);
         }
+    }
+
+    /// Sends silence where the source is silent. For an exit whose peer must always hear something.
+    pub(super) fn comfort(&mut self, exit: &mut Exit<'_>) {
+        let Some(codec) = exit.leg.format().map(|format| format.codec) else { return };
+        while exit.can_send() && !self.is_key_active() && self.silence.due() <= exit.now {
+            self.move_to(exit.now, exit);
+            exit.audio(false, self.ticks, |out| silence::write(codec, out));
+            (self.moved, self.is_used) = (Some(exit.now.plus_millis(PTIME_MS as u64)), false);
+            self.silence.sent(exit.now);
+        }
+    }
+
+    /// When `comfort` is due.
+    pub(super) fn comfort_deadline(&self, can_send: bool) -> Instant {
+        if can_send && !self.is_key_active() { self.silence.due() } else { Instant::NEVER }
     }
 
     /// Moves our stream on to `at`: its next packet, of whatever kind, takes the sender's timestamp.
