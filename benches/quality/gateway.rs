@@ -2,7 +2,7 @@
 
 use crate::Point;
 use crate::reference::{Packets, endpoint};
-use engine::bridge::{Bridge, BridgeConfig, LegConfig, LegName, Output, Port, Shared};
+use engine::bridge::{Bridge, BridgeConfig, LegConfig, LegName, Output, PlayoutStats, Port, Shared};
 use engine::demux::{self, Class};
 use engine::dtls::Identity;
 use engine::leg::rtp::{RtpConfig, RtpRemote};
@@ -61,6 +61,7 @@ pub struct Heard {
 /// What the bridge counted.
 pub struct Figures {
     pub concealed: u64,
+    pub playout: Option<PlayoutStats>,
     pub packets: usize,
 }
 
@@ -109,6 +110,7 @@ pub fn play(point: &Point, sent: &Packets, flights: &[Option<u64>]) -> (Heard, F
         metrics: Metrics::default(),
         endpoint: Endpoint::default(),
         deadline: now,
+        kept_alive: 0,
     };
     world.drain(now);
     let end = Instant::from_nanos(FIRST_NANOS + point.network.sent_nanos(sent.len()) + 500_000_000);
@@ -135,9 +137,12 @@ pub fn play(point: &Point, sent: &Packets, flights: &[Option<u64>]) -> (Heard, F
         } else {
             world.bridge.handle_timeout(now);
         }
+        world.keep_alive(now, point.direction.exit());
         world.drain(now);
     }
-    let figures = Figures { concealed: world.metrics.packets_concealed, packets: world.endpoint.packets.len() };
+    let playout = world.bridge.stats().playout;
+    let figures =
+        Figures { playout, concealed: world.metrics.packets_concealed, packets: world.endpoint.packets.len() };
     (world.endpoint.played(point.direction.exit()), figures)
 }
 
@@ -146,9 +151,25 @@ struct World {
     metrics: Metrics,
     endpoint: Endpoint,
     deadline: Instant,
+    /// Packets that the endpoint sent.
+    kept_alive: u16,
 }
 
 impl World {
+    /// The endpoint says something every second: a leg that hears nothing for a minute is dead.
+    fn keep_alive(&mut self, now: Instant, codec: Codec) {
+        if now.as_millis() / 1_000 <= u64::from(self.kept_alive) {
+            return;
+        }
+        self.kept_alive += 1;
+        let payload_type = if codec == Codec::Opus { 111 } else { 0 };
+        let mut packet = [0xff; header::HEADER_BYTES + 160];
+        let timestamp = RtpTimestamp(u32::from(self.kept_alive) * codec.clock_rate_hz());
+        header::write(false, payload_type, self.kept_alive, timestamp, 99, &mut packet);
+        let port = Port { leg: LegName::B, component: Component::Rtp };
+        self.bridge.handle_datagram(now, port, address(2, 4_000), &mut packet, &mut self.metrics);
+    }
+
     fn receive(&mut self, now: Instant, codec: Codec, index: usize, sequence: u16, payload: &[u8]) {
         let (payload_type, ticks) = if codec == Codec::Opus { (111, 960) } else { (0, 160) };
         let mut packet = vec![0; header::HEADER_BYTES + payload.len()];

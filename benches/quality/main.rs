@@ -158,7 +158,14 @@ fn measure(point: &Point, speech: &Speech, out: &Path) -> Value {
     speech::write_raw(&out.join(format!("{}.gateway.raw", point.name)), &heard.pcm);
     speech::write_raw(&out.join(format!("{}.oracle.raw", point.name)), &oracle);
     speech::write_raw(&out.join(format!("{}.naive.raw", point.name)), &naive);
-    let Figures { concealed, packets } = figures;
+    let Figures { concealed, playout, packets } = figures;
+    let playout = playout.map(|stats| {
+        json!({
+            "target_ms": stats.target_ms, "delay_ms": stats.delay_ms, "late": stats.late, "lost": stats.lost,
+            "concealed": stats.concealed, "recovered": stats.recovered, "skipped": stats.skipped,
+            "shortened_ms": stats.shortened_ms, "lengthened_ms": stats.lengthened_ms,
+        })
+    });
     json!({
         "name": point.name,
         "direction": format!("{:?}", point.direction),
@@ -166,6 +173,7 @@ fn measure(point: &Point, speech: &Speech, out: &Path) -> Value {
         "dtx": point.dtx,
         "gateway_begins_ms": heard.begins_ms,
         "added_delay_ms": delays.to_json(),
+        "playout": playout,
         "packets": packets,
         "concealed": concealed,
         "late_at_endpoint": heard.late,

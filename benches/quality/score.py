@@ -93,11 +93,12 @@ def verdicts(rows):
 
 def table_of(rows):
     lines = [f"Sender: {manifest['sender']}. {len(manifest['sentences'])} sentences, six voices; delay is added delay in ms.", "",
-             "| point | gateway | oracle | naive | from oracle | delay mean | p95 | max | concealed | late |", "|---|---|---|---|---|---|---|---|---|---|"]
+             "| point | gateway | oracle | naive | from oracle | delay mean | p95 | max | concealed | recovered | stretched, ms | late at endpoint |", "|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for name, row in rows.items():
-        delay = row["delay_ms"]
+        delay, playout = row["delay_ms"], row["playout"]
+        stretched = f"-{playout['shortened_ms']} +{playout['lengthened_ms']}" if playout else ""
         lines.append(f"| {name} | {row['gateway']['nb']:.2f} ± {row['gateway']['nb_ci']:.2f} | {row['oracle']['nb']:.2f} | {row['naive']['nb']:.2f} | "
-                     f"{row['from_oracle']:+.3f} ± {row['from_oracle_ci']:.3f} | {delay['mean']} | {delay['p95']} | {delay['max']} | {row['concealed_pct']} % | {row['late_at_endpoint']} |")
+                     f"{row['from_oracle']:+.3f} ± {row['from_oracle_ci']:.3f} | {delay['mean']} | {delay['p95']} | {delay['max']} | {row['concealed_pct']} % | {playout.get('recovered', '')} | {stretched} | {row['late_at_endpoint']} |")
     return "\n".join(lines) + "\n"
 
 COLOURS = {"gateway": "#0b6e4f", "oracle": "#888888", "naive": "#c8553d"}
@@ -156,7 +157,7 @@ def main():
         row["concealed_pct"] = round(100 * point["concealed"] / max(point["packets"], 1), 1)
         row["lost_pct"] = round(100 * point["lost"] / max(point["packets"], 1), 1)
         row["late_at_endpoint"] = point["late_at_endpoint"]
-        row["figures"] = point.get("figures", {})
+        row["playout"] = point.get("playout") or {}
     for row in rows.values():
         row["from_oracle"], row["from_oracle_ci"] = mean_of(numpy.subtract(row["gateway"]["nb_each"], row["oracle"]["nb_each"]))
     judged = verdicts(rows)

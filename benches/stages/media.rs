@@ -4,11 +4,11 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use engine::media::decode::{DECODED_SAMPLES_MAX, Decoder};
 use engine::media::encode::{ENCODED_BYTES_MAX, Encoder, FRAME_SAMPLES};
 use engine::media::g711::Law;
-use engine::media::jitter::{JitterBuffer, Playout};
+use engine::media::jitter::{Arriving, JitterBuffer, Kind, Playout};
 use engine::media::resample::Decimator;
 use engine::rtp::sequence::ExtendedSequence;
 use engine::sdp::{Codec, OpusParameters};
-use engine::time::Instant;
+use engine::time::{Instant, RtpTimestamp};
 use std::hint::black_box;
 
 const CALLER: &[u8] = include_bytes!("../../control/standin/speech/caller-16k.wav");
@@ -102,15 +102,18 @@ fn resample(criterion: &mut Criterion) {
 }
 
 fn jitter(criterion: &mut Criterion) {
-    let mut buffer = JitterBuffer::new(60);
+    let mut buffer = JitterBuffer::new(48_000);
     let payload = [7; 60];
     let mut tick = 0u64;
     criterion.bench_function("jitter buffer, one in and one out", |bencher| {
         bencher.iter(|| {
             let now = Instant::from_millis(tick * 20);
-            let _ = buffer.insert(now, ExtendedSequence(100_000 + tick), black_box(&payload));
+            let (sequence, timestamp) = (ExtendedSequence(100_000 + tick), RtpTimestamp(tick as u32 * 960));
+            let arriving =
+                Arriving { sequence, timestamp, ticks: 960, payload: black_box(&payload), kind: Kind::Audio };
+            let _ = buffer.insert(now, &arriving);
             tick += 1;
-            matches!(black_box(buffer.pop(now)), Playout::Packet(_))
+            matches!(black_box(buffer.pop(Instant::from_millis(tick * 20))), Playout::Packet(_))
         })
     });
 }

@@ -14,6 +14,7 @@ use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, Orchestrator
 use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, limits};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
+use crate::sip::locate::{Question, Records};
 use crate::store::{Change, Remembered, Store, StoreFigures};
 use crate::trace::redact::CallTag;
 use crate::trace::scrub::scrub;
@@ -25,7 +26,6 @@ use engine::io::clock;
 use engine::metrics::Metrics;
 use engine::time::Instant;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -98,8 +98,8 @@ pub enum Input {
     Resolved {
         /// Which question.
         query: u64,
-        /// Its addresses.
-        addresses: Vec<SocketAddr>,
+        /// What the DNS said.
+        records: Records,
     },
     /// Somebody wants to see a call's timeline.
     Timeline {
@@ -317,9 +317,9 @@ impl Runtime {
                 }
             }
             Input::EdgeRequest { what, reply } => self.ask_local_edge(now, Origin::Http(reply), what),
-            Input::Resolved { query, addresses } => {
+            Input::Resolved { query, records } => {
                 if let Some(edge) = &mut self.edge {
-                    edge.edge.resolved(now, query, &addresses);
+                    edge.edge.resolved(now, query, &records);
                 }
             }
             // Whoever asked may have gone away meanwhile.
@@ -459,13 +459,13 @@ impl Runtime {
                         local.edge.handle_mailbox_full(now, worker, *command);
                     }
                 }
-                EdgeOutput::Sip { to, bytes } => {
+                EdgeOutput::Sip { hop, bytes } => {
                     // SIP repeats what is lost (RFC 3261 §17); waiting for a socket would stop every call.
-                    if local.socket.try_send_to(&bytes, to).is_err() {
+                    if local.socket.try_send_to(&bytes, hop.remote).is_err() {
                         self.sip_unsent += 1;
                     }
                 }
-                EdgeOutput::Resolve { query, host, port } => self.resolve(query, host, port),
+                EdgeOutput::Resolve { query, question } => self.resolve(query, question),
                 EdgeOutput::Notify { callback_url: Some(url), event } => self.callbacks.post(url, event),
                 EdgeOutput::Notify { callback_url: None, event } => {
                     if let Some(orchestrator) = &mut self.orchestrator {
@@ -500,15 +500,22 @@ impl Runtime {
         }
     }
 
-    fn resolve(&self, query: u64, host: String, port: u16) {
+    fn resolve(&self, query: u64, question: Question) {
         let back = self.back.clone();
         tokio::spawn(async move {
-            let looked_up = tokio::time::timeout(RESOLVE_TIME_MAX, tokio::net::lookup_host((host, port))).await;
-            let addresses = match looked_up {
-                Ok(Ok(addresses)) => addresses.take(ADDRESSES_MAX).collect(),
-                Ok(Err(_)) | Err(_) => Vec::new(),
+            let records = match question {
+                Question::Address(host) => {
+                    let looked_up = tokio::time::timeout(RESOLVE_TIME_MAX, tokio::net::lookup_host((host, 0))).await;
+                    match looked_up {
+                        Ok(Ok(addresses)) => {
+                            Records::Addresses(addresses.take(ADDRESSES_MAX).map(|address| address.ip()).collect())
+                        }
+                        Ok(Err(_)) | Err(_) => Records::Nothing,
+                    }
+                }
+                Question::Naptr(_) | Question::Srv(_) => Records::Nothing,
             };
-            let _ = back.send(Input::Resolved { query, addresses }).await;
+            let _ = back.send(Input::Resolved { query, records }).await;
         });
     }
 

@@ -307,11 +307,8 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let sip = SipConfig {
-            advertised: "127.0.0.1:5060".parse().unwrap(),
-            contact_user: "tandem".into(),
-            product: "tandem".into(),
-            demand: None,
             accept_incoming: false,
+            ..SipConfig::new("127.0.0.1:5060".parse().unwrap(), "tandem", "tandem")
         };
         let mut config = EdgeConfig::new(sip, "127.0.0.1".parse().unwrap(), "sip:bot@127.0.0.1:5080");
         let route = config.default_route.as_mut().unwrap();

@@ -273,13 +273,12 @@ fn redirections_are_followed_by_q_and_not_forever() {
 #[test]
 fn a_silent_address_is_left_after_four_seconds_and_its_late_answer_is_ended() {
     let mut t = Table::calling_with(|invite| invite.target = "sip:bot@bot.example.com".into());
-    let query = t.query.take().unwrap();
-    t.agent.resolved(t.now, query, &["192.0.2.8:5060".parse().unwrap(), PEER.parse().unwrap()]);
+    t.resolve(&["192.0.2.8", "192.0.2.2"]);
     let (to, first) = t.take_with_address();
     assert_eq!(to, "192.0.2.8:5060".parse().unwrap());
     t.run_until(4_000);
     let (to, second) = t.sent.pop().unwrap();
-    assert_eq!((to, second.uri()), (PEER.parse().unwrap(), Some("sip:bot@bot.example.com")));
+    assert_eq!((to.remote, second.uri()), (PEER.parse().unwrap(), Some("sip:bot@bot.example.com")));
     assert_ne!(first.via().unwrap().branch(), second.via().unwrap().branch());
     t.sent.clear();
     t.reply(&second, 200, |m| answer(m, "<sip:192.0.2.2>"));
@@ -293,14 +292,12 @@ fn a_silent_address_is_left_after_four_seconds_and_its_late_answer_is_ended() {
 #[test]
 fn a_503_moves_to_the_next_address_and_a_late_ringing_is_cancelled() {
     let mut t = Table::calling_with(|invite| invite.target = "sip:bot@bot.example.com".into());
-    let query = t.query.take().unwrap();
-    let addresses = ["192.0.2.8:5060", "192.0.2.9:5060", PEER].map(|a| a.parse().unwrap());
-    t.agent.resolved(t.now, query, &addresses);
+    t.resolve(&["192.0.2.8", "192.0.2.9", "192.0.2.2"]);
     let first = t.take();
     t.reply(&first, 503, |_| {});
     assert_eq!(t.take().method(), Some("ACK"));
     let (to, second) = t.take_with_address();
-    assert_eq!(to, addresses[1]);
+    assert_eq!(to, "192.0.2.9:5060".parse().unwrap());
     t.run_until(4_100);
     t.sent.clear();
     t.reply(&second, 180, |_| {});
@@ -310,8 +307,7 @@ fn a_503_moves_to_the_next_address_and_a_late_ringing_is_cancelled() {
 #[test]
 fn a_place_that_cannot_be_reached_ends_the_call_at_once() {
     let mut t = Table::calling_with(|invite| invite.target = "sip:bot@nowhere.example.com".into());
-    let query = t.query.take().unwrap();
-    t.agent.resolved(t.now, query, &[]);
+    t.resolve(&[]);
     assert_eq!(t.events(), [t.ended(SipEnd::Unreachable)]);
     for target in ["sips:bot@192.0.2.2", "tel:+1", "sip:a b@c", "sip:bot@192.0.2.2;transport=tls", "sip:x@[::1]"] {
         let mut t = Table::calling_with(|invite| invite.target = target.into());
@@ -485,7 +481,7 @@ fn requests_out_of_order_or_outside_any_dialog_are_refused() {
 }
 
 #[test]
-fn update_refreshes_info_brings_digits_and_refer_is_not_known() {
+fn update_refreshes_info_brings_digits_and_a_refer_without_target_is_refused() {
     let mut t = Table::answered(|m| m.push("Session-Expires", "600;refresher=uas"));
     t.events();
     t.run_until(500_000);
@@ -503,7 +499,7 @@ fn update_refreshes_info_brings_digits_and_refer_is_not_known() {
     t.request("INFO", 6, |m| m.set_body("application/dtmf-relay", "Signal=x\r\n"));
     t.request("REFER", 7, |_| {});
     let codes: Vec<_> = std::mem::take(&mut t.sent).into_iter().map(|(_, m)| m.code().unwrap()).collect();
-    assert_eq!(codes, [488, 200, 200, 415, 400, 405]);
+    assert_eq!(codes, [488, 200, 200, 415, 400, 400]);
     let call = t.call;
     let digit = |digit, duration_ms| SipEvent::InfoDigit { call, digit, duration_ms };
     assert_eq!(t.events(), [digit('5', 160), digit('#', 250)]);
@@ -520,7 +516,7 @@ fn an_incoming_call_is_told_rung_answered_and_acknowledged() {
         offer(m);
     });
     let events = t.events();
-    let SipEvent::Incoming { call, target, from, sdp, headers } = &events[0] else { panic!("{events:?}") };
+    let SipEvent::Incoming { call, target, from, sdp, headers, .. } = &events[0] else { panic!("{events:?}") };
     assert_eq!((target.as_str(), from.as_str()), ("sip:gw@192.0.2.1", "\"P\" <sip:p@192.0.2.2>;tag=peer"));
     assert_eq!((sdp.as_deref(), headers), (Some(ANSWER), &vec![("X-Id".to_owned(), "7".to_owned())]));
     t.call = *call;
@@ -632,8 +628,9 @@ fn an_incoming_call_is_challenged_and_taken_with_the_right_password() {
 #[test]
 fn what_we_do_not_do_is_refused_with_the_right_code() {
     type Case = (&'static str, fn(&mut Message), u16, Option<(&'static str, &'static str)>);
+    const ALLOWED: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, PRACK, REFER, NOTIFY";
     let cases: [Case; 9] = [
-        ("REGISTER", |_| {}, 405, Some(("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO"))),
+        ("REGISTER", |_| {}, 405, Some(("Allow", ALLOWED))),
         ("OPTIONS", |m| m.push("Require", "unheardOf"), 420, Some(("Unsupported", "unheardOf"))),
         ("OPTIONS", forward_no_more, 483, None),
         ("OPTIONS", |_| {}, 200, Some(("Accept", "application/sdp"))),

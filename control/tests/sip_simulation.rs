@@ -1,6 +1,7 @@
 //! Two agents over a link that loses, repeats, delays and reorders, in virtual time: whatever happens, every call ends exactly
 //! once on each side that knew of it, and nothing is left behind.
 
+use control::sip::locate::{Question, Records};
 use control::sip::{Credentials, Invite, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput};
 use engine::random::Random;
 use engine::time::Instant;
@@ -173,11 +174,9 @@ impl Sim {
         let address: SocketAddr = format!("10.0.0.{}:5060", side + 1).parse().unwrap();
         let account = Credentials { username: "alice".into(), password: "right".into() };
         let config = SipConfig {
-            advertised: address,
-            contact_user: "gw".into(),
-            product: "tandem".into(),
             demand: (demands && side == 1).then(|| ("sip.example.com".into(), account)),
             accept_incoming: side == 1,
+            ..SipConfig::new(address, "gw", "tandem")
         };
         let agent = SipAgent::new(config, Random::from_test_seed(seed * 2 + side as u64));
         Side {
@@ -203,6 +202,7 @@ impl Sim {
             sdp: SDP.into(),
             credentials: Some(Credentials { username: "alice".into(), password: self.password.into() }),
             ring_ms_max: 25_000,
+            ..Invite::default()
         };
         let call = self.sides[0].agent.invite(self.now, invite);
         self.sides[0].call = Some(call);
@@ -252,15 +252,19 @@ impl Sim {
         loop {
             match self.sides[side].agent.poll_output(self.now) {
                 SipOutput::Timeout(at) => return at,
-                SipOutput::Transmit { to, bytes } => self.send(self.sides[side].address, to, bytes),
+                SipOutput::Transmit { hop, bytes } => self.send(self.sides[side].address, hop.remote, bytes),
+                SipOutput::Trace(_) => {}
                 SipOutput::Event(event) => self.on_event(side, event),
-                SipOutput::Resolve { query, host, port } => {
-                    assert_eq!((host.as_str(), port), ("bot.example.com", 5060));
-                    let mut addresses = vec![self.sides[1].address];
+                SipOutput::Resolve { query, question: Question::Address(host) } => {
+                    assert_eq!(host, "bot.example.com");
+                    let mut addresses = vec![self.sides[1].address.ip()];
                     if self.plan.dead_first {
-                        addresses.insert(0, DEAD.parse().unwrap());
+                        addresses.insert(0, DEAD.parse::<SocketAddr>().unwrap().ip());
                     }
-                    self.sides[side].agent.resolved(self.now, query, &addresses);
+                    self.sides[side].agent.resolved(self.now, query, &Records::Addresses(addresses));
+                }
+                SipOutput::Resolve { query, .. } => {
+                    self.sides[side].agent.resolved(self.now, query, &Records::Nothing);
                 }
             }
         }

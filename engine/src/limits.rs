@@ -41,15 +41,19 @@ pub const CONSENT_MS_MAX: u64 = 30_000;
 /// The packet time everything here is built on; other packet times are cut or joined at the edges.
 pub const PTIME_MS: usize = 20;
 
-/// Delay that the playout side aims at before a packet is played (the audio issue makes it adaptive).
-pub const PLAYOUT_TARGET_MS: usize = 60;
-
 /// Packets one jitter buffer holds. A later arrival pushes out the oldest, which is counted as `JitterFull`.
 pub const JITTER_PACKETS_MAX: usize = 64;
-const _: () = assert!(JITTER_PACKETS_MAX * PTIME_MS >= 2 * PLAYOUT_TARGET_MS);
+const _: () = assert!(JITTER_PACKETS_MAX * PTIME_MS >= 2 * PLAYOUT_DELAY_MS_MAX);
 
-/// Bytes of one packet in a jitter buffer. Opus at 20 kbit/s needs about 60, G.711 at 20 ms 160, at 60 ms 480; a longer
-/// payload (legal up to 1,275 per Opus frame) is dropped and counted as `JitterFull`.
+/// Delay of playout beyond the fastest path; reached only while an outage is caught up. Past it the oldest packets are skipped, and counted.
+pub const PLAYOUT_DELAY_MS_MAX: usize = 500;
+
+/// Bytes of all payloads in one jitter buffer, in pieces of 64. Opus at 20 kbit/s needs about 60 a packet: all 64 find room; at
+/// 64 kbit/s 42, at the 510 kbit/s of music six. Past it the oldest are pushed out, and counted as `JitterFull`.
+pub const JITTER_BYTES_MAX: usize = 8_192;
+
+/// Bytes of one packet in a jitter buffer: an Opus frame is at most 1,275 (RFC 6716 §3.2). A longer payload (several such frames) is
+/// dropped and counted as `JitterFull`.
 pub const JITTER_PAYLOAD_BYTES_MAX: usize = 1_280;
 
 /// Audio kept for a held leg: what the far side says between its answer and the release (the greeting). 2 s of 8 kHz

@@ -5,16 +5,19 @@
 //!
 //! Why the wall clock is read here and nowhere else in these tests: the peer is a real process.
 
-use engine::dtls::{DtlsOutput, DtlsRole, DtlsSession, DtlsVersion, DtlsVersions, Identity};
+use engine::dtls::{DtlsOutput, DtlsRole, DtlsSession, DtlsVersion, DtlsVersions, Identity, may_suit_openssl};
 use engine::error::Cause;
 use engine::io::clock;
 use engine::limits::DATAGRAM_BYTES_MAX;
+use engine::random::Random;
 use engine::sdp::Fingerprint;
 use engine::srtp::{SrtpKeys, SrtpProfile};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -114,6 +117,130 @@ fn an_openssl_server_that_knows_only_rsa_suites_says_why_in_its_alert() {
     }
 }
 
+/// What the first library lacks: name, key type, arguments of the peer, whether it goes without the extended master secret.
+const ONLY_OPENSSL: [(&str, &str, &[&str], bool); 4] = [
+    ("an RSA certificate", "rsa:2048", &["-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], false),
+    ("RSA key transport and CBC", "rsa:2048", &["-cipher", "AES128-SHA"], false),
+    ("CBC suites", "ec", &["-cipher", "ECDHE-ECDSA-AES128-SHA"], false),
+    ("no extended master secret", "ec", &[], true),
+];
+
+#[test]
+fn the_second_library_connects_to_servers_that_the_first_cannot_serve() {
+    for (what, key, extra, without_ems) in ONLY_OPENSSL {
+        let files = Files::with_key(key);
+        let (profile, name) = PROFILES[1];
+        let arguments = [&["s_server", "-accept", "127.0.0.1:0", "-Verify", "1"], extra].concat();
+        // One each: a server whose client went silently waits for it.
+        let mut servers = [(); 2].map(|()| Openssl::start_as(&files, &arguments, Some(profile), name, without_ems));
+        let addresses =
+            servers.each_mut().map(|server| server.line_with("ACCEPT ")["ACCEPT ".len()..].parse().unwrap());
+        let identity = Identity::generate().unwrap();
+        let session =
+            |versions| DtlsSession::new(clock::now(), &identity, DtlsRole::Client, versions, files.fingerprint());
+        let mut first = session(DtlsVersions::V12);
+        let DtlsOutput::Ended(cause) = drive(&mut first, &socket_to(addresses[0])) else { panic!("{what}: connected") };
+        assert!(may_suit_openssl(cause, first.detail()), "{what}: {cause:?} {:?}", first.detail());
+
+        let mut second = session(DtlsVersions::OpenSsl);
+        let DtlsOutput::Connected { version, keys } = drive(&mut second, &socket_to(addresses[1])) else {
+            panic!("{what}: not connected: {:?}", second.detail());
+        };
+        assert_eq!((version, keys.profile), (DtlsVersion::V12, profile), "{what}");
+        assert_eq!(exported(&keys, DtlsRole::Client), servers[1].keying_material(), "{what}");
+    }
+}
+
+#[test]
+fn the_second_library_serves_clients_that_the_first_cannot() {
+    for (what, key, extra, without_ems) in
+        [ONLY_OPENSSL[2], ONLY_OPENSSL[3], ("an RSA certificate", "rsa:2048", &[], false)]
+    {
+        for (profile, name) in PROFILES {
+            let files = Files::with_key(key);
+            let socket = loopback();
+            let ours = socket.local_addr().unwrap().to_string();
+            let arguments = [&["s_client", "-connect", &ours], extra].concat();
+            let mut client = Openssl::start_as(&files, &arguments, Some(profile), name, without_ems);
+            let identity = Identity::generate().unwrap();
+            let mut session =
+                DtlsSession::new(clock::now(), &identity, DtlsRole::Server, DtlsVersions::OpenSsl, files.fingerprint());
+            connect_to_first_sender(&socket);
+            let DtlsOutput::Connected { keys, .. } = drive(&mut session, &socket) else {
+                panic!("{what}: not connected: {:?}", session.detail());
+            };
+            assert_eq!(keys.profile, profile, "{what}");
+            client.say("Q\n");
+            let DtlsOutput::Ended(cause) = drive(&mut session, &socket) else { panic!("no end") };
+            assert_eq!((cause, exported(&keys, DtlsRole::Server)), (Cause::DtlsClosed, client.keying_material()));
+        }
+    }
+}
+
+/// The second library's timer is the system's, so this path is a real one.
+#[test]
+fn the_second_library_finishes_every_handshake_at_20_percent_loss() {
+    let pairings = [
+        (DtlsVersions::OpenSsl, DtlsVersions::V12),
+        (DtlsVersions::V12, DtlsVersions::OpenSsl),
+        (DtlsVersions::OpenSsl, DtlsVersions::OpenSsl),
+    ];
+    let runs = (0..24_u64).map(|seed| {
+        let (client, server) = pairings[seed as usize % 3];
+        std::thread::spawn(move || {
+            let (a, b) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+            let (to_b, to_a) = (loopback(), loopback());
+            to_b.connect(to_a.local_addr().unwrap()).unwrap();
+            to_a.connect(to_b.local_addr().unwrap()).unwrap();
+            let done = Arc::new(AtomicU32::new(0));
+            let mut ends = [
+                (DtlsSession::new(clock::now(), &a, DtlsRole::Client, client, b.fingerprint()), to_b, seed),
+                (DtlsSession::new(clock::now(), &b, DtlsRole::Server, server, a.fingerprint()), to_a, seed + 1_000),
+            ]
+            .map(|(mut session, socket, seed)| {
+                let done = Arc::clone(&done);
+                std::thread::spawn(move || drive_lossily(&mut session, &socket, seed, &done))
+            })
+            .map(|end| end.join().unwrap());
+            let keys = ends.each_mut().map(|end| end.take());
+            let [Some(ours), Some(theirs)] = keys else { panic!("seed {seed}, {client:?} to {server:?}: no keys") };
+            assert!(ours.local == theirs.remote && ours.remote == theirs.local, "seed {seed}");
+        })
+    });
+    let runs: Vec<_> = runs.collect();
+    runs.into_iter().for_each(|run| run.join().unwrap());
+}
+
+/// Drives one end of a path that loses a fifth, until both have their keys.
+fn drive_lossily(session: &mut DtlsSession, socket: &UdpSocket, seed: u64, done: &AtomicU32) -> Option<SrtpKeys> {
+    let mut random = Random::from_test_seed(seed);
+    let mut keys = None;
+    let mut out = [0; DATAGRAM_BYTES_MAX];
+    while done.load(Ordering::SeqCst) < 2 {
+        loop {
+            match session.poll_output(clock::now(), &mut out) {
+                DtlsOutput::Transmit(_) if random.below(100) < 20 => {}
+                DtlsOutput::Transmit(len) => drop(socket.send(&out[..len])),
+                DtlsOutput::Timeout(_) => break,
+                DtlsOutput::Connected { keys: exported, .. } => {
+                    keys = Some(exported);
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+                DtlsOutput::Ended(_) => {
+                    done.fetch_add(2, Ordering::SeqCst);
+                    return None;
+                }
+            }
+        }
+        socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        match socket.recv(&mut out) {
+            Ok(len) => session.handle_datagram(clock::now(), &out[..len]),
+            Err(_) => session.handle_timeout(clock::now()),
+        }
+    }
+    keys
+}
+
 /// Runs the session on the socket until it has something to say.
 fn drive(session: &mut DtlsSession, socket: &UdpSocket) -> DtlsOutput {
     let end = clock::now() + PATIENCE;
@@ -174,15 +301,21 @@ struct Files {
 
 impl Files {
     fn new() -> Files {
-        use std::sync::atomic::{AtomicU32, Ordering};
+        Files::with_key("ec")
+    }
+
+    /// `key`: `ec`, or `rsa:` and its bits.
+    fn with_key(key: &str) -> Files {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("dtls-openssl-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).unwrap();
         let files = Files { directory };
-        let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=peer -keyout";
+        let curve: &[&str] = if key == "ec" { &["-pkeyopt", "ec_paramgen_curve:P-256"] } else { &[] };
         let made = Command::new("openssl")
-            .args(arguments.split(' '))
+            .args(["req", "-x509", "-newkey", key])
+            .args(curve)
+            .args(["-nodes", "-days", "2", "-subj", "/CN=peer", "-keyout"])
             .args([files.path("key.pem"), "-out".into(), files.path("certificate.pem")])
             .output()
             .expect("the program openssl is needed for this test");
@@ -221,7 +354,23 @@ struct Openssl {
 
 impl Openssl {
     fn start(files: &Files, arguments: &[&str], export: Option<SrtpProfile>, srtp: &str) -> Openssl {
+        Openssl::start_as(files, arguments, export, srtp, false)
+    }
+
+    fn start_as(
+        files: &Files,
+        arguments: &[&str],
+        export: Option<SrtpProfile>,
+        srtp: &str,
+        without_ems: bool,
+    ) -> Openssl {
         let mut command = Command::new("openssl");
+        if without_ems {
+            let path = files.path("no-ems.cnf");
+            let sections = "openssl_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = default\n[default]\n";
+            std::fs::write(&path, format!("{sections}Options = -ExtendedMasterSecret\n")).unwrap();
+            command.env("OPENSSL_CONF", path);
+        }
         let (certificate, key) = (files.path("certificate.pem"), files.path("key.pem"));
         command.args(arguments).args(["-dtls1_2", "-cert", &certificate, "-key", &key]);
         if !srtp.is_empty() {

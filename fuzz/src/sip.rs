@@ -3,6 +3,7 @@
 use crate::DRAIN_STEPS_MAX;
 use crate::script::Script;
 use control::sip::dialog::Dialog;
+use control::sip::locate::{Naptr, Records, Srv};
 use control::sip::message::{Message, reason_phrase};
 use control::sip::uri::{NameAddr, SipUri};
 use control::sip::{Credentials, Invite, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput};
@@ -102,11 +103,9 @@ impl Table {
     fn new(choice: u8) -> Table {
         let credentials = Credentials { username: "alice".to_owned(), password: "secret".to_owned() };
         let config = SipConfig {
-            advertised: US,
-            contact_user: "gw".to_owned(),
-            product: "fuzz".to_owned(),
             demand: (choice & 1 != 0).then(|| ("realm".to_owned(), credentials)),
             accept_incoming: choice & 2 == 0,
+            ..SipConfig::new(US, "gw", "fuzz")
         };
         let now = Instant::from_millis(1_000);
         Table {
@@ -150,6 +149,7 @@ impl Table {
                 sdp: SDP.to_owned(),
                 credentials: (choice & 2 == 0).then_some(credentials),
                 ring_ms_max: 25_000,
+                ..Invite::default()
             },
         );
         self.calls.insert(call, 0);
@@ -294,8 +294,21 @@ impl Table {
     fn resolve(&mut self, script: &mut Script<'_>) {
         let count = usize::from(script.byte() % 4);
         let Some(query) = self.queries.pop() else { return };
-        let addresses = [PEER, SocketAddr::from(([192, 0, 2, 9], 5060)), SocketAddr::from(([0u16; 8], 1))];
-        self.agent.resolved(self.now, query, &addresses[..count]);
+        let addresses = [PEER.ip(), IpAddr::from([192, 0, 2, 9]), IpAddr::from([0u16; 8])];
+        let srv = |port| Srv { priority: port % 3, weight: port, port, target: "h.example.com".to_owned() };
+        let naptr = |order: u16| Naptr {
+            order,
+            preference: 0,
+            services: ["SIP+D2U", "SIP+D2T", "SIPS+D2T", "X"][usize::from(order % 4)].to_owned(),
+            replacement: "_sip._udp.example.com".to_owned(),
+        };
+        let records = match script.byte() % 4 {
+            0 => Records::Nothing,
+            1 => Records::Srv((0..count as u16).map(srv).collect()),
+            2 => Records::Naptr((0..count as u16).map(naptr).collect()),
+            _ => Records::Addresses(addresses[..count].to_vec()),
+        };
+        self.agent.resolved(self.now, query, &records);
     }
 
     fn wait(&mut self, millis: u64) {
@@ -325,6 +338,7 @@ impl Table {
                 }
                 SipOutput::Event(event) => self.note(&event),
                 SipOutput::Resolve { query, .. } => self.queries.push(query),
+                SipOutput::Trace(_) => {}
                 SipOutput::Timeout(at) => {
                     self.deadline = at;
                     return;
@@ -337,18 +351,8 @@ impl Table {
     fn note(&mut self, event: &SipEvent) {
         #[cfg(test)]
         self.heard.push(format!("{event:?}").split(' ').next().unwrap_or_default().to_owned());
-        let (call, ended) = match event {
-            SipEvent::InviteSent { call }
-            | SipEvent::Challenged { call, .. }
-            | SipEvent::Provisional { call, .. }
-            | SipEvent::Answered { call, .. }
-            | SipEvent::Incoming { call, .. }
-            | SipEvent::Acknowledged { call }
-            | SipEvent::LateAnswer { call, .. }
-            | SipEvent::ReInvite { call, .. }
-            | SipEvent::InfoDigit { call, .. } => (*call, false),
-            SipEvent::Ended { call, .. } => (*call, true),
-        };
+        let Some(call) = event.call() else { return };
+        let ended = matches!(event, SipEvent::Ended { .. });
         let ends = self.calls.entry(call).or_default();
         assert_eq!(*ends, 0, "{event:?} after the end of its call");
         *ends += u32::from(ended);

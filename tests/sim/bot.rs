@@ -1,6 +1,7 @@
 //! The SIP side: a voice bot that demands digest, rings, answers or does not, speaks a tone and listens.
 
 use crate::tone;
+use control::sip::locate::Records;
 use control::sip::{Credentials, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput};
 use engine::bridge::Shared;
 use engine::leg::rtp::{RtpConfig, RtpLeg, RtpRemote};
@@ -86,11 +87,8 @@ impl Bot {
     pub fn new(shared: Shared, mut random: Random) -> Bot {
         let credentials = Credentials { username: USERNAME.to_owned(), password: PASSWORD.to_owned() };
         let config = SipConfig {
-            advertised: SIP,
-            contact_user: "bot".to_owned(),
-            product: "sim-bot".to_owned(),
             demand: Some(("sip.twilio.com".to_owned(), credentials)),
-            accept_incoming: true,
+            ..SipConfig::new(SIP, "bot", "sim-bot")
         };
         Bot {
             agent: SipAgent::new(config, random.fork()),
@@ -177,9 +175,10 @@ impl Bot {
     pub fn drain(&mut self, now: Instant, out: &mut Vec<(SocketAddr, SocketAddr, Vec<u8>)>) {
         loop {
             match self.agent.poll_output(now) {
-                SipOutput::Transmit { to, bytes } => out.push((SIP, to, bytes)),
+                SipOutput::Transmit { hop, bytes } => out.push((SIP, hop.remote, bytes)),
                 SipOutput::Event(event) => self.handle_event(now, event),
-                SipOutput::Resolve { query, .. } => self.agent.resolved(now, query, &[]),
+                SipOutput::Resolve { query, .. } => self.agent.resolved(now, query, &Records::Nothing),
+                SipOutput::Trace(_) => {}
                 SipOutput::Timeout(at) => {
                     self.agent_deadline = at;
                     break;

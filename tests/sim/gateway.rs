@@ -4,6 +4,7 @@
 use crate::stream::StreamCheck;
 use control::call::edge::{Edge, EdgeConfig, EdgeCounters, EdgeOutput};
 use control::call::orchestrator::{Orchestrator, OrchestratorConfig, OrchestratorOutput};
+use control::sip::locate::Records;
 use control::trace::timeline::{Entry, Timeline};
 use control::whatsapp::event::WebhookEvent;
 use control::whatsapp::graph::{GraphError, GraphRequest};
@@ -231,8 +232,8 @@ impl Gateway {
                 }
                 EdgeOutput::Reply { request, result } => self.orchestrator.handle_edge_reply(now, request, result),
                 EdgeOutput::Engine { command, .. } => self.command(now, command),
-                EdgeOutput::Sip { to, bytes } => out.push(Out::Datagram { from: SIP, to, bytes }),
-                EdgeOutput::Resolve { query, .. } => self.edge.resolved(now, query, &[]),
+                EdgeOutput::Sip { hop, bytes } => out.push(Out::Datagram { from: SIP, to: hop.remote, bytes }),
+                EdgeOutput::Resolve { query, .. } => self.edge.resolved(now, query, &Records::Nothing),
                 EdgeOutput::Notify { event, .. } => self.orchestrator.handle_edge_event(now, event),
                 EdgeOutput::Timeline(entry) => self.note(entry),
             }

@@ -462,11 +462,8 @@ fn draw_behaviour(random: &mut Random) -> Behaviour {
 
 fn edge_config() -> EdgeConfig {
     let sip = SipConfig {
-        advertised: gateway::SIP,
-        contact_user: "tandem".to_owned(),
-        product: "tandem".to_owned(),
-        demand: None,
         accept_incoming: false,
+        ..SipConfig::new(gateway::SIP, "tandem", "tandem")
     };
     let mut edge = EdgeConfig::new(sip, gateway::ADDRESS, &format!("sip:bot@{}", bot::SIP));
     let credentials = Credentials { username: bot::USERNAME.to_owned(), password: bot::PASSWORD.to_owned() };

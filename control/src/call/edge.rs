@@ -6,6 +6,8 @@ use super::machine::CallEnd;
 use super::negotiate::Plan;
 use super::session::{Birth, Context, Session};
 use super::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, SessionCreated, allow, limits};
+use crate::sip::locate::{Question, Records};
+use crate::sip::transport::{Hop, PeerIdentity};
 use crate::sip::{Credentials, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput};
 use crate::trace::timeline::Entry;
 use engine::bridge::BridgeCommand;
@@ -95,21 +97,19 @@ pub enum EdgeOutput {
         /// What.
         command: Command,
     },
-    /// One SIP datagram.
+    /// One SIP message.
     Sip {
         /// Where.
-        to: SocketAddr,
+        hop: Hop,
         /// What.
         bytes: Vec<u8>,
     },
-    /// Look up `host` and answer with `resolved`.
+    /// Ask the DNS and answer with `resolved`.
     Resolve {
         /// Names the question.
         query: u64,
-        /// The name.
-        host: String,
-        /// The port to be put behind every address.
-        port: u16,
+        /// What is asked.
+        question: Question,
     },
     /// For the orchestrator: in this process, or by POST where the session named a URL.
     Notify {
@@ -270,9 +270,22 @@ impl Edge {
         self.sip.handle_datagram(now, from, bytes);
     }
 
-    /// The answer to `Resolve`; an empty list: no such name.
-    pub fn resolved(&mut self, now: Instant, query: u64, addresses: &[SocketAddr]) {
-        self.sip.resolved(now, query, addresses);
+    /// Takes one SIP message of any transport.
+    pub fn handle_sip_message(&mut self, now: Instant, hop: &Hop, peer: &PeerIdentity, bytes: &[u8]) {
+        self.sip.handle_from_anyone(now, hop, peer, bytes);
+    }
+
+    /// A SIP connection is gone, or could not be made (`failed`).
+    pub fn sip_lost(&mut self, now: Instant, hop: &Hop, failed: bool) {
+        match failed {
+            true => self.sip.transport_failed(now, hop),
+            false => self.sip.connection_closed(now, hop),
+        }
+    }
+
+    /// The answer to `Resolve`.
+    pub fn resolved(&mut self, now: Instant, query: u64, records: &Records) {
+        self.sip.resolved(now, query, records);
     }
 
     /// Refuses new sessions from now on; live ones go on.
@@ -322,8 +335,9 @@ impl Edge {
                 }
             }
             let sip = match self.sip.poll_output(now) {
-                SipOutput::Transmit { to, bytes } => return EdgeOutput::Sip { to, bytes },
-                SipOutput::Resolve { query, host, port } => return EdgeOutput::Resolve { query, host, port },
+                SipOutput::Transmit { hop, bytes } => return EdgeOutput::Sip { hop, bytes },
+                SipOutput::Resolve { query, question } => return EdgeOutput::Resolve { query, question },
+                SipOutput::Trace(_) => continue,
                 SipOutput::Event(event) => {
                     self.handle_sip_event(now, event);
                     continue;
@@ -451,18 +465,7 @@ impl Edge {
     }
 
     fn handle_sip_event(&mut self, now: Instant, event: SipEvent) {
-        let call = match &event {
-            SipEvent::InviteSent { call }
-            | SipEvent::Challenged { call, .. }
-            | SipEvent::Provisional { call, .. }
-            | SipEvent::Answered { call, .. }
-            | SipEvent::Ended { call, .. }
-            | SipEvent::Incoming { call, .. }
-            | SipEvent::Acknowledged { call }
-            | SipEvent::LateAnswer { call, .. }
-            | SipEvent::ReInvite { call, .. }
-            | SipEvent::InfoDigit { call, .. } => *call,
-        };
+        let Some(call) = event.call() else { return };
         match (self.by_sip_call.get(&call).copied(), &event) {
             (Some(number), _) => self.with(now, number, |session, cx| session.handle_sip(cx, event)),
             (None, SipEvent::Incoming { .. }) => self.sip.reject(now, call, 404),

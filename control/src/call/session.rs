@@ -178,6 +178,7 @@ impl Session {
             sdp: rtp.offer(),
             credentials: self.route.credentials.clone(),
             ring_ms_max: cx.config.ring_ms_max,
+            ..Invite::default()
         };
         self.sip = SipState::Calling(cx.sip.invite(cx.now, invite));
     }
@@ -263,6 +264,7 @@ impl Session {
             | SipEvent::Answered { .. }
             | SipEvent::Incoming { .. }
             | SipEvent::Acknowledged { .. } => {}
+            _ => {} // nothing that a session has asked for
         }
     }
 

@@ -7,6 +7,7 @@ use super::audio::{OpusSettings, Receiver, Sender};
 use super::observed::Observed;
 use super::socket::MediaSocket;
 use super::system_random;
+use crate::sip::locate::Records;
 use crate::sip::{Credentials, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput};
 use engine::error::Cause;
 use engine::io::clock;
@@ -114,11 +115,8 @@ impl SipAnswerer {
         let address = socket.local_addr()?;
         let agent = SipAgent::new(
             SipConfig {
-                advertised: address,
-                contact_user: "bot".to_owned(),
-                product: config.product.clone(),
                 demand: config.demand.clone(),
-                accept_incoming: true,
+                ..SipConfig::new(address, "bot", &config.product)
             },
             system_random(),
         );
@@ -202,12 +200,13 @@ impl Signalling {
     async fn drain(&mut self) -> Instant {
         loop {
             match self.agent.poll_output(clock::now()) {
-                SipOutput::Transmit { to, bytes } => {
-                    let _ = self.socket.send_to(&bytes, to).await;
+                SipOutput::Transmit { hop, bytes } => {
+                    let _ = self.socket.send_to(&bytes, hop.remote).await;
                 }
                 SipOutput::Event(event) => self.event(event).await,
                 // Only requests that we originate toward a name would need it, and we originate none but BYE.
-                SipOutput::Resolve { query, .. } => self.agent.resolved(clock::now(), query, &[]),
+                SipOutput::Resolve { query, .. } => self.agent.resolved(clock::now(), query, &Records::Nothing),
+                SipOutput::Trace(_) => {}
                 SipOutput::Timeout(deadline) => return deadline,
             }
         }
@@ -215,7 +214,7 @@ impl Signalling {
 
     async fn event(&mut self, event: SipEvent) {
         match event {
-            SipEvent::Incoming { call, target, from, sdp, headers } => {
+            SipEvent::Incoming { call, target, from, sdp, headers, .. } => {
                 if let Err(code) = self.incoming(call, target, from, sdp, headers).await {
                     self.agent.reject(clock::now(), call, code);
                 }

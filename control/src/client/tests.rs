@@ -123,11 +123,8 @@ impl Caller {
     async fn start() -> Caller {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let config = SipConfig {
-            advertised: socket.local_addr().unwrap(),
-            contact_user: "gw".to_owned(),
-            product: "test".to_owned(),
-            demand: None,
             accept_incoming: false,
+            ..SipConfig::new(socket.local_addr().unwrap(), "gw", "test")
         };
         Caller { agent: SipAgent::new(config, system_random()), socket }
     }
@@ -138,11 +135,11 @@ impl Caller {
         while clock::now() < limit {
             let deadline = loop {
                 match self.agent.poll_output(clock::now()) {
-                    SipOutput::Transmit { to, bytes } => {
-                        self.socket.send_to(&bytes, to).await.unwrap();
+                    SipOutput::Transmit { hop, bytes } => {
+                        self.socket.send_to(&bytes, hop.remote).await.unwrap();
                     }
                     SipOutput::Event(event) if wanted(&event) => return event,
-                    SipOutput::Event(_) | SipOutput::Resolve { .. } => {}
+                    SipOutput::Event(_) | SipOutput::Resolve { .. } | SipOutput::Trace(_) => {}
                     SipOutput::Timeout(deadline) => break deadline,
                 }
             };
@@ -171,6 +168,7 @@ fn invite(to: SocketAddr, media: SocketAddr, password: &str) -> Invite {
         ),
         credentials: Some(Credentials { username: "gw".to_owned(), password: password.to_owned() }),
         ring_ms_max: 5_000,
+        ..Invite::default()
     }
 }
 

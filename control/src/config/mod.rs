@@ -359,11 +359,8 @@ impl Config {
         };
         EdgeConfig {
             sip: SipConfig {
-                advertised: sip_address,
-                contact_user: "tandem".to_owned(),
-                product: concat!("tandem/", env!("CARGO_PKG_VERSION")).to_owned(),
-                demand: None,
                 accept_incoming: false,
+                ..SipConfig::new(sip_address, "tandem", concat!("tandem/", env!("CARGO_PKG_VERSION")))
             },
             webrtc_addresses,
             rtp_address,

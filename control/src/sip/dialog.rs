@@ -82,6 +82,14 @@ impl Dialog {
         self.build(method, self.local_cseq)
     }
 
+    /// Gives a request that is sent once more the next number.
+    pub fn renumber(&mut self, request: &mut Message) {
+        self.local_cseq += 1;
+        let method = request.method().unwrap_or("").to_owned();
+        request.remove("CSeq");
+        request.push("CSeq", format!("{} {method}", self.local_cseq));
+    }
+
     /// The ACK of the 2xx to our INVITE with that CSeq number (§13.2.2.4).
     pub fn ack(&self, invite_cseq: u32) -> Message {
         self.build("ACK", invite_cseq)

@@ -7,6 +7,7 @@
 //! Why MD5 at all: Twilio's challenge names no algorithm, which means MD5. SHA-256 is taken wherever it is offered.
 
 use super::Credentials;
+use super::gatekeeper::Secret;
 use super::limits::{NONCE_MS_MAX, NONCES_MAX};
 use super::message::Message;
 use super::uri::{quote, split_list};
@@ -31,6 +32,15 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// As registered (RFC 7616 §6.1).
+    pub fn name(self) -> &'static str {
+        match self {
+            Algorithm::Md5 => "MD5",
+            Algorithm::Sha512Half => "SHA-512-256",
+            Algorithm::Sha256 => "SHA-256",
+        }
+    }
+
     /// The hash of `text` in hexadecimal.
     fn hash(self, text: &str) -> String {
         match self {
@@ -229,10 +239,10 @@ impl Answered {
 }
 
 /// What the guard says to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The credentials are right.
-    Granted,
+    /// The credentials are right: who it is.
+    Granted(String),
     /// Challenge it.
     Denied {
         /// The credentials were right but the nonce too old, or used before.
@@ -240,10 +250,8 @@ pub enum Verdict {
     },
 }
 
-/// The server side: one realm, one account, in the shape of Twilio's challenges (407, no algorithm, opaque, qop "auth").
+/// The server side, for every realm: it issues nonces and judges answers. Whose secret is what, others know.
 pub struct Guard {
-    realm: String,
-    credentials: Credentials,
     key: hmac::Key,
     opaque: String,
     /// Highest count seen per nonce. Nonces start with their time, so the first is the oldest.
@@ -252,42 +260,74 @@ pub struct Guard {
 
 impl Guard {
     /// A guard with a signing key of its own.
-    pub fn new(realm: String, credentials: Credentials, random: &mut Random) -> Guard {
+    pub fn new(random: &mut Random) -> Guard {
         let mut key = [0; 32];
         random.fill(&mut key);
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
-        // Kept as it is written between its quotes: both sides hash it that way.
-        let realm = quote(&realm);
-        let realm = realm[1..realm.len() - 1].to_owned();
-        Guard { realm, credentials, key, opaque: random.token(16), used: BTreeMap::new() }
+        Guard { key: hmac::Key::new(hmac::HMAC_SHA256, &key), opaque: random.token(16), used: BTreeMap::new() }
     }
 
-    /// The value of a Proxy-Authenticate header.
-    pub fn challenge(&self, now: Instant, stale: bool, random: &mut Random) -> String {
-        let body = format!("{:016x}{:016x}", now.as_millis(), random.next_u64());
-        let nonce = format!("{body}{}", self.sign(&body));
-        let realm = &self.realm;
+    /// The values of WWW-Authenticate or Proxy-Authenticate headers, one per algorithm, in that order (RFC 8760 §2.3).
+    ///
+    /// MD5 alone is written without a name: peers of RFC 2617 know no other form.
+    pub fn challenges(
+        &self,
+        now: Instant,
+        realm: &str,
+        algorithms: &[Algorithm],
+        stale: bool,
+        random: &mut Random,
+    ) -> Vec<String> {
+        let realm = written(realm);
         let stale = if stale { ",stale=true" } else { "" };
-        format!("Digest realm=\"{realm}\",qop=\"auth\",nonce=\"{nonce}\",opaque=\"{}\"{stale}", self.opaque)
+        let one = |algorithm: &Algorithm| {
+            let body = format!("{:016x}{:016x}", now.as_millis(), random.next_u64());
+            let nonce = format!("{body}{}", self.sign(&body));
+            let name = match algorithms {
+                [Algorithm::Md5] => String::new(),
+                _ => format!(",algorithm={}", algorithm.name()),
+            };
+            let opaque = &self.opaque;
+            format!("Digest realm=\"{realm}\",qop=\"auth\",nonce=\"{nonce}\",opaque=\"{opaque}\"{name}{stale}")
+        };
+        algorithms.iter().map(one).collect()
     }
 
-    /// Judges the Proxy-Authorization headers of a request.
-    pub fn verify(&mut self, now: Instant, request: &Message) -> Verdict {
+    /// Judges the Authorization or Proxy-Authorization headers (`header`) of a request for `realm`. `secret` answers for a user name.
+    pub fn verify(
+        &mut self,
+        now: Instant,
+        request: &Message,
+        header: &str,
+        realm: &str,
+        algorithms: &[Algorithm],
+        secret: &dyn Fn(&str) -> Option<Secret>,
+    ) -> Verdict {
+        let realm = Realm { written: written(realm), algorithms };
         let method = request.method().unwrap_or("");
-        for value in request.headers("Proxy-Authorization") {
+        let mut verdict = Verdict::Denied { stale: false };
+        for value in request.headers(header) {
             for fields in split_schemes(value) {
-                if let Some(verdict) = self.judge(now, method, &fields) {
-                    return verdict;
+                match self.judge(now, method, &fields, &realm, secret) {
+                    Some(granted @ Verdict::Granted(_)) => return granted,
+                    Some(denied) => verdict = denied,
+                    None => {}
                 }
             }
         }
-        Verdict::Denied { stale: false }
+        verdict
     }
 
     /// `None`: meant for another realm.
-    fn judge(&mut self, now: Instant, method: &str, fields: &[(&str, &str)]) -> Option<Verdict> {
+    fn judge(
+        &mut self,
+        now: Instant,
+        method: &str,
+        fields: &[(&str, &str)],
+        realm: &Realm<'_>,
+        secret: &dyn Fn(&str) -> Option<Secret>,
+    ) -> Option<Verdict> {
         let get = |name| field(fields, name);
-        if get("realm")? != self.realm {
+        if get("realm")? != realm.written {
             return None;
         }
         let denied = Some(Verdict::Denied { stale: false });
@@ -295,17 +335,28 @@ impl Guard {
         let (Some(cnonce), Some(nc), Some("auth")) = (get("cnonce"), get("nc"), get("qop")) else { return denied };
         let Ok(count) = u32::from_str_radix(nc, 16) else { return denied };
         let Some(issued) = self.issued(nonce) else { return denied };
-        let md5 = get("algorithm").is_none_or(|name| name.eq_ignore_ascii_case("MD5"));
-        let username = get("username").map(|name| super::uri::unquote(&format!("\"{name}\"")));
-        let Credentials { username: expected_name, password } = &self.credentials;
-        let secret = Algorithm::Md5.hash(&format!("{expected_name}:{}:{password}", self.realm));
-        let expected = response_of(Algorithm::Md5, &secret, nonce, Some((nc, cnonce)), method, uri);
+        let name = get("algorithm").unwrap_or("MD5");
+        let algorithm = realm.algorithms.iter().copied().find(|known| known.name().eq_ignore_ascii_case(name));
+        let (Some(algorithm), Some(username)) = (algorithm, get("username")) else { return denied };
+        let username = super::uri::unquote(&format!("\"{username}\""));
+        let secret = secret(&username);
+        let known = secret.is_some();
+        let hashed = match secret {
+            Some(Secret::Password(password)) => algorithm.hash(&format!("{username}:{}:{password}", realm.written)),
+            Some(Secret::Hashed(hashes)) => match hashes.into_iter().find(|(of, _)| *of == algorithm) {
+                Some((_, hashed)) => hashed.to_ascii_lowercase(),
+                None => return denied,
+            },
+            // A nobody takes as long as a wrong password.
+            None => algorithm.hash(&format!("{username}:{}:", self.opaque)),
+        };
+        let expected = response_of(algorithm, &hashed, nonce, Some((nc, cnonce)), method, uri);
         let right = verify_slices_are_equal(expected.as_bytes(), given.to_ascii_lowercase().as_bytes()).is_ok();
-        if !right || !md5 || username.as_ref() != Some(expected_name) || get("opaque") != Some(&self.opaque) {
+        if !right || !known || get("opaque") != Some(&self.opaque) {
             return denied;
         }
         let fresh = now.since(issued).as_millis() <= u128::from(NONCE_MS_MAX) && self.count_is_new(nonce, count);
-        Some(if fresh { Verdict::Granted } else { Verdict::Denied { stale: true } })
+        Some(if fresh { Verdict::Granted(username) } else { Verdict::Denied { stale: true } })
     }
 
     /// When a nonce of ours was issued; `None`: not ours.
@@ -333,6 +384,18 @@ impl Guard {
     fn sign(&self, body: &str) -> String {
         hex(&hmac::sign(&self.key, body.as_bytes()).as_ref()[..16])
     }
+}
+
+/// What is demanded.
+struct Realm<'a> {
+    written: String,
+    algorithms: &'a [Algorithm],
+}
+
+/// A realm as it stands between its quotes: both sides hash it that way.
+fn written(realm: &str) -> String {
+    let quoted = quote(realm);
+    quoted[1..quoted.len() - 1].to_owned()
 }
 
 /// RFC 7616 §3.4.1; without qop RFC 2069.
@@ -484,26 +547,56 @@ mod tests {
     #[test]
     fn the_guard_grants_each_count_once_and_calls_old_nonces_stale() {
         let mut random = Random::from_test_seed(3);
-        let mut guard = Guard::new("sip \"x\"".into(), account("right"), &mut random);
-        let now = Instant::from_millis(5_000);
-        let ask = |guard: &mut Guard, now, password: &str, challenge: &str, nc| {
-            let mut request = Message::request("INVITE", "sip:a@b");
-            let answer = challenge_of(challenge).answer(&account(password), "INVITE", "sip:a@b", nc, "cn");
-            request.push("Proxy-Authorization", answer);
-            guard.verify(now, &request)
+        let mut guard = Guard::new(&mut random);
+        let realm = "sip \"x\"";
+        for algorithms in [&[Algorithm::Md5][..], &[Algorithm::Sha256, Algorithm::Md5], &[Algorithm::Sha512Half]] {
+            let now = Instant::from_millis(5_000);
+            let knows = |name: &str| (name == "Mufasa").then(|| Secret::Password("right".into()));
+            let ask = |guard: &mut Guard, now, password: &str, challenge: &str, nc| {
+                let mut request = Message::request("INVITE", "sip:a@b");
+                let answer = challenge_of(challenge).answer(&account(password), "INVITE", "sip:a@b", nc, "cn");
+                request.push("Proxy-Authorization", answer);
+                guard.verify(now, &request, "Proxy-Authorization", realm, algorithms, &knows)
+            };
+            let granted = Verdict::Granted("Mufasa".into());
+            let challenges = guard.challenges(now, realm, algorithms, false, &mut random);
+            assert_eq!(challenges.len(), algorithms.len());
+            for challenge in challenges {
+                assert_eq!(challenge.contains("algorithm"), algorithms != [Algorithm::Md5]);
+                assert!(challenge.contains("qop=\"auth\"") && challenge.contains("opaque="));
+                assert_eq!(ask(&mut guard, now, "wrong", &challenge, 1), Verdict::Denied { stale: false });
+                assert_eq!(ask(&mut guard, now, "right", &challenge, 1), granted);
+                assert_eq!(ask(&mut guard, now, "right", &challenge, 1), Verdict::Denied { stale: true });
+                assert_eq!(ask(&mut guard, now, "right", &challenge, 2), granted);
+                let late = now.plus_millis(NONCE_MS_MAX + 1);
+                assert_eq!(ask(&mut guard, late, "right", &challenge, 3), Verdict::Denied { stale: true });
+                let forged = challenge.replace("nonce=\"0", "nonce=\"1");
+                assert_eq!(ask(&mut guard, now, "right", &forged, 1), Verdict::Denied { stale: false });
+            }
+            let bare = Message::request("INVITE", "sip:a@b");
+            let verdict = guard.verify(now, &bare, "Proxy-Authorization", realm, algorithms, &knows);
+            assert_eq!(verdict, Verdict::Denied { stale: false });
+        }
+    }
+
+    #[test]
+    fn a_stored_hash_serves_its_own_algorithm_only_and_strangers_are_denied() {
+        let mut random = Random::from_test_seed(4);
+        let mut guard = Guard::new(&mut random);
+        let hashed = Algorithm::Sha256.hash("Mufasa:r:right");
+        let knows = |name: &str| {
+            (name == "Mufasa").then(|| Secret::Hashed(vec![(Algorithm::Sha256, hashed.to_ascii_uppercase())]))
         };
-        let challenge = guard.challenge(now, false, &mut random);
-        assert!(
-            !challenge.contains("algorithm") && challenge.contains("qop=\"auth\"") && challenge.contains("opaque=")
-        );
-        assert_eq!(ask(&mut guard, now, "wrong", &challenge, 1), Verdict::Denied { stale: false });
-        assert_eq!(ask(&mut guard, now, "right", &challenge, 1), Verdict::Granted);
-        assert_eq!(ask(&mut guard, now, "right", &challenge, 1), Verdict::Denied { stale: true });
-        assert_eq!(ask(&mut guard, now, "right", &challenge, 2), Verdict::Granted);
-        let late = now.plus_millis(NONCE_MS_MAX + 1);
-        assert_eq!(ask(&mut guard, late, "right", &challenge, 3), Verdict::Denied { stale: true });
-        let forged = challenge.replace("nonce=\"0", "nonce=\"1");
-        assert_eq!(ask(&mut guard, now, "right", &forged, 1), Verdict::Denied { stale: false });
-        assert_eq!(guard.verify(now, &Message::request("INVITE", "sip:a@b")), Verdict::Denied { stale: false });
+        let both = [Algorithm::Sha256, Algorithm::Md5];
+        let challenges = guard.challenges(Instant::ZERO, "r", &both, false, &mut random);
+        for (challenge, name, granted) in
+            [(&challenges[0], "Mufasa", true), (&challenges[1], "Mufasa", false), (&challenges[0], "Scar", false)]
+        {
+            let account = Credentials { username: name.into(), password: "right".into() };
+            let mut request = Message::request("REGISTER", "sip:r");
+            request.push("Authorization", challenge_of(challenge).answer(&account, "REGISTER", "sip:r", 1, "cn"));
+            let verdict = guard.verify(Instant::ZERO, &request, "Authorization", "r", &both, &knows);
+            assert_eq!(matches!(verdict, Verdict::Granted(_)), granted, "{name}");
+        }
     }
 }

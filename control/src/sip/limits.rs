@@ -3,6 +3,12 @@
 /// Longest message parsed: what a UDP datagram can hold. Longer ones are dropped.
 pub const MESSAGE_BYTES_MAX: usize = 65_535;
 
+/// Longest head of a message on a stream. Past it the stream is lost, since nobody can tell where it ends.
+pub const HEAD_BYTES_MAX: usize = 32_768;
+
+/// Longest request sent as a datagram where the path's MTU is unknown and TCP is there too (RFC 3261 §18.1.1).
+pub const UDP_BYTES_MAX: usize = 1_300;
+
 /// Header lines of one message. Past it the message is dropped.
 pub const HEADERS_MAX: usize = 256;
 
@@ -25,8 +31,28 @@ pub const REDIRECTS_MAX: usize = 3;
 /// Contacts of redirections waiting to be tried. Further ones are ignored.
 pub const REDIRECT_TARGETS_MAX: usize = 8;
 
-/// Addresses of one name that are tried, in the order given.
-pub const ADDRESSES_MAX: usize = 8;
+/// Outputs that the agent has room for from the start; a burst beyond it allocates.
+pub const OUTPUTS_RESERVED: usize = 256;
+
+/// Outbound registrations. Past it a further one fails at once.
+pub const REGISTRATIONS_MAX: usize = 1_024;
+
+/// Shortest and longest registration asked for, seconds.
+pub const REGISTER_S_MIN: u32 = 60;
+/// See [`REGISTER_S_MIN`].
+pub const REGISTER_S_MAX: u32 = 86_400;
+
+/// First wait after a registration that failed, seconds; it doubles with every further failure (RFC 5626 §4.5).
+pub const REGISTER_RETRY_S: u64 = 30;
+
+/// Longest such wait, seconds.
+pub const REGISTER_RETRY_S_MAX: u64 = 1_800;
+
+/// Shortest pause between two OPTIONS to one peer, ms: some providers ban whoever asks more often.
+pub const WATCH_MS_MIN: u64 = 15_000;
+
+/// Peers that are watched. Past it a further one is never asked.
+pub const WATCHES_MAX: usize = 1_024;
 
 /// Questions to the resolver without an answer. Past it a name counts as not resolvable.
 pub const QUERIES_MAX: usize = CALLS_MAX;
@@ -61,6 +87,18 @@ pub const TRYING_MS: u64 = 200;
 /// Silence of one address before the next one of the same name is tried.
 pub const FAILOVER_MS: u64 = 4_000;
 
+/// How long a place that did not answer is tried last.
+pub const DEAD_MS: u64 = 30_000;
+
+/// Longest Retry-After of a 503 that is believed, seconds.
+pub const RETRY_AFTER_S_MAX: u64 = 600;
+
+/// Places that are remembered as dead or busy. Past it further ones are found out by asking.
+pub const PLACES_MAX: usize = 1_024;
+
+/// Times a request inside a dialog is sent to another place after one did not answer.
+pub const DIALOG_FAILOVERS_MAX: usize = 3;
+
 /// How long an incoming call may wait for `accept` or `reject`; then it is refused with 480.
 pub const INCOMING_MS_MAX: u64 = 180_000;
 
@@ -85,5 +123,6 @@ pub const NONCE_MS_MAX: u64 = 300_000;
 /// Nonces whose use is remembered, against replays. Past it the oldest is forgotten and refused as stale.
 pub const NONCES_MAX: usize = 8_192;
 
+const _: () = assert!(HEAD_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(CLIENTS_MAX >= 2 * CALLS_MAX); // an INVITE and its CANCEL or BYE for every call
 const _: () = assert!(FAILOVER_MS < TIMEOUT_MS);

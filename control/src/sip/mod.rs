@@ -1,18 +1,29 @@
 //! SIP without sockets: bytes and `now` in; bytes, events and the next deadline out (RFC 3261).
+//!
+//! ```text
+//! message and hop -> [ SipAgent: Transactions, Calls, Registrations, Locator ] -> message and hop, events, questions to the DNS
+//!                          asks the Gatekeeper who may call and register
+//! ```
 
 mod agent;
 pub mod dialog;
 pub mod digest;
 pub mod gatekeeper;
 pub mod limits;
+pub mod locate;
 pub mod message;
+mod places;
 pub mod transaction;
 pub mod transport;
 pub mod uri;
 
 pub use agent::SipAgent;
 use engine::time::Instant;
+use gatekeeper::Admitted;
+use locate::Question;
+use message::Message;
 use std::net::SocketAddr;
+use transport::{Hop, PeerIdentity, Transport};
 
 /// A call of this agent, either direction. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,11 +44,25 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// An outbound registration of ours. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegistrationId(pub u64);
+
+/// A peer that is asked now and then whether it lives. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WatchId(pub u64);
+
 /// What the agent is.
 #[derive(Clone)]
 pub struct SipConfig {
-    /// Address written into Via and Contact: what peers can reach.
+    /// Address written into Via and Contact: what peers can reach over UDP, and over every transport that `reach` does not name.
     pub advertised: SocketAddr,
+    /// The transports that exist beside UDP, and what peers reach us at over each.
+    pub reach: Vec<(Transport, SocketAddr)>,
+    /// Name written in place of the address into Via and Contact of TLS and WSS: peers verify our certificate against it.
+    pub tls_name: Option<String>,
+    /// Longest request sent as a datagram where TCP is there too (RFC 3261 §18.1.1).
+    pub udp_bytes_max: usize,
     /// User part of our Contact.
     pub contact_user: String,
     /// `User-Agent` and `Server`.
@@ -48,13 +73,45 @@ pub struct SipConfig {
     pub accept_incoming: bool,
 }
 
+impl SipConfig {
+    /// An agent over UDP alone that takes every call.
+    pub fn new(advertised: SocketAddr, contact_user: &str, product: &str) -> SipConfig {
+        SipConfig {
+            advertised,
+            reach: Vec::new(),
+            tls_name: None,
+            udp_bytes_max: limits::UDP_BYTES_MAX,
+            contact_user: contact_user.to_owned(),
+            product: product.to_owned(),
+            demand: None,
+            accept_incoming: true,
+        }
+    }
+
+    /// What peers reach us at over `transport`; `None`: it does not exist here.
+    pub fn reach(&self, transport: Transport) -> Option<SocketAddr> {
+        let listed = self.reach.iter().find(|(known, _)| *known == transport).map(|&(_, address)| address);
+        listed.or((transport == Transport::Udp).then_some(self.advertised))
+    }
+}
+
 /// A call to be placed.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Invite {
     /// Request-URI, `;transport=` understood.
     pub target: String,
     /// Outbound proxy: where the request is sent; the Request-URI stays the target's.
     pub proxy: Option<String>,
+    /// Where the request is sent, known already: the hop of a registered binding. Nothing is looked up.
+    pub hop: Option<Hop>,
+    /// Route headers of the first INVITE, such as a binding's Path (RFC 3327 §5.3); without `hop` the first decides where it goes.
+    pub routes: Vec<String>,
+    /// Max-Forwards; 70 when `None`. A call that came in passes on one less than it came with.
+    pub max_forwards: Option<u8>,
+    /// Written as P-Asserted-Identity, to peers that are trusted (RFC 3325 §5).
+    pub asserted_identity: Option<String>,
+    /// Ask for reliable provisional responses where the peer insists on them (RFC 3262): `Supported: 100rel`.
+    pub reliable_provisionals: bool,
     /// From: display name, if any.
     pub from_display: Option<String>,
     /// From: user part.
@@ -123,6 +180,8 @@ pub enum SipEvent {
         sdp: Option<String>,
         /// All `X-` headers.
         headers: Vec<(String, String)>,
+        /// The whole request, where it came from and as whom.
+        arrival: Box<Arrival>,
     },
     /// Our 2xx was acknowledged (UAS).
     Acknowledged {
@@ -152,6 +211,160 @@ pub enum SipEvent {
         /// ms
         duration_ms: u32,
     },
+    /// Our `reinvite` was answered; the ACK is on its way.
+    ReInviteAnswered {
+        /// Which call.
+        call: SipCallId,
+        /// The answer.
+        sdp: String,
+    },
+    /// Our `reinvite` was refused: the call goes on as it was.
+    ReInviteRefused {
+        /// Which call.
+        call: SipCallId,
+        /// The code; 408 when there was no answer.
+        code: u16,
+    },
+    /// REFER came: the peer asks us to call someone else in its place (RFC 3515). Already answered 202; tell the peer how it goes
+    /// with `transfer_progress`.
+    TransferAsked {
+        /// Which call.
+        call: SipCallId,
+        /// Refer-To: the URI, without its headers.
+        refer_to: String,
+        /// The dialog that the new call is to replace (RFC 3891), if any.
+        replaces: Option<Replaces>,
+        /// Referred-By, verbatim.
+        referred_by: Option<String>,
+    },
+    /// How a `refer` of ours goes: the peer's answer (202 or a refusal), then what its NOTIFYs say.
+    TransferProgress {
+        /// Which call.
+        call: SipCallId,
+        /// The code of the response, or of the NOTIFY's status line.
+        code: u16,
+        /// Nothing more comes.
+        over: bool,
+    },
+    /// An outbound registration holds.
+    Registered {
+        /// Which.
+        registration: RegistrationId,
+        /// Seconds granted.
+        expires_s: u32,
+    },
+    /// An outbound registration was refused or not answered; it is tried again.
+    RegistrationFailed {
+        /// Which.
+        registration: RegistrationId,
+        /// The code; 408 when there was no answer.
+        code: u16,
+        /// Reason phrase and detail.
+        reason: String,
+        /// Wait until the next try, ms.
+        retry_ms: u64,
+    },
+    /// A watched peer answers, or has ceased to.
+    PeerAlive {
+        /// Which.
+        watch: WatchId,
+        /// Whether it answered.
+        alive: bool,
+    },
+}
+
+impl SipEvent {
+    /// The call it is about, if it is about one.
+    pub fn call(&self) -> Option<SipCallId> {
+        match self {
+            SipEvent::InviteSent { call }
+            | SipEvent::Challenged { call, .. }
+            | SipEvent::Provisional { call, .. }
+            | SipEvent::Answered { call, .. }
+            | SipEvent::Ended { call, .. }
+            | SipEvent::Incoming { call, .. }
+            | SipEvent::Acknowledged { call }
+            | SipEvent::LateAnswer { call, .. }
+            | SipEvent::ReInvite { call, .. }
+            | SipEvent::ReInviteAnswered { call, .. }
+            | SipEvent::ReInviteRefused { call, .. }
+            | SipEvent::TransferAsked { call, .. }
+            | SipEvent::TransferProgress { call, .. }
+            | SipEvent::InfoDigit { call, .. } => Some(*call),
+            SipEvent::Registered { .. } | SipEvent::RegistrationFailed { .. } | SipEvent::PeerAlive { .. } => None,
+        }
+    }
+}
+
+/// How a call came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The INVITE.
+    pub request: Message,
+    /// Where it came from.
+    pub hop: Hop,
+    /// What TLS proved.
+    pub peer: PeerIdentity,
+    /// As whom it was admitted.
+    pub admitted: Admitted,
+    /// The call it is to replace (RFC 3891), if it names one that is alive here.
+    pub replaces: Option<SipCallId>,
+}
+
+/// A dialog named by another call (RFC 3891 §3), as its other side sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaces {
+    /// Call-ID.
+    pub call_id: String,
+    /// Tag of whoever gets the INVITE.
+    pub to_tag: String,
+    /// Tag of the dialog's other end.
+    pub from_tag: String,
+    /// Only while nobody has answered.
+    pub early_only: bool,
+}
+
+/// An outbound registration (RFC 3261 §10.2).
+#[derive(Clone, Default)]
+pub struct Register {
+    /// `sip:` and the domain of the registrar: the Request-URI.
+    pub registrar: String,
+    /// Outbound proxy: where the request is sent; to the registrar when `None`.
+    pub proxy: Option<String>,
+    /// Address of record: `sip:user@domain`.
+    pub aor: String,
+    /// User part of the Contact; the agent's when `None`.
+    pub contact_user: Option<String>,
+    /// For 401 and 407.
+    pub credentials: Option<Credentials>,
+    /// Seconds asked for.
+    pub expires_s: u32,
+}
+
+/// A peer to be asked with OPTIONS whether it lives.
+#[derive(Clone, Default)]
+pub struct Watch {
+    /// Request-URI.
+    pub target: String,
+    /// Where it is sent, if not to the target.
+    pub proxy: Option<String>,
+    /// Pause between two questions, ms.
+    pub every_ms: u64,
+}
+
+/// A message as it was on the wire, for the trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceMessage {
+    /// When.
+    pub at: Instant,
+    /// Whether we sent it.
+    pub sent: bool,
+    /// Where from, or where to.
+    pub hop: Hop,
+    /// Call-ID; empty when there is none.
+    pub call_id: String,
+    /// All of it, secrets included.
+    pub bytes: Vec<u8>,
 }
 
 /// How a SIP call ended.
@@ -187,24 +400,24 @@ pub enum SipEnd {
 /// What `poll_output` answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SipOutput {
-    /// One datagram.
+    /// One message.
     Transmit {
         /// Where.
-        to: SocketAddr,
+        hop: Hop,
         /// What.
         bytes: Vec<u8>,
     },
     /// For the owner of the calls.
     Event(SipEvent),
-    /// Look up `host` (a name) and answer with `resolved`.
+    /// Ask the DNS and answer with `resolved`.
     Resolve {
         /// Names the question.
         query: u64,
-        /// The name.
-        host: String,
-        /// The port to be put behind every address.
-        port: u16,
+        /// What is asked.
+        question: Question,
     },
+    /// A message that came or went; only while tracing is on.
+    Trace(TraceMessage),
     /// Nothing to do before this instant.
     Timeout(Instant),
 }

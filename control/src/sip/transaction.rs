@@ -16,9 +16,9 @@
 
 use super::limits::{CLIENTS_MAX, SERVERS_MAX, T1_MS, T2_MS, T4_MS, TIMEOUT_MS, TIMER_D_MS, TRYING_MS};
 use super::message::{Message, reason_phrase};
+use super::transport::Hop;
 use engine::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 
 /// One transaction, either side. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,12 +30,14 @@ pub enum TransactionOutput {
     /// Send these bytes.
     Transmit {
         /// Where.
-        to: SocketAddr,
+        to: Hop,
         /// What.
         bytes: Vec<u8>,
     },
     /// No final response in time (timer B or F, or a limit of ours). `Finished` follows.
     TimedOut(TransactionId),
+    /// The transport lost the request (§17.1.4). `Finished` follows.
+    Failed(TransactionId),
     /// The transaction is gone from the table.
     Finished(TransactionId),
 }
@@ -89,7 +91,7 @@ struct Client {
     key: (String, String),
     request: Message,
     bytes: Vec<u8>,
-    to: SocketAddr,
+    to: Hop,
     reliable: bool,
     state: ClientState,
     /// `end_at` was set by `limit`: no provisional response lifts it.
@@ -111,7 +113,7 @@ struct Server {
     key: ServerKey,
     merge_key: Option<MergeKey>,
     is_invite: bool,
-    to: SocketAddr,
+    to: Hop,
     reliable: bool,
     state: ServerState,
     /// The 100 to be sent when nothing else was.
@@ -156,7 +158,8 @@ impl Timers {
 
 impl Transactions {
     /// Sends a request that has its Via and starts its timers. `None`: no Via, or the table is full.
-    pub fn start(&mut self, now: Instant, request: Message, to: SocketAddr, reliable: bool) -> Option<TransactionId> {
+    pub fn start(&mut self, now: Instant, request: Message, to: Hop) -> Option<TransactionId> {
+        let reliable = to.transport.is_reliable();
         if self.clients.len() >= CLIENTS_MAX {
             return None;
         }
@@ -169,7 +172,7 @@ impl Transactions {
             timers.repeat_from(now);
         }
         let bytes = request.to_bytes();
-        self.outputs.push_back(TransactionOutput::Transmit { to, bytes: bytes.clone() });
+        self.outputs.push_back(TransactionOutput::Transmit { to: to.clone(), bytes: bytes.clone() });
         self.client_keys.insert(key.clone(), id);
         let state = ClientState::Silent;
         let client = Client { key, request, bytes, to, reliable, state, limited: false, ack: None, timers };
@@ -193,13 +196,7 @@ impl Transactions {
     }
 
     /// Takes a request, which will be answered to `reply_to`.
-    pub fn handle_request(
-        &mut self,
-        now: Instant,
-        request: &Message,
-        reply_to: SocketAddr,
-        reliable: bool,
-    ) -> Received {
+    pub fn handle_request(&mut self, now: Instant, request: &Message, reply_to: &Hop) -> Received {
         let Some(key) = server_key(request, request.method().unwrap_or("")) else { return Received::Absorbed };
         let is_ack = request.method() == Some("ACK");
         if let Some(&id) = self.server_keys.get(&key) {
@@ -225,7 +222,7 @@ impl Transactions {
             self.merge_keys.insert(key.clone(), id);
         }
         self.server_keys.insert(key.clone(), id);
-        let mut server = Server::new(key, request, reply_to, reliable);
+        let mut server = Server::new(key, request, reply_to.clone());
         server.merge_key = merge_key;
         if server.is_invite {
             server.timers.repeat_at = now.plus_millis(TRYING_MS);
@@ -242,9 +239,14 @@ impl Transactions {
             return;
         }
         let bytes = response.to_bytes();
-        self.outputs.push_back(TransactionOutput::Transmit { to: server.to, bytes: bytes.clone() });
+        self.outputs.push_back(TransactionOutput::Transmit { to: server.to.clone(), bytes: bytes.clone() });
         server.respond(now, code, bytes);
         self.register(id);
+    }
+
+    /// Drops a request without an answer: its repeats are new again.
+    pub fn forget(&mut self, id: TransactionId) {
+        self.remove_server(id);
     }
 
     /// The INVITE transaction that a CANCEL means (§9.2), and whether it is still unanswered.
@@ -269,6 +271,26 @@ impl Transactions {
             client.timers.end_at = end_at;
             client.limited = true;
             self.register(id);
+        }
+    }
+
+    /// Nothing can be sent to that place, or the connection is gone: requests that wait for a response there have failed.
+    pub fn fail(&mut self, hop: &Hop) {
+        let lost = |client: &Client| match (hop.connection, client.to.connection) {
+            // A WebSocket peer cannot answer on another connection; others may connect to us (§18.2.2).
+            (Some(gone), Some(used)) if gone == used => {
+                client.state == ClientState::Silent
+                    || (client.state == ClientState::Proceeding && hop.transport.is_websocket())
+            }
+            (_, None) => client.to.same_place(hop) && client.state == ClientState::Silent,
+            (None, Some(_)) => client.to.same_place(hop) && client.state == ClientState::Silent,
+            (Some(_), Some(_)) => false,
+        };
+        let failed: Vec<TransactionId> =
+            self.clients.iter().filter(|(_, client)| lost(client)).map(|(&id, _)| id).collect();
+        for id in failed {
+            self.outputs.push_back(TransactionOutput::Failed(id));
+            self.remove_client(id);
         }
     }
 
@@ -309,7 +331,7 @@ impl Transactions {
             self.remove_client(id);
             return;
         }
-        self.outputs.push_back(TransactionOutput::Transmit { to: client.to, bytes: client.bytes.clone() });
+        self.outputs.push_back(TransactionOutput::Transmit { to: client.to.clone(), bytes: client.bytes.clone() });
         client.timers.back_off(now);
         self.register(id);
     }
@@ -442,13 +464,14 @@ impl Client {
 
     fn send_ack(&self, outputs: &mut VecDeque<TransactionOutput>) {
         if let Some(bytes) = self.ack.clone() {
-            outputs.push_back(TransactionOutput::Transmit { to: self.to, bytes });
+            outputs.push_back(TransactionOutput::Transmit { to: self.to.clone(), bytes });
         }
     }
 }
 
 impl Server {
-    fn new(key: ServerKey, request: &Message, to: SocketAddr, reliable: bool) -> Server {
+    fn new(key: ServerKey, request: &Message, to: Hop) -> Server {
+        let reliable = to.transport.is_reliable();
         let is_invite = key.2 == "INVITE";
         let trying = is_invite.then(|| Message::response(request, 100, reason_phrase(100), None).to_bytes());
         let (state, timers) = (ServerState::Proceeding, Timers::new(Instant::NEVER));
@@ -494,7 +517,7 @@ impl Server {
 
     fn repeat(&self, outputs: &mut VecDeque<TransactionOutput>) {
         if let Some(bytes) = self.response.clone() {
-            outputs.push_back(TransactionOutput::Transmit { to: self.to, bytes });
+            outputs.push_back(TransactionOutput::Transmit { to: self.to.clone(), bytes });
         }
     }
 }
@@ -525,10 +548,16 @@ fn merge_key(request: &Message) -> Option<MergeKey> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::transport::Transport;
     use super::*;
-    use TransactionOutput::{Finished, TimedOut, Transmit};
+    use TransactionOutput::{Failed, Finished, TimedOut, Transmit};
 
     const PEER: &str = "192.0.2.2:5060";
+
+    fn hop(reliable: bool) -> Hop {
+        let transport = if reliable { Transport::Tcp } else { Transport::Udp };
+        Hop::new(transport, PEER.parse().unwrap())
+    }
 
     fn request(method: &str) -> Message {
         let mut m = Message::request(method, "sip:bob@192.0.2.2");
@@ -551,7 +580,7 @@ mod tests {
             while let Some(output) = t.poll() {
                 match output {
                     Transmit { .. } => sent.push(now.as_millis()),
-                    TimedOut(_) => timed_out = true,
+                    TimedOut(_) | Failed(_) => timed_out = true,
                     Finished(_) => finished = Some(now.as_millis()),
                 }
             }
@@ -566,7 +595,7 @@ mod tests {
     #[test]
     fn an_unanswered_invite_backs_off_and_ends_with_timer_b() {
         let mut t = Transactions::default();
-        t.start(Instant::ZERO, request("INVITE"), PEER.parse().unwrap(), false).unwrap();
+        t.start(Instant::ZERO, request("INVITE"), hop(false)).unwrap();
         assert_eq!(run(&mut t, 60_000), (vec![0, 500, 1500, 3500, 7500, 15500, 31500], Some(32_000), true));
         assert_eq!(t.count(), 0);
     }
@@ -574,7 +603,7 @@ mod tests {
     #[test]
     fn another_request_backs_off_to_t2_and_ends_with_timer_f() {
         let mut t = Transactions::default();
-        t.start(Instant::ZERO, request("BYE"), PEER.parse().unwrap(), false).unwrap();
+        t.start(Instant::ZERO, request("BYE"), hop(false)).unwrap();
         let expected = vec![0, 500, 1500, 3500, 7500, 11500, 15500, 19500, 23500, 27500, 31500];
         assert_eq!(run(&mut t, 60_000), (expected, Some(32_000), true));
     }
@@ -582,10 +611,10 @@ mod tests {
     #[test]
     fn reliable_transports_repeat_nothing() {
         let mut t = Transactions::default();
-        t.start(Instant::ZERO, request("INVITE"), PEER.parse().unwrap(), true).unwrap();
+        t.start(Instant::ZERO, request("INVITE"), hop(true)).unwrap();
         assert_eq!(run(&mut t, 60_000), (vec![0], Some(32_000), true));
         let bye = request("BYE");
-        t.start(Instant::ZERO, bye.clone(), PEER.parse().unwrap(), true).unwrap();
+        t.start(Instant::ZERO, bye.clone(), hop(true)).unwrap();
         assert!(t.handle_response(Instant::ZERO, &answer(&bye, 200)).is_some());
         assert_eq!(run(&mut t, 60_000), (vec![0], Some(0), false));
     }
@@ -593,7 +622,7 @@ mod tests {
     #[test]
     fn a_refusal_is_acknowledged_each_time_but_passed_once() {
         let (mut t, invite) = (Transactions::default(), request("INVITE"));
-        let id = t.start(Instant::ZERO, invite.clone(), PEER.parse().unwrap(), false).unwrap();
+        let id = t.start(Instant::ZERO, invite.clone(), hop(false)).unwrap();
         assert_eq!(t.handle_response(Instant::ZERO, &answer(&invite, 180)), Some(id));
         let busy = answer(&invite, 486);
         assert_eq!(t.handle_response(Instant::ZERO, &busy), Some(id));
@@ -614,7 +643,7 @@ mod tests {
     fn a_limit_outlives_the_provisional_response_that_lifts_timer_b() {
         for (limited, ended) in [(true, Some(60_000)), (false, None)] {
             let (mut t, invite) = (Transactions::default(), request("INVITE"));
-            let id = t.start(Instant::ZERO, invite.clone(), PEER.parse().unwrap(), false).unwrap();
+            let id = t.start(Instant::ZERO, invite.clone(), hop(false)).unwrap();
             if limited {
                 t.limit(id, Instant::from_millis(60_000));
             }
@@ -628,7 +657,7 @@ mod tests {
     #[test]
     fn every_2xx_is_passed_until_timer_m() {
         let (mut t, invite) = (Transactions::default(), request("INVITE"));
-        let id = t.start(Instant::ZERO, invite.clone(), PEER.parse().unwrap(), false).unwrap();
+        let id = t.start(Instant::ZERO, invite.clone(), hop(false)).unwrap();
         for _ in 0..3 {
             assert_eq!(t.handle_response(Instant::ZERO, &answer(&invite, 200)), Some(id));
         }
@@ -639,20 +668,20 @@ mod tests {
     #[test]
     fn a_response_of_another_method_or_branch_is_not_ours() {
         let (mut t, invite) = (Transactions::default(), request("INVITE"));
-        t.start(Instant::ZERO, invite, PEER.parse().unwrap(), false).unwrap();
+        t.start(Instant::ZERO, invite, hop(false)).unwrap();
         assert_eq!(t.handle_response(Instant::ZERO, &answer(&request("CANCEL"), 200)), None);
     }
 
     #[test]
     fn an_invite_server_says_100_after_200_ms_and_repeats_its_refusal_until_timer_h() {
         let (mut t, invite) = (Transactions::default(), request("INVITE"));
-        let received = t.handle_request(Instant::ZERO, &invite, PEER.parse().unwrap(), false);
+        let received = t.handle_request(Instant::ZERO, &invite, &hop(false));
         let Received::New { id, merged: false } = received else { panic!("{received:?}") };
         assert_eq!(t.deadline(), Instant::from_millis(200));
         t.handle_timeout(Instant::from_millis(200));
         let Some(Transmit { bytes, .. }) = t.poll() else { panic!() };
         assert!(bytes.starts_with(b"SIP/2.0 100 Trying\r\n"));
-        assert_eq!(t.handle_request(Instant::ZERO, &invite, PEER.parse().unwrap(), false), Received::Absorbed);
+        assert_eq!(t.handle_request(Instant::ZERO, &invite, &hop(false)), Received::Absorbed);
         assert!(matches!(t.poll(), Some(Transmit { .. })));
         t.respond(Instant::ZERO, id, &answer(&invite, 486));
         assert_eq!(
@@ -664,46 +693,37 @@ mod tests {
     #[test]
     fn the_ack_of_a_refusal_ends_its_repeats() {
         let (mut t, invite) = (Transactions::default(), request("INVITE"));
-        let Received::New { id, .. } = t.handle_request(Instant::ZERO, &invite, PEER.parse().unwrap(), false) else {
-            panic!()
-        };
+        let Received::New { id, .. } = t.handle_request(Instant::ZERO, &invite, &hop(false)) else { panic!() };
         t.respond(Instant::ZERO, id, &answer(&invite, 486));
-        assert_eq!(t.handle_request(Instant::ZERO, &request("ACK"), PEER.parse().unwrap(), false), Received::Absorbed);
+        assert_eq!(t.handle_request(Instant::ZERO, &request("ACK"), &hop(false)), Received::Absorbed);
         assert_eq!(run(&mut t, 60_000), (vec![0], Some(5_000), false));
     }
 
     #[test]
     fn an_accepted_invite_absorbs_repeats_and_passes_its_ack() {
         let (mut t, invite) = (Transactions::default(), request("INVITE"));
-        let Received::New { id, .. } = t.handle_request(Instant::ZERO, &invite, PEER.parse().unwrap(), false) else {
-            panic!()
-        };
+        let Received::New { id, .. } = t.handle_request(Instant::ZERO, &invite, &hop(false)) else { panic!() };
         t.respond(Instant::ZERO, id, &answer(&invite, 200));
-        assert_eq!(t.handle_request(Instant::ZERO, &invite, PEER.parse().unwrap(), false), Received::Absorbed);
-        assert_eq!(
-            t.handle_request(Instant::ZERO, &request("ACK"), PEER.parse().unwrap(), false),
-            Received::Acknowledged
-        );
+        assert_eq!(t.handle_request(Instant::ZERO, &invite, &hop(false)), Received::Absorbed);
+        assert_eq!(t.handle_request(Instant::ZERO, &request("ACK"), &hop(false)), Received::Acknowledged);
         assert_eq!(run(&mut t, 60_000), (vec![0], Some(32_000), false));
     }
 
     #[test]
     fn a_request_that_took_two_paths_is_called_merged() {
         let (mut t, invite) = (Transactions::default(), request("INVITE"));
-        t.handle_request(Instant::ZERO, &invite, PEER.parse().unwrap(), false);
+        t.handle_request(Instant::ZERO, &invite, &hop(false));
         let mut other = invite.clone();
         other.remove("Via");
         other.push("Via", "SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKtwo");
-        let received = t.handle_request(Instant::ZERO, &other, PEER.parse().unwrap(), false);
+        let received = t.handle_request(Instant::ZERO, &other, &hop(false));
         assert!(matches!(received, Received::New { merged: true, .. }));
     }
 
     #[test]
     fn a_cancel_finds_its_invite() {
         let (mut t, invite) = (Transactions::default(), request("INVITE"));
-        let Received::New { id, .. } = t.handle_request(Instant::ZERO, &invite, PEER.parse().unwrap(), false) else {
-            panic!()
-        };
+        let Received::New { id, .. } = t.handle_request(Instant::ZERO, &invite, &hop(false)) else { panic!() };
         assert_eq!(t.cancelled_by(&request("CANCEL")), Some((id, true)));
         t.respond(Instant::ZERO, id, &answer(&invite, 200));
         assert_eq!(t.cancelled_by(&request("CANCEL")), Some((id, false)));
@@ -715,10 +735,10 @@ mod tests {
         let mut old = request("INVITE");
         old.remove("Via");
         old.push("Via", "SIP/2.0/UDP 192.0.2.1");
-        assert!(matches!(t.handle_request(Instant::ZERO, &old, PEER.parse().unwrap(), false), Received::New { .. }));
-        assert_eq!(t.handle_request(Instant::ZERO, &old, PEER.parse().unwrap(), false), Received::Absorbed);
+        assert!(matches!(t.handle_request(Instant::ZERO, &old, &hop(false)), Received::New { .. }));
+        assert_eq!(t.handle_request(Instant::ZERO, &old, &hop(false)), Received::Absorbed);
         old.remove("CSeq");
         old.push("CSeq", "8 INVITE");
-        assert!(matches!(t.handle_request(Instant::ZERO, &old, PEER.parse().unwrap(), false), Received::New { .. }));
+        assert!(matches!(t.handle_request(Instant::ZERO, &old, &hop(false)), Received::New { .. }));
     }
 }

@@ -249,6 +249,27 @@ pub fn escape(text: &str, keep: impl Fn(u8) -> bool) -> String {
     })
 }
 
+/// Resolves %XX; what is no such escape stays as it is. Bytes that are not UTF-8 become replacement characters.
+pub fn unescape(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let code = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
+        match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// Index behind the closing quote's predecessor: where, in `inside` (the text behind the opening quote), the quote closes, plus one.
 fn quoted_end(inside: &str) -> Option<usize> {
     let mut escaped = false;
@@ -334,5 +355,7 @@ mod tests {
         assert_eq!(unquote(&quote(r#"a"b\c;<>"#)), r#"a"b\c;<>"#);
         assert_eq!(quote("a\r\nVia: x"), "\"a  Via: x\"");
         assert_eq!(escape_user("+55 11@x\r\n"), "+55%2011%40x%0D%0A");
+        assert_eq!(unescape("+55%2011%40x%0D%0A"), "+55 11@x\r\n");
+        assert_eq!(unescape("%%4z%E9%"), "%%4z\u{fffd}%");
     }
 }

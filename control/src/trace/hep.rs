@@ -124,7 +124,7 @@ mod tests {
     fn a_packet_is_written_byte_by_byte_as_the_format_says() {
         let expected = [
             b"HEP3".as_slice(),
-            &[0, 124],
+            &[0, 125],
             &[0, 0, 0, 1, 0, 7, 2],
             &[0, 0, 0, 3, 0, 10, 192, 0, 2, 1],
             &[0, 0, 0, 4, 0, 10, 198, 51, 100, 7],
@@ -144,7 +144,7 @@ mod tests {
         ]
         .concat();
         let packet = packet(2_001, "secret", &capture(b"BYE s:"));
-        assert_eq!(packet.len(), 124);
+        assert_eq!(packet.len(), 125);
         assert_eq!(packet, expected);
     }
 

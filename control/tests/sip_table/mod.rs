@@ -1,7 +1,9 @@
 //! An agent, and the peer that a test plays, at one table.
 
+use control::sip::locate::{Question, Records};
 use control::sip::message::{Message, reason_phrase};
-use control::sip::{Credentials, Invite, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput};
+use control::sip::transport::Hop;
+use control::sip::{Credentials, Invite, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput, TraceMessage};
 use engine::random::Random;
 use engine::time::Instant;
 use std::net::SocketAddr;
@@ -15,7 +17,9 @@ pub struct Table {
     pub agent: SipAgent,
     pub now: Instant,
     pub call: SipCallId,
-    pub sent: Vec<(SocketAddr, Message)>,
+    pub sent: Vec<(Hop, Message)>,
+    pub traced: Vec<TraceMessage>,
+    pub question: Option<Question>,
     pub heard: Vec<SipEvent>,
     pub query: Option<u64>,
     pub from: SocketAddr,
@@ -29,7 +33,7 @@ pub fn account(password: &str) -> Credentials {
 
 pub fn config(demand: Option<(String, Credentials)>, accept_incoming: bool) -> SipConfig {
     let advertised = US.parse().unwrap();
-    SipConfig { advertised, contact_user: "gw".into(), product: "tandem/1".into(), demand, accept_incoming }
+    SipConfig { demand, accept_incoming, ..SipConfig::new(advertised, "gw", "tandem/1") }
 }
 
 pub fn answer(m: &mut Message, contact: &str) {
@@ -50,7 +54,9 @@ impl Table {
     pub fn new(config: SipConfig) -> Table {
         let agent = SipAgent::new(config, Random::from_test_seed(11));
         let (sent, heard, from) = (Vec::new(), Vec::new(), PEER.parse().unwrap());
-        Table { agent, now: Instant::ZERO, call: SipCallId(0), sent, heard, query: None, from, dialog: None }
+        let (traced, question) = (Vec::new(), None);
+        let call = SipCallId(0);
+        Table { agent, now: Instant::ZERO, call, sent, traced, question, heard, query: None, from, dialog: None }
     }
 
     pub fn listening(demand: Option<(String, Credentials)>) -> Table {
@@ -62,8 +68,8 @@ impl Table {
         let mut t = Table::listening(None);
         t.request("INVITE", 1, offer);
         let events = t.events();
-        let [SipEvent::Incoming { call, .. }] = events[..] else { panic!("{events:?}") };
-        t.call = call;
+        let [SipEvent::Incoming { call, .. }] = &events[..] else { panic!("{events:?}") };
+        t.call = *call;
         t
     }
 
@@ -83,6 +89,7 @@ impl Table {
             sdp: OFFER.into(),
             credentials: Some(account("secret")),
             ring_ms_max: 25_000,
+            ..Invite::default()
         };
         change(&mut invite);
         t.call = t.agent.invite(t.now, invite);
@@ -144,13 +151,17 @@ impl Table {
             match self.agent.poll_output(self.now) {
                 SipOutput::Timeout(at) => return at,
                 SipOutput::Event(event) => self.heard.push(event),
-                SipOutput::Resolve { query, .. } => self.query = Some(query),
-                SipOutput::Transmit { to, bytes } => {
+                SipOutput::Resolve { query, question } => {
+                    self.query = Some(query);
+                    self.question = Some(question);
+                }
+                SipOutput::Trace(message) => self.traced.push(message),
+                SipOutput::Transmit { hop, bytes } => {
                     let message = Message::parse(&bytes).unwrap();
                     if message.method().is_some() {
                         assert_eq!(message.check(), Ok(()));
                     }
-                    self.sent.push((to, message));
+                    self.sent.push((hop, message));
                 }
             }
         }
@@ -158,6 +169,11 @@ impl Table {
     }
 
     pub fn take_with_address(&mut self) -> (SocketAddr, Message) {
+        let (hop, message) = self.take_with_hop();
+        (hop.remote, message)
+    }
+
+    pub fn take_with_hop(&mut self) -> (Hop, Message) {
         self.pump();
         assert!(!self.sent.is_empty(), "nothing was sent");
         self.sent.remove(0)
@@ -165,6 +181,20 @@ impl Table {
 
     pub fn take(&mut self) -> Message {
         self.take_with_address().1
+    }
+
+    /// Answers the agent's questions: no NAPTR, no SRV, these addresses.
+    pub fn resolve(&mut self, addresses: &[&str]) {
+        for _ in 0..10 {
+            self.pump();
+            let (Some(query), Some(question)) = (self.query.take(), self.question.take()) else { return };
+            let records = match question {
+                Question::Address(_) => Records::Addresses(addresses.iter().map(|a| a.parse().unwrap()).collect()),
+                _ => Records::Nothing,
+            };
+            self.agent.resolved(self.now, query, &records);
+        }
+        panic!("the agent never stops asking");
     }
 
     pub fn assert_silent(&mut self) {

@@ -11,12 +11,13 @@
 //! Both directions run this code; only the codecs differ. A flow exists once both legs know their format, and is made anew
 //! when a re-INVITE changes one in a way that matters to it: sequence and timestamps live in the leg and go on.
 //!
-//! The two pages to read next are `play` in `transcode.rs`, one packet time of audio across the bridge, and `handle` in
+//! The two pages to read next are `play` in `playout.rs`, one packet time of audio across the bridge, and `handle` in
 //! `relay.rs`. Why an enum: three kinds, known when the flow is made, and each packet takes one branch.
 
 use super::exit::{Exit, frame_ticks};
+use super::playout::{Playout, PlayoutStats};
 use super::relay::Relay;
-use super::transcode::{Arrival, Playout, Voice};
+use super::transcode::{Arrival, Voice};
 use crate::error::DropReason;
 use crate::leg::MediaFormat;
 use crate::rtp::header::RtpPacket;
@@ -155,6 +156,14 @@ impl Flow {
         };
         if let (Some(key), true) = (pressed, replays) {
             self.press(key);
+        }
+    }
+
+    /// What playout did, where it paces the flow.
+    pub(super) fn playout(&self) -> Option<PlayoutStats> {
+        match &self.path {
+            Path::Playout(playout) => Some(playout.stats()),
+            Path::Relay(_) | Path::Arrival(_) => None,
         }
     }
 

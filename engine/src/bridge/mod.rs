@@ -17,9 +17,11 @@
 
 mod exit;
 mod flow;
+mod hearing;
 mod hold;
 mod outbox;
 mod pace;
+mod playout;
 mod relay;
 mod source;
 mod spare;
@@ -28,6 +30,7 @@ mod transcode;
 use self::exit::Exit;
 use self::flow::{Flow, Plan};
 use self::outbox::Outbox;
+pub use self::playout::PlayoutStats;
 use self::spare::{Spares, open_leg};
 use crate::dtls::Identity;
 use crate::error::{Cause, End, Side};
@@ -103,6 +106,7 @@ pub struct Port {
 }
 
 /// How a leg begins.
+#[expect(clippy::large_enum_variant, reason = "made once a leg, and moved once into it")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LegConfig {
     /// ICE + DTLS-SRTP
@@ -246,6 +250,8 @@ pub struct BridgeStats {
     pub concealed_from_a: u64,
     /// Packets of B's peer that were concealed or recovered toward A.
     pub concealed_from_b: u64,
+    /// Of the flow that playout paces; a bridge has one at most.
+    pub playout: Option<PlayoutStats>,
 }
 
 /// What `poll_output` answers.
@@ -606,7 +612,8 @@ impl Bridge {
         metrics.events_lost += core::mem::take(&mut self.events_lost);
     }
 
-    fn stats(&self) -> BridgeStats {
+    /// Figures so far.
+    pub fn stats(&self) -> BridgeStats {
         let concealed =
             |index: usize, flow: &Option<Flow>| self.concealed_before[index] + flow.as_ref().map_or(0, Flow::concealed);
         BridgeStats {
@@ -614,6 +621,7 @@ impl Bridge {
             b: self.b.stats(),
             concealed_from_a: concealed(0, &self.a_to_b),
             concealed_from_b: concealed(1, &self.b_to_a),
+            playout: [&self.a_to_b, &self.b_to_a].into_iter().flatten().find_map(Flow::playout),
         }
     }
 

@@ -1,125 +1,27 @@
-//! The flows between legs of different codecs.
+//! The flow from G.711 to anything, and what speaks at the end of every flow that encodes.
 //!
-//! [`Playout`] turns Opus into G.711. The playout clock drives it: every 20 ms it takes what the jitter buffer says and sends
-//! one frame, silence when there is nothing, so that the far side gets a stream without holes from the first moment.
-//! [`Arrival`] turns G.711 into anything. The packets drive it: what comes is decoded, cut into frames of 20 ms and sent at
-//! once, so that no delay is added; the clock of [`Pace`] steps in only where nothing comes, or too much.
-//!
-//! Both send exactly one packet per 20 ms of their own clock, sequence +1 and timestamp +20 ms each, whatever the source does.
+//! The packets drive it: what comes is decoded, cut into frames of 20 ms and sent at once, so that no delay is added; the clock of
+//! [`Pace`] steps in only where nothing comes, or too much. Exactly one packet goes per 20 ms of that clock, sequence +1 and timestamp
+//! +20 ms each, whatever the source does. The other way round, Opus to G.711, playout drives: see `playout.rs`.
 //!
 //! Why two: the network that Opus came through is a mobile one, and its jitter has to be taken out before G.711, whose
 //! receivers have small buffers and no FEC. The receivers of Opus have large ones of their own: two in a row only add delay.
 
 use super::exit::{Exit, frame_ticks};
+use super::hearing::Hearing;
 use super::hold::Backlog;
 use super::pace::Pace;
 use super::source::{Place, Source};
 use crate::error::DropReason;
-use crate::limits::{PLAYOUT_TARGET_MS, PTIME_MS};
-use crate::media::decode::{DECODED_SAMPLES_MAX, Decoder};
-use crate::media::encode::{Encoder, FRAME_SAMPLES};
-use crate::media::jitter::{JitterBuffer, Playout as Next};
-use crate::media::resample::Decimator;
+use crate::media::decode::DECODED_SAMPLES_MAX;
+use crate::media::encode::{Encoder, FRAME_SAMPLES, FRAME_SAMPLES_MAX};
 use crate::rtp::header::RtpPacket;
 use crate::rtp::telephone_event::{EventSender, Pressed};
 use crate::sdp::{Codec, OpusParameters};
 use crate::time::Instant;
 
-/// A wake-up later than this is not caught up: the frames are skipped, the timestamps are not.
-const CATCH_UP_FRAMES_MAX: u64 = 5;
-
 /// Lost audio of a G.711 stream that is made up: after 60 ms concealment has faded to nothing anyway (ITU-T G.711 App. I).
 const CONCEAL_SAMPLES_MAX: i32 = 3 * FRAME_SAMPLES as i32;
-
-/// Opus to G.711: paced by playout.
-pub(super) struct Playout {
-    source: Source,
-    jitter: JitterBuffer,
-    hearing: Hearing,
-    voice: Voice,
-    /// When the next frame is played; `None` until the exit can send.
-    next: Option<Instant>,
-}
-
-impl Playout {
-    pub(super) fn new(source: Codec, voice: Voice) -> Playout {
-        Playout {
-            source: Source::default(),
-            jitter: JitterBuffer::new(PLAYOUT_TARGET_MS),
-            hearing: Hearing::new(source),
-            voice,
-            next: None,
-        }
-    }
-
-    /// Puts one packet into the jitter buffer. What comes before anybody can hear it is not kept.
-    pub(super) fn handle(&mut self, packet: &RtpPacket<'_>, is_event: bool, exit: &Exit<'_>) -> Result<(), DropReason> {
-        if self.next.is_none() || !exit.can_send() {
-            return Ok(());
-        }
-        let sequence = match self.source.place(packet) {
-            Place::Doubtful => return Err(DropReason::JitterLate),
-            Place::Step(_, sequence) => sequence,
-            Place::First(sequence) => {
-                self.jitter.restart();
-                sequence
-            }
-        };
-        // A key's packets count in the same sequence: an empty payload says that nothing is missing there.
-        let payload = if is_event { &[] } else { packet.payload };
-        if let Some(packet_ms) = self.hearing.decoder.duration_ms(payload) {
-            self.jitter.set_packet_ms(packet_ms);
-        }
-        self.jitter.insert(exit.now, sequence, payload)
-    }
-
-    /// Plays every frame that is due.
-    pub(super) fn run(&mut self, exit: &mut Exit<'_>) {
-        if !exit.can_send() {
-            return;
-        }
-        let mut next = self.next.unwrap_or(exit.now);
-        let behind = exit.now.since(next).as_millis() as u64 / PTIME_MS as u64;
-        if behind > CATCH_UP_FRAMES_MAX {
-            // Nobody woke us, or the exit was on hold: what waits here is stale, and the clock has gone on.
-            self.jitter.restart();
-            self.voice.skip(behind, exit);
-            next = next.plus_millis(behind * PTIME_MS as u64);
-        }
-        while next <= exit.now {
-            self.play(exit);
-            next = next.plus_millis(PTIME_MS as u64);
-        }
-        self.next = Some(next);
-    }
-
-    /// Plays 20 ms of audio across the bridge.
-    fn play(&mut self, exit: &mut Exit<'_>) {
-        // An Opus packet holds 2.5 to 120 ms (RFC 6716 §2.1.4), so this turns at most 8 times.
-        while self.hearing.samples() < FRAME_SAMPLES {
-            match self.jitter.pop(exit.now) {
-                Next::Packet([]) | Next::Empty => self.hearing.silence(),
-                Next::Packet(payload) => self.hearing.decode(payload),
-                Next::Recover(next @ [_, ..]) => self.hearing.recover(next),
-                Next::Recover(_) | Next::Missing => self.hearing.conceal(),
-            }
-        }
-        let pcm = self.hearing.take_frame();
-        self.voice.speak(&pcm, exit);
-    }
-
-    pub(super) fn deadline(&self, can_send: bool) -> Instant {
-        self.next.filter(|_| can_send).unwrap_or(Instant::NEVER)
-    }
-
-    pub(super) fn voice(&mut self) -> &mut Voice {
-        &mut self.voice
-    }
-
-    pub(super) fn concealed(&self) -> u64 {
-        self.hearing.concealed
-    }
-}
 
 /// G.711 to anything: paced by arrival.
 pub(super) struct Arrival {
@@ -141,7 +43,7 @@ impl Arrival {
         Arrival {
             source: Source::default(),
             expected: 0,
-            hearing: Hearing::new(source),
+            hearing: Hearing::new(source, 8_000),
             backlog: Backlog::new(),
             voice,
             pace: None,
@@ -191,7 +93,7 @@ impl Arrival {
 
     fn send_full_frames(&mut self, exit: &mut Exit<'_>) {
         while self.hearing.samples() >= FRAME_SAMPLES {
-            let pcm = self.hearing.take_frame();
+            let pcm = self.take_frame();
             match &self.pace {
                 None => self.backlog.push(&pcm),
                 // A key takes the audio's place, and nobody listens to a leg on hold.
@@ -200,6 +102,12 @@ impl Arrival {
                 Some(_) => self.backlog.push(&pcm),
             }
         }
+    }
+
+    fn take_frame(&mut self) -> [i16; FRAME_SAMPLES] {
+        let mut frame = [0; FRAME_SAMPLES_MAX];
+        self.hearing.take_frame(&mut frame);
+        core::array::from_fn(|index| frame[index])
     }
 
     /// Sends what the clock says: packets of a key, the backlog, or silence.
@@ -227,7 +135,7 @@ impl Arrival {
             if self.hearing.samples() > 0 {
                 // The rest of a packet that was no multiple of 20 ms: it would otherwise wait for the next word.
                 self.hearing.silence();
-                pcm = self.hearing.take_frame();
+                pcm = self.take_frame();
                 self.hearing.clear();
             }
         }
@@ -256,99 +164,7 @@ impl Arrival {
     }
 
     pub(super) fn concealed(&self) -> u64 {
-        self.hearing.concealed
-    }
-}
-
-/// Samples at 8 kHz that wait to be cut into frames: the longest packet behind less than one frame.
-const HEARD_SAMPLES_MAX: usize = DECODED_SAMPLES_MAX + FRAME_SAMPLES;
-
-/// From payloads to frames of 8 kHz samples.
-struct Hearing {
-    decoder: Decoder,
-    /// Where the decoder runs at 16 kHz.
-    decimator: Option<Decimator>,
-    decoded: Box<[i16; DECODED_SAMPLES_MAX]>,
-    heard: Box<[i16; HEARD_SAMPLES_MAX]>,
-    count: usize,
-    concealed: u64,
-}
-
-impl Hearing {
-    fn new(codec: Codec) -> Hearing {
-        let decoder = Decoder::new(codec);
-        let decimator = (decoder.sample_rate_hz() == 16_000).then(Decimator::new);
-        Hearing {
-            decoder,
-            decimator,
-            decoded: Box::new([0; DECODED_SAMPLES_MAX]),
-            heard: Box::new([0; HEARD_SAMPLES_MAX]),
-            count: 0,
-            concealed: 0,
-        }
-    }
-
-    fn samples(&self) -> usize {
-        self.count
-    }
-
-    /// A payload that is none counts as lost.
-    fn decode(&mut self, payload: &[u8]) {
-        match self.decoder.decode(payload, &mut self.decoded[..]) {
-            Ok(samples) if samples > 0 => self.keep(samples),
-            _ => self.conceal(),
-        }
-    }
-
-    fn recover(&mut self, next: &[u8]) {
-        self.concealed += 1;
-        let samples = self.decoder.decode_fec(next, &mut self.decoded[..]);
-        self.keep(samples);
-    }
-
-    fn conceal(&mut self) {
-        self.concealed += 1;
-        let samples = self.decoder.conceal(&mut self.decoded[..]);
-        self.keep(samples);
-    }
-
-    /// Conceals one packet, but at most `samples`; answers how many there are now more.
-    fn conceal_at_most(&mut self, samples: usize) -> usize {
-        self.concealed += 1;
-        let made = self.decoder.conceal(&mut self.decoded[..]).clamp(1, samples);
-        self.keep(made);
-        made
-    }
-
-    /// Fills the frame up with digital silence.
-    fn silence(&mut self) {
-        let end = FRAME_SAMPLES.max(self.count);
-        self.heard[self.count..end].fill(0);
-        self.count = end;
-    }
-
-    fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    fn keep(&mut self, samples: usize) {
-        let room = &mut self.heard[self.count..];
-        self.count += match &mut self.decimator {
-            Some(decimator) => decimator.resample(&self.decoded[..samples], room),
-            None => {
-                room[..samples].copy_from_slice(&self.decoded[..samples]);
-                samples
-            }
-        };
-    }
-
-    /// The oldest frame; call only when there is one.
-    fn take_frame(&mut self) -> [i16; FRAME_SAMPLES] {
-        let mut frame = [0; FRAME_SAMPLES];
-        frame.copy_from_slice(&self.heard[..FRAME_SAMPLES]);
-        self.heard.copy_within(FRAME_SAMPLES..self.count, 0);
-        self.count -= FRAME_SAMPLES;
-        frame
+        self.hearing.concealed()
     }
 }
 
@@ -372,17 +188,22 @@ impl Voice {
         }
     }
 
+    /// Rate of the samples that `speak` wants.
+    pub(super) fn rate_hz(&self) -> u32 {
+        self.encoder.sample_rate_hz()
+    }
+
     /// Presses a key; answers whether it will be heard.
     pub(super) fn press(&mut self, key: Pressed) -> bool {
         self.events.as_mut().is_some_and(|events| events.press(key.digit, key.duration_ms))
     }
 
-    fn is_key_active(&self) -> bool {
+    pub(super) fn is_key_active(&self) -> bool {
         self.events.as_ref().is_some_and(EventSender::is_active)
     }
 
     /// Sends one packet: of the key that plays, else of `pcm`.
-    fn speak(&mut self, pcm: &[i16; FRAME_SAMPLES], exit: &mut Exit<'_>) {
+    pub(super) fn speak(&mut self, pcm: &[i16], exit: &mut Exit<'_>) {
         let at = exit.leg.sender().timestamp();
         if let Some(event) = self.events.as_mut().and_then(|events| events.next(at)) {
             self.marker = true;
@@ -393,7 +214,7 @@ impl Voice {
     }
 
     /// Lets the time of `frames` pass without a packet.
-    fn skip(&mut self, frames: u64, exit: &mut Exit<'_>) {
+    pub(super) fn skip(&mut self, frames: u64, exit: &mut Exit<'_>) {
         if frames > 0 {
             self.marker = true;
             exit.leg.sender().skip((frames as u32).wrapping_mul(self.ticks));

@@ -80,8 +80,14 @@ impl Credentials {
         Ok(Credentials { certificate, config })
     }
 
+    /// DER.
     pub(super) fn certificate(&self) -> &[u8] {
         &self.certificate.certificate
+    }
+
+    /// DER, PKCS #8.
+    pub(super) fn private_key(&self) -> &[u8] {
+        &self.certificate.private_key
     }
 }
 
@@ -124,7 +130,7 @@ impl Association {
     pub(super) fn new(now: Instant, credentials: &Credentials, role: DtlsRole, versions: DtlsVersions) -> Association {
         let (config, certificate) = (Arc::clone(&credentials.config), credentials.certificate.clone());
         let make = match versions {
-            DtlsVersions::V12 => Dtls::new_12,
+            DtlsVersions::V12 | DtlsVersions::OpenSsl => Dtls::new_12,
             DtlsVersions::V13 => Dtls::new_13,
             DtlsVersions::Auto => Dtls::new_auto,
         };
@@ -275,6 +281,6 @@ pub(super) mod tests {
         let certificate =
             DtlsCertificate { certificate: made.cert.der().to_vec(), private_key: made.signing_key.serialize_der() };
         assert!(certificate.certificate.len() > 2 * DATAGRAM_BYTES_MAX);
-        Identity { shared: Arc::new(Credentials::with_certificate(certificate, Some(3)).unwrap()) }
+        Identity::from(Credentials::with_certificate(certificate, Some(3)).unwrap())
     }
 }

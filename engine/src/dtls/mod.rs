@@ -8,15 +8,17 @@
 //! ```
 //!
 //! [`DtlsSession`] holds what is policy and the same for every library: the deadline, the fingerprint, the split of the
-//! exported bytes, the cause of an end. A `Backend` is one library's handshake: `dimpl.rs` today.
+//! exported bytes, the cause of an end. A `Backend` is one library's handshake: `dimpl.rs`, or `openssl.rs` for peers that the
+//! first cannot serve.
 //!
 //! After `Connected` the session stays: it answers a peer that did not get our last flight and it hears close_notify. No
 //! media packet passes through it.
 //!
-//! Why a trait and not the library itself: dimpl speaks ECDSA and AEAD suites only. A peer that it cannot serve needs
-//! another library behind the same session, chosen when the session is made.
+//! Why a trait and two libraries: dimpl speaks ECDSA and AEAD suites only, and needs the extended master secret. A peer that
+//! it cannot serve needs OpenSSL behind the same session, chosen when the session is made ([`DtlsVersions::OpenSsl`]).
 
 mod dimpl;
+mod openssl;
 mod record;
 
 use crate::error::Cause;
@@ -24,10 +26,11 @@ use crate::limits::{DATAGRAM_BYTES_MAX, DTLS_MS_MAX};
 use crate::sdp::Fingerprint;
 use crate::srtp::{MASTER_BYTES_MAX, MasterKey, SrtpKeys, SrtpProfile};
 use crate::time::Instant;
+use ::openssl::error::ErrorStack;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Largest datagram of a handshake that we send: passes through any tunnel that carries WebRTC.
 pub const DTLS_DATAGRAM_BYTES_MAX: usize = 1200;
@@ -41,18 +44,30 @@ pub const DTLS_QUEUE_MAX: usize = 16;
 #[derive(Clone)]
 pub struct Identity {
     shared: Arc<dimpl::Credentials>,
+    /// The same certificate in the other library, once a session needs it.
+    openssl: Arc<OnceLock<Result<openssl::Credentials, ErrorStack>>>,
 }
 
 impl Identity {
     /// Makes a fresh one. Costs about a millisecond.
     pub fn generate() -> Result<Identity, IdentityError> {
-        Ok(Identity { shared: Arc::new(dimpl::Credentials::generate(None)?) })
+        Ok(Identity::from(dimpl::Credentials::generate(None)?))
     }
 
     /// One whose sessions draw their retransmission jitter and hello randoms from `seed`, so that a simulated run takes
     /// the same steps again. Keys and signatures stay random. Not for real peers: its hellos repeat.
     pub fn generate_for_simulation(seed: u64) -> Result<Identity, IdentityError> {
-        Ok(Identity { shared: Arc::new(dimpl::Credentials::generate(Some(seed))?) })
+        Ok(Identity::from(dimpl::Credentials::generate(Some(seed))?))
+    }
+
+    fn from(credentials: dimpl::Credentials) -> Identity {
+        Identity { shared: Arc::new(credentials), openssl: Arc::default() }
+    }
+
+    /// For the other library: made at the first call, which costs about a millisecond.
+    fn openssl(&self) -> Result<&openssl::Credentials, &ErrorStack> {
+        let make = || openssl::Credentials::new(self.shared.certificate(), self.shared.private_key());
+        self.openssl.get_or_init(make).as_ref()
     }
 
     /// SHA-256 of the certificate.
@@ -89,6 +104,25 @@ pub enum DtlsVersions {
     V13,
     /// Both, the peer's ClientHello decides (servers), or 1.3 with fallback (clients).
     Auto,
+    /// 1.2 by OpenSSL, for a peer that the first library cannot serve: RSA suites, CBC suites, no extended master secret. Chosen
+    /// for a number or a trunk, or after a handshake whose end [`may_suit_openssl`].
+    OpenSsl,
+}
+
+/// What is said where the handshake was done and gave no keys: no library changes that.
+const NO_PROFILE: &str = "no SRTP profile in common";
+
+/// Whether an end, with its detail, may come from something that only the first library lacks: suites, certificate types or
+/// extensions in common. The same peer is then worth a call with [`DtlsVersions::OpenSsl`].
+pub fn may_suit_openssl(cause: Cause, detail: Option<&str>) -> bool {
+    // Alerts: handshake_failure, the certificate ones, illegal_parameter, decrypt_error, protocol_version, insufficient_security,
+    // internal_error, and the extension ones. What our own library says about the peer's messages has no alert in it.
+    const ALERTS: [&str; 11] =
+        ["(40)", "(42)", "(43)", "(46)", "(47)", "(51)", "(70)", "(71)", "(80)", "(109)", "(110)"];
+    let Some(detail) = detail.filter(|detail| cause == Cause::DtlsRefused && *detail != NO_PROFILE) else {
+        return false;
+    };
+    !detail.contains("fatal alert") || ALERTS.iter().any(|alert| detail.contains(alert))
 }
 
 /// The version in force.
@@ -206,7 +240,10 @@ impl DtlsSession {
         expected: Fingerprint,
     ) -> DtlsSession {
         DtlsSession {
-            backend: Box::new(dimpl::Association::new(now, &identity.shared, role, versions)),
+            backend: match versions {
+                DtlsVersions::OpenSsl => Box::new(openssl::Association::new(identity.openssl(), role)),
+                _ => Box::new(dimpl::Association::new(now, &identity.shared, role, versions)),
+            },
             role,
             expected,
             state: State::Handshake { certificate_matches: false, version: None },
@@ -256,7 +293,7 @@ impl DtlsSession {
             };
             if let State::Handshake { version: Some(_), .. } = self.state {
                 // Finished, drained, and no keys came: the peer took no use_srtp (RFC 5764 §4.1).
-                self.end(Cause::DtlsRefused, "no SRTP profile in common");
+                self.end(Cause::DtlsRefused, NO_PROFILE);
             }
             if let State::Ending(cause) = self.state {
                 self.state = State::Ended;

@@ -27,6 +27,67 @@ fn every_pair_of_versions_connects_with_crossed_keys() {
     }
 }
 
+/// On a path that loses nothing: the other library's timer is the system's.
+#[test]
+fn openssl_connects_with_itself_and_with_the_first_library_in_both_roles() {
+    let others = [DtlsVersions::V12, DtlsVersions::Auto, DtlsVersions::OpenSsl];
+    let pairings =
+        others.into_iter().flat_map(|other| [(DtlsVersions::OpenSsl, other), (other, DtlsVersions::OpenSsl)]);
+    for (client, server) in pairings {
+        for jitter_ms in [0, 15] {
+            let mut net = Net::new(client, server, 1, Faults { jitter_ms, ..Faults::default() });
+            net.run();
+            let (keys_c, keys_s) = (net.keys(0), net.keys(1));
+            assert_eq!((keys_c.0, keys_s.0), (DtlsVersion::V12, DtlsVersion::V12), "{client:?} {server:?}");
+            assert_eq!(keys_c.1.profile, keys_s.1.profile);
+            assert!(keys_c.1.local == keys_s.1.remote && keys_c.1.remote == keys_s.1.local);
+            assert!(net.longest <= DTLS_DATAGRAM_BYTES_MAX, "{}", net.longest);
+        }
+    }
+}
+
+#[test]
+fn openssl_gives_no_keys_to_another_certificate_and_hears_close_notify() {
+    let (a, b) = identities();
+    let mut wrong = b.fingerprint();
+    wrong[31] ^= 1;
+    for other in [DtlsVersions::V12, DtlsVersions::OpenSsl] {
+        let fingerprints = (wrong, a.fingerprint());
+        let mut net = Net::between(DtlsVersions::OpenSsl, other, 1, Faults::default(), fingerprints);
+        net.run();
+        assert_eq!(net.end(0), Some(Cause::DtlsFingerprintMismatch));
+
+        let mut net = Net::new(DtlsVersions::OpenSsl, other, 1, Faults::default());
+        net.run();
+        net.peers[1].close();
+        net.drain(1);
+        net.run();
+        assert_eq!(net.end(0), Some(Cause::DtlsClosed), "{other:?}");
+    }
+}
+
+#[test]
+fn noise_leaves_an_openssl_handshake_and_association_alone() {
+    for (client, server) in [(DtlsVersions::OpenSsl, DtlsVersions::V12), (DtlsVersions::V12, DtlsVersions::OpenSsl)] {
+        let mut net = Net::new(client, server, 5, Faults::default());
+        net.noise = 40;
+        net.run();
+        assert_eq!((net.keys(0).0, net.keys(1).0), (DtlsVersion::V12, DtlsVersion::V12));
+    }
+}
+
+#[test]
+fn an_end_says_whether_the_other_library_may_do_better() {
+    let refused = |detail| may_suit_openssl(Cause::DtlsRefused, detail);
+    assert!(refused(Some("peer sent a fatal alert: handshake_failure (40)")));
+    assert!(refused(Some("peer sent a fatal alert: unsupported_certificate (43)")));
+    assert!(refused(Some("no cipher suite in common")));
+    assert!(!refused(Some("peer sent a fatal alert: user_canceled (90)")));
+    assert!(!refused(Some(NO_PROFILE)) && !refused(None));
+    assert!(!may_suit_openssl(Cause::DtlsTimeout, Some("handshake timeout")));
+    assert!(!may_suit_openssl(Cause::DtlsFingerprintMismatch, Some("certificate has another fingerprint")));
+}
+
 #[test]
 fn every_handshake_finishes_at_5_and_at_20_percent_loss() {
     for (loss_pct, seeds) in [(5, 280), (20, 280)] {

@@ -8,7 +8,7 @@
 //! Why not the appendix to the letter: it delays all audio by 3.75 ms, so that it can smooth the end of what was received once a loss is
 //! known. Here nothing is delayed: the step at the seam is carried into the repetition and faded out there.
 
-/// Pitch periods searched: 200 to 66 Hz at 8 kHz, as the appendix does.
+/// Pitch periods searched: 200 to 66 Hz, as the appendix does. All lengths are samples of 8 kHz; at 16 kHz they are twice as many.
 const PERIOD_MIN: usize = 40;
 const PERIOD_MAX: usize = 120;
 
@@ -31,12 +31,14 @@ const RETURN_MAX: usize = 80;
 /// The past of one stream, and how far into a loss it is.
 #[derive(Clone, Debug)]
 pub struct Concealer {
+    /// Samples per sample of 8 kHz.
+    scale: usize,
     /// What was played, oldest first.
-    history: [i16; HISTORY],
+    history: Box<[i16]>,
     /// The history when the loss began.
-    before: [i16; HISTORY],
+    before: Box<[i16]>,
     /// The same, its end made to fit the beginning of the repeated part.
-    repeated: [i16; HISTORY],
+    repeated: Box<[i16]>,
     period: usize,
     /// Periods in the repeated part, which ends where `repeated` ends: 1 to 3.
     periods: usize,
@@ -49,14 +51,16 @@ pub struct Concealer {
 }
 
 impl Concealer {
-    /// A stream of which nothing was received: its past is silence.
-    pub fn new() -> Concealer {
-        let silence = [0; HISTORY];
+    /// A stream of 8 or 16 kHz of which nothing was received: its past is silence.
+    pub fn new(rate_hz: u32) -> Concealer {
+        let scale = (rate_hz as usize / 8_000).max(1);
+        let silence = vec![0; HISTORY * scale].into_boxed_slice();
         Concealer {
-            history: silence,
-            before: silence,
+            scale,
+            history: silence.clone(),
+            before: silence.clone(),
             repeated: silence,
-            period: PERIOD_MIN,
+            period: PERIOD_MIN * scale,
             periods: 1,
             position: 0,
             step: 0,
@@ -67,7 +71,8 @@ impl Concealer {
     /// Takes note of received audio; after a loss its beginning is cross-faded with what was made up.
     pub fn received(&mut self, pcm: &mut [i16]) {
         if self.lost > 0 {
-            let fade = (RETURN_MIN + self.lost / STEP * RETURN_MIN).min(RETURN_MAX).min(pcm.len());
+            let lost_steps = self.lost / (STEP * self.scale);
+            let fade = ((RETURN_MIN + lost_steps * RETURN_MIN).min(RETURN_MAX) * self.scale).min(pcm.len());
             for (index, sample) in pcm[..fade].iter_mut().enumerate() {
                 *sample = blend(self.next_sample(), *sample, index, fade);
             }
@@ -87,11 +92,18 @@ impl Concealer {
         self.remember(pcm);
     }
 
+    /// How much of what was received last is left in what is made up now: 1 at first, 0 once it has faded.
+    pub fn level(&self) -> f32 {
+        let (step, faded) = (STEP * self.scale, FADED * self.scale);
+        if self.lost == 0 { 1.0 } else { (faded - self.lost.clamp(step, faded)) as f32 / (faded - step) as f32 }
+    }
+
     fn begin(&mut self) {
-        self.before = self.history;
-        self.period = pitch(&self.before);
+        self.before.copy_from_slice(&self.history);
+        self.period = pitch(&self.before, self.scale);
         self.position = 0;
-        self.step = i32::from(self.before[HISTORY - 1]) - i32::from(self.before[HISTORY - 1 - self.period]);
+        let end = self.before.len() - 1;
+        self.step = i32::from(self.before[end]) - i32::from(self.before[end - self.period]);
         self.repeat(1);
     }
 
@@ -99,46 +111,43 @@ impl Concealer {
     /// before its beginning, so that going round makes no step.
     fn repeat(&mut self, periods: usize) {
         let quarter = self.period / 4;
-        let lead_in = HISTORY - periods * self.period - quarter;
+        let length = self.before.len();
+        let lead_in = length - periods * self.period - quarter;
         self.periods = periods;
-        self.repeated = self.before;
+        self.repeated.copy_from_slice(&self.before);
         for index in 0..quarter {
-            let at = HISTORY - quarter + index;
+            let at = length - quarter + index;
             self.repeated[at] = blend(self.before[at], self.before[lead_in + index], index, quarter);
         }
     }
 
     fn next_sample(&mut self) -> i16 {
+        let (step, faded) = (STEP * self.scale, FADED * self.scale);
         let lost = self.lost;
-        self.lost = (lost + 1).min(FADED);
-        if lost >= FADED {
+        self.lost = (lost + 1).min(faded);
+        if lost >= faded {
             return 0;
         }
-        if lost > 0 && lost.is_multiple_of(STEP) && self.periods < PERIODS_MAX {
+        if lost > 0 && lost.is_multiple_of(step) && self.periods < PERIODS_MAX {
             // The part grows at its beginning: the same place lies one period further on in it.
             self.position += self.period;
             self.repeat(self.periods + 1);
         }
         let length = self.periods * self.period;
-        let repeated = i32::from(self.repeated[HISTORY - length + self.position]);
+        let repeated = i32::from(self.repeated[self.repeated.len() - length + self.position]);
         self.position = (self.position + 1) % length;
         let quarter = self.period / 4;
         let carried = self.step * quarter.saturating_sub(lost) as i32 / quarter as i32;
-        let level = (FADED - lost.max(STEP)) as i32;
-        let sample = (repeated + carried) * level / (FADED - STEP) as i32;
+        let level = (faded - lost.max(step)) as i32;
+        let sample = (repeated + carried) * level / (faded - step) as i32;
         sample.clamp(i16::MIN.into(), i16::MAX.into()) as i16
     }
 
     fn remember(&mut self, pcm: &[i16]) {
-        let newest = &pcm[pcm.len().saturating_sub(HISTORY)..];
+        let length = self.history.len();
+        let newest = &pcm[pcm.len().saturating_sub(length)..];
         self.history.copy_within(newest.len().., 0);
-        self.history[HISTORY - newest.len()..].copy_from_slice(newest);
-    }
-}
-
-impl Default for Concealer {
-    fn default() -> Self {
-        Concealer::new()
+        self.history[length - newest.len()..].copy_from_slice(newest);
     }
 }
 
@@ -149,10 +158,12 @@ fn blend(leaving: i16, arriving: i16, index: usize, length: usize) -> i16 {
 }
 
 /// The period at which the end of `history` repeats best: every other lag over every other sample first, then its neighbours.
-fn pitch(history: &[i16; HISTORY]) -> usize {
-    let coarse = best((PERIOD_MIN..=PERIOD_MAX).step_by(2), |period| likeness(history, period, 2));
-    let near = coarse.saturating_sub(1).max(PERIOD_MIN)..=(coarse + 1).min(PERIOD_MAX);
-    best(near, |period| likeness(history, period, 1))
+fn pitch(history: &[i16], scale: usize) -> usize {
+    let (shortest, longest) = (PERIOD_MIN * scale, PERIOD_MAX * scale);
+    let coarse =
+        best((shortest..=longest).step_by(2 * scale), |period| likeness(history, period, WINDOW * scale, 2 * scale));
+    let near = coarse.saturating_sub(scale).max(shortest)..=(coarse + scale).min(longest);
+    best(near, |period| likeness(history, period, WINDOW * scale, scale))
 }
 
 fn best(periods: impl Iterator<Item = usize>, score: impl Fn(usize) -> f32) -> usize {
@@ -167,9 +178,9 @@ fn best(periods: impl Iterator<Item = usize>, score: impl Fn(usize) -> f32) -> u
 }
 
 /// Cross-correlation of the last window with the one a period before it, normalised by the energy of the latter.
-fn likeness(history: &[i16; HISTORY], period: usize, stride: usize) -> f32 {
-    let now = &history[HISTORY - WINDOW..];
-    let then = &history[HISTORY - WINDOW - period..HISTORY - period];
+fn likeness(history: &[i16], period: usize, window: usize, stride: usize) -> f32 {
+    let now = &history[history.len() - window..];
+    let then = &history[history.len() - window - period..history.len() - period];
     let (mut product, mut energy) = (0i64, 1i64);
     for (&now, &then) in now.iter().zip(then).step_by(stride) {
         product += i64::from(now) * i64::from(then);
@@ -197,7 +208,7 @@ mod tests {
 
     /// Plays `pcm` in frames of 20 ms of which those in `lost` do not arrive.
     fn played(pcm: &[i16], lost: impl Fn(usize) -> bool) -> Vec<i16> {
-        let mut concealer = Concealer::new();
+        let mut concealer = Concealer::new(8_000);
         let mut out = pcm.to_vec();
         for (index, frame) in out.chunks_exact_mut(FRAME).enumerate() {
             if lost(index) { concealer.conceal(frame) } else { concealer.received(frame) }
@@ -277,7 +288,7 @@ mod tests {
     fn pitch_is_found() {
         for period in [40, 53, 80, 99, 120] {
             let pcm = vowel(8_000.0 / period as f64, HISTORY);
-            let found = pitch(pcm[..].try_into().unwrap());
+            let found = pitch(&pcm, 1);
             assert!((found as i32 - period).abs() <= 1 || (found as i32 - 2 * period).abs() <= 1, "{period}: {found}");
         }
     }
@@ -286,7 +297,7 @@ mod tests {
         #[test]
         fn any_audio_and_any_losses_are_survived(seed: u64, lengths in proptest::collection::vec((0usize..500, any::<bool>()), 1..40)) {
             let mut random = Random::from_test_seed(seed);
-            let mut concealer = Concealer::new();
+            let mut concealer = Concealer::new(8_000);
             for (length, lost) in lengths {
                 let mut pcm: Vec<i16> =
                     (0..length).map(|_| if random.below(2) == 0 { i16::MIN } else { i16::MAX }).collect();

@@ -5,6 +5,7 @@
 
 use super::conceal::Concealer;
 use super::g711::Law;
+use super::jitter::Kind;
 use super::opus::{self, OpusDecoder};
 use crate::sdp::Codec;
 
@@ -15,10 +16,10 @@ const G711_RATE_HZ: u32 = 8_000;
 
 /// A decoder. Opus is decoded at 16 kHz, G.711 at 8 kHz; mono.
 #[derive(Debug)]
-pub struct Decoder(Kind);
+pub struct Decoder(State);
 
 #[derive(Debug)]
-enum Kind {
+enum State {
     Opus(OpusDecoder),
     G711 { law: Law, concealer: Box<Concealer>, packet_samples: usize },
 }
@@ -31,16 +32,16 @@ impl Decoder {
     /// Takes all memory that the stream needs.
     pub fn new(codec: Codec) -> Decoder {
         Decoder(match Law::of(codec) {
-            Some(law) => Kind::G711 { law, concealer: Box::new(Concealer::new()), packet_samples: 160 },
-            None => Kind::Opus(OpusDecoder::new()),
+            Some(law) => State::G711 { law, concealer: Box::new(Concealer::new(G711_RATE_HZ)), packet_samples: 160 },
+            None => State::Opus(OpusDecoder::new()),
         })
     }
 
     /// Rate of the samples it makes: 16,000 for Opus, 8,000 for G.711.
     pub fn sample_rate_hz(&self) -> u32 {
         match &self.0 {
-            Kind::Opus(_) => opus::DECODE_RATE_HZ,
-            Kind::G711 { .. } => G711_RATE_HZ,
+            State::Opus(_) => opus::DECODE_RATE_HZ,
+            State::G711 { .. } => G711_RATE_HZ,
         }
     }
 
@@ -48,8 +49,8 @@ impl Decoder {
     /// goes on as if the packet were missing: call `conceal` in its place.
     pub fn decode(&mut self, payload: &[u8], out: &mut [i16]) -> Result<usize, DecodeError> {
         match &mut self.0 {
-            Kind::Opus(decoder) => decoder.decode(payload, out),
-            Kind::G711 { law, concealer, packet_samples } => {
+            State::Opus(decoder) => decoder.decode(payload, out),
+            State::G711 { law, concealer, packet_samples } => {
                 // One byte per sample (RFC 3551 §4.5.14).
                 let out = out.get_mut(..payload.len()).filter(|out| !out.is_empty()).ok_or(DecodeError)?;
                 law.decode(payload, out);
@@ -63,8 +64,8 @@ impl Decoder {
     /// Recovers the packet before `next` (as long as the last one) from its in-band FEC, or conceals where there is none.
     pub fn decode_fec(&mut self, next: &[u8], out: &mut [i16]) -> usize {
         match &mut self.0 {
-            Kind::Opus(decoder) => decoder.decode_fec(next, out),
-            Kind::G711 { .. } => self.conceal(out),
+            State::Opus(decoder) => decoder.decode_fec(next, out),
+            State::G711 { .. } => self.conceal(out),
         }
     }
 
@@ -72,8 +73,8 @@ impl Decoder {
     /// ITU-T G.711 App. I in spirit).
     pub fn conceal(&mut self, out: &mut [i16]) -> usize {
         match &mut self.0 {
-            Kind::Opus(decoder) => decoder.conceal(out),
-            Kind::G711 { concealer, packet_samples, .. } => {
+            State::Opus(decoder) => decoder.conceal(out),
+            State::G711 { concealer, packet_samples, .. } => {
                 let samples = (*packet_samples).min(out.len());
                 concealer.conceal(&mut out[..samples]);
                 samples
@@ -81,12 +82,28 @@ impl Decoder {
         }
     }
 
+    /// What a payload is to the jitter buffer. Opus: whether it carries redundancy for the packet before it, or begins a pause.
+    pub fn kind(&self, payload: &[u8]) -> Kind {
+        match &self.0 {
+            State::Opus(_) => opus::kind(payload),
+            State::G711 { .. } => Kind::Audio,
+        }
+    }
+
+    /// Playing time of a payload in ticks of its RTP clock, without decoding it; `None` when malformed.
+    pub fn duration_ticks(&self, payload: &[u8], clock_rate_hz: u32) -> Option<u32> {
+        match &self.0 {
+            State::Opus(_) => OpusDecoder::duration_48k(payload).map(|ticks| ticks * (clock_rate_hz / 8_000) / 6),
+            State::G711 { .. } => (!payload.is_empty()).then_some(payload.len() as u32),
+        }
+    }
+
     /// Playing time of a payload in ms, without decoding it; `None` when malformed. Opus: 2.5 rounds up to 3.
     pub fn duration_ms(&self, payload: &[u8]) -> Option<u32> {
         match &self.0 {
-            Kind::Opus(_) => OpusDecoder::duration_ms(payload),
-            Kind::G711 { .. } if payload.is_empty() => None,
-            Kind::G711 { .. } => Some(payload.len().div_ceil(8) as u32),
+            State::Opus(_) => OpusDecoder::duration_ms(payload),
+            State::G711 { .. } if payload.is_empty() => None,
+            State::G711 { .. } => Some(payload.len().div_ceil(8) as u32),
         }
     }
 }

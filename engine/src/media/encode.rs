@@ -14,8 +14,11 @@ enum Kind {
     G711(Law),
 }
 
-/// Samples of one frame.
+/// Samples of one frame at 8 kHz.
 pub const FRAME_SAMPLES: usize = 160;
+
+/// Samples of one frame at most: 20 ms of 16 kHz.
+pub const FRAME_SAMPLES_MAX: usize = 320;
 
 /// Bytes that `Encoder::encode` may ask of its output.
 pub const ENCODED_BYTES_MAX: usize = 400;
@@ -28,6 +31,11 @@ impl Encoder {
             Some(law) => Kind::G711(law),
             None => Kind::Opus(OpusEncoder::new(opus)),
         })
+    }
+
+    /// Rate of the samples that `encode` wants.
+    pub fn sample_rate_hz(&self) -> u32 {
+        8_000
     }
 
     /// Encodes one frame of `FRAME_SAMPLES` into `out` and answers the payload's length. `out` needs 400 bytes.

@@ -8,6 +8,8 @@
 //! Everything is mono. Why these rates: a decoder asked for 16 kHz costs less than one asked for 8 (its own resampler is dearer than
 //! our filter), and an encoder fed at 8 kHz costs half of one fed at 48.
 
+pub mod arrivals;
+pub mod comfort;
 pub mod conceal;
 pub mod decode;
 pub mod encode;
@@ -16,6 +18,7 @@ pub mod jitter;
 pub mod opus;
 pub mod resample;
 pub mod simd;
+pub mod stretch;
 
 #[cfg(test)]
 mod chain;

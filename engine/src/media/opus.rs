@@ -5,6 +5,7 @@
 
 use super::decode::DecodeError;
 use super::encode::FRAME_SAMPLES;
+use super::jitter::Kind;
 use crate::sdp::OpusParameters;
 use ::opus::{Application, Bitrate, Channels};
 
@@ -81,8 +82,12 @@ impl OpusDecoder {
 
     /// Playing time of a packet, rounded up.
     pub fn duration_ms(payload: &[u8]) -> Option<u32> {
-        let ticks = ::opus::packet::get_nb_samples(payload, 48_000).ok()?;
-        Some(ticks.div_ceil(48) as u32)
+        Some(OpusDecoder::duration_48k(payload)?.div_ceil(48))
+    }
+
+    /// Playing time of a packet in ticks of 48 kHz.
+    pub fn duration_48k(payload: &[u8]) -> Option<u32> {
+        ::opus::packet::get_nb_samples(payload, 48_000).ok().map(|ticks| ticks as u32)
     }
 
     /// A packet's worth, in whole steps, within `out`.
@@ -94,6 +99,35 @@ impl OpusDecoder {
 impl Default for OpusDecoder {
     fn default() -> Self {
         OpusDecoder::new()
+    }
+}
+
+/// What a packet is to the jitter buffer, by its first bytes.
+///
+/// In-band FEC is announced by the LBRR flag, which follows the VAD flags of the first frame's one to three SILK frames (RFC 6716 §4.2.3);
+/// all are coded with even odds, so they are that byte's highest bits. CELT frames have none. Packets of one or two bytes begin a pause
+/// (RFC 7587 §3.1.3).
+pub fn kind(payload: &[u8]) -> Kind {
+    if payload.len() <= 2 {
+        return Kind::Pause;
+    }
+    // §3.1: five bits of configuration, the stereo flag, two bits of frame count code.
+    let (configuration, code) = (payload[0] >> 3, payload[0] & 3);
+    let silk_frames = match configuration {
+        0..12 => [1, 1, 2, 3][usize::from(configuration & 3)],
+        12..16 => 1,
+        _ => return Kind::Audio,
+    };
+    let first = match code {
+        0 | 1 => 1,
+        2 if payload[1] < 252 => 2,
+        2 => 3,
+        // Codes with a count of frames, padding and lengths: not worth reading, a lost packet tells.
+        _ => return Kind::Redundant,
+    };
+    match payload.get(first) {
+        Some(byte) if byte >> (7 - silk_frames) & 1 == 1 => Kind::Redundant,
+        _ => Kind::Audio,
     }
 }
 

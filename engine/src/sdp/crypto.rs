@@ -451,7 +451,7 @@ mod tests {
         let (mut caller, mut callee) = (sdes(1, &SDES_SUITES), sdes(2, &SDES_SUITES));
         let offer = described(&caller.offer());
         let (first, _) = callee.read_offer(&offer).unwrap();
-        caller.read_answer(&described(&[first.clone()])).unwrap();
+        caller.read_answer(&described(std::slice::from_ref(&first))).unwrap();
         let before = callee.keys().cloned();
         // The caller refreshes: one line, the same key.
         let refresh = caller.offer();
@@ -460,12 +460,12 @@ mod tests {
         assert_eq!((&again, callee.keys()), (&first, before.as_ref()));
         // The callee refreshes in turn.
         let refresh = callee.offer();
-        assert_eq!(refresh, [first.clone()]);
+        assert_eq!(refresh, std::slice::from_ref(&first));
         let (_, keys) = caller.read_offer(&described(&refresh)).unwrap();
         assert!(Some(&keys.remote) == before.as_ref().map(|keys| &keys.local));
         // Another key under the same tag.
         let changed = CryptoLine::draw(first.tag, first.suite, &mut Random::from_test_seed(3));
-        let (new, keys) = callee.read_offer(&described(&[changed.clone()])).unwrap();
+        let (new, keys) = callee.read_offer(&described(std::slice::from_ref(&changed))).unwrap();
         assert!(new.key != first.key && keys.local == new.key && keys.remote == changed.key);
     }
 
@@ -474,7 +474,7 @@ mod tests {
         let mut callee = sdes(2, &SDES_SUITES);
         let mut random = Random::from_test_seed(1);
         let theirs = CryptoLine::draw(1, SrtpProfile::AesCm128HmacSha1_80, &mut random);
-        let (first, _) = callee.read_offer(&described(&[theirs.clone()])).unwrap();
+        let (first, _) = callee.read_offer(&described(std::slice::from_ref(&theirs))).unwrap();
         let other = CryptoLine::draw(1, SrtpProfile::AeadAes256Gcm, &mut random);
         let (again, _) = callee.read_offer(&described(&[other, CryptoLine { tag: 2, ..theirs }])).unwrap();
         assert_eq!((again.tag, &again.key), (2, &first.key));
@@ -486,7 +486,7 @@ mod tests {
         let offer = described(&caller.offer());
         for (seed, suite) in [(2, SDES_SUITES[0]), (3, SDES_SUITES[3])] {
             let (line, _) = sdes(seed, &[suite]).read_offer(&offer).map(|(line, keys)| (line, keys.clone())).unwrap();
-            let keys = caller.read_answer(&described(&[line.clone()])).unwrap();
+            let keys = caller.read_answer(&described(std::slice::from_ref(&line))).unwrap();
             assert!(keys.remote == line.key && keys.profile == suite);
         }
     }

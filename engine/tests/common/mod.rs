@@ -245,7 +245,8 @@ impl World {
     pub fn with(seed: u64, a: Kind, b: Kind, hold: bool, change: impl FnOnce(&mut BridgeConfig)) -> World {
         let mut random = Random::from_test_seed(seed);
         let now = Instant::from_millis(1_000);
-        let shared = Shared { identity: Identity::generate().unwrap(), anchor: ANCHOR };
+        let identity = Identity::generate_for_simulation(seed).unwrap();
+        let shared = Shared { identity, anchor: ANCHOR };
         let peers = [Peer::new(now, a, LegName::A, &mut random), Peer::new(now, b, LegName::B, &mut random)];
         let mut config =
             BridgeConfig { a: leg_config(a, &peers[0], hold, true), b: leg_config(b, &peers[1], false, false) };
@@ -555,7 +556,7 @@ impl Peer {
     fn new(now: Instant, kind: Kind, leg: LegName, random: &mut Random) -> Peer {
         let webrtc = |ice, versions, random: &mut Random| {
             let config = WebrtcConfig { ice, versions, credentials: None, hold: false, remote: None };
-            let identity = Identity::generate().unwrap();
+            let identity = Identity::generate_for_simulation(random.next_u64()).unwrap();
             Leg::Webrtc(Box::new(WebrtcLeg::new(now, config, &identity, ANCHOR, random.fork())))
         };
         let codec = kind.codec();

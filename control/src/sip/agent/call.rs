@@ -2,17 +2,21 @@
 
 use super::super::dialog::Dialog;
 use super::super::digest::{Answered, Authorizer};
-use super::super::limits::{RESOLVE_MS_MAX, TIMEOUT_MS};
+use super::super::gatekeeper::Refusal;
+use super::super::limits::{DIALOG_FAILOVERS_MAX, REINVITE_MS_MAX, RESOLVE_MS_MAX, TIMEOUT_MS};
 use super::super::message::{Message, reason_phrase};
 use super::super::transaction::TransactionId;
-use super::super::uri::escape;
+use super::super::transport::{Hop, Transport};
+use super::super::uri::{SipUri, escape};
 use super::super::{SipCallId, SipEnd, SipEvent};
+use super::refer::Transfer;
+use super::reliable::Reliable;
 use super::session::{OurReinvite, PeerReinvite, Session};
 use super::uac::Uac;
 use super::uas::{Pending2xx, Uas};
-use super::{Core, Place, Query, Want, place_of};
+use super::{Core, Located, Owner, Want};
 use engine::time::Instant;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 /// What a transaction does for its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +27,16 @@ pub(super) enum Purpose {
     Cancel,
     /// The end of a dialog.
     Bye { leg: usize },
-    /// A refresh of ours.
+    /// An offer or refresh of ours.
     Reinvite,
+    /// A key by INFO.
+    Info { leg: usize },
+    /// The acknowledgement of a reliable provisional response.
+    Prack { leg: usize },
+    /// We ask for a transfer.
+    Refer { leg: usize },
+    /// How a transfer goes that the peer asked for.
+    Notify { leg: usize },
     /// An INVITE of the peer, first or later.
     Serve,
 }
@@ -44,10 +56,19 @@ pub(super) enum Timer {
     ReinviteAnswer,
     /// Our refresh met the peer's and is tried again.
     ReinviteRetry,
+    /// Our reliable provisional response is to be sent again.
+    Repeat18x,
 }
 
-const TIMERS: [Timer; 6] =
-    [Timer::Ring, Timer::Failover, Timer::Repeat2xx, Timer::Session, Timer::ReinviteAnswer, Timer::ReinviteRetry];
+const TIMERS: [Timer; 7] = [
+    Timer::Ring,
+    Timer::Failover,
+    Timer::Repeat2xx,
+    Timer::Session,
+    Timer::ReinviteAnswer,
+    Timer::ReinviteRetry,
+    Timer::Repeat18x,
+];
 
 /// A dialog of the call, early or confirmed. An INVITE that forks has several.
 pub(super) struct Leg {
@@ -57,18 +78,37 @@ pub(super) struct Leg {
     /// BYE was sent or received.
     pub closed: bool,
     /// Where the peer's last message came from.
-    pub peer: SocketAddr,
+    pub peer: Hop,
     pub ack: Option<Ack>,
-    answered: Answered,
-    bye_reason: Option<String>,
+    /// RSeq of the last reliable provisional response that was acknowledged (RFC 3262 §4).
+    pub rseq: Option<u32>,
 }
 
 /// The ACK of the last 2xx, repeated whenever that is (RFC 3261 §13.2.2.4).
 pub(super) struct Ack {
     pub cseq: u32,
-    pub bytes: Vec<u8>,
-    /// `None` while the name of the next hop is being looked up.
-    pub to: Option<SocketAddr>,
+    request: Message,
+    /// Where to and what; `None` while the name of the next hop is being looked up.
+    sent: Option<(Hop, Vec<u8>)>,
+}
+
+/// A request inside a dialog that has no final response yet.
+pub(super) struct Outgoing {
+    transaction: TransactionId,
+    leg: usize,
+    /// Without Via and credentials.
+    request: Message,
+    purpose: Purpose,
+    hop: Hop,
+    answered: Answered,
+    tries: usize,
+}
+
+/// Where a request inside a dialog goes.
+enum Next {
+    Hop(Hop),
+    /// The URI must be looked up.
+    Name(String),
 }
 
 pub(super) struct Call {
@@ -96,8 +136,16 @@ pub(super) struct Call {
     /// BYE waits for the ACK of our 2xx (RFC 3261 §15).
     pub bye_wanted: bool,
     pub reason: Option<String>,
-    /// Names looked up for this call.
-    pub known: Vec<(String, u16, SocketAddr)>,
+    /// An offer of ours that waits for its turn.
+    pub offer_wanted: Option<String>,
+    /// A transfer that the peer asked for and is told about.
+    pub transfer: Option<Transfer>,
+    /// We asked for a transfer.
+    pub transferring: bool,
+    pub reliable: Option<Box<Reliable>>,
+    pub outgoing: Vec<Outgoing>,
+    /// Names looked up for this call: host, port as written, and the place that served.
+    known: Vec<(String, Option<u16>, Hop)>,
     timers: [Instant; TIMERS.len()],
     /// What the agent's ordered set holds for this call.
     pub registered: Instant,
@@ -107,9 +155,8 @@ pub(super) struct Call {
 const KNOWN_MAX: usize = 4;
 
 impl Leg {
-    pub fn new(dialog: Dialog, peer: SocketAddr) -> Leg {
-        let answered = Answered::default();
-        Leg { dialog, confirmed: false, closed: false, peer, ack: None, answered, bye_reason: None }
+    pub fn new(dialog: Dialog, peer: Hop) -> Leg {
+        Leg { dialog, confirmed: false, closed: false, peer, ack: None, rseq: None }
     }
 }
 
@@ -137,6 +184,11 @@ impl Call {
             pending_2xx: None,
             bye_wanted: false,
             reason: None,
+            offer_wanted: None,
+            transfer: None,
+            transferring: false,
+            reliable: None,
+            outgoing: Vec::new(),
             known: Vec::new(),
             timers: [Instant::NEVER; TIMERS.len()],
             registered: Instant::NEVER,
@@ -174,6 +226,7 @@ impl Call {
                 Timer::Session => self.on_session_timer(core, now),
                 Timer::ReinviteAnswer => self.answer_reinvite(core, now, None),
                 Timer::ReinviteRetry => self.send_reinvite(core, now, Answered::default()),
+                Timer::Repeat18x => self.repeat_18x(core, now),
             }
         }
     }
@@ -207,8 +260,8 @@ impl Call {
             self.end(core, SipEnd::ByeSent);
             self.send_bye_when_allowed(core, now);
         } else if self.uas.is_some() {
-            let reason = self.reason.clone();
-            self.reject(core, now, 480, SipEnd::RejectedByUs(480), reason);
+            let refusal = Refusal { reason: self.reason.clone(), ..Refusal::code(480) };
+            self.reject(core, now, &refusal, SipEnd::RejectedByUs(480));
         } else {
             self.end(core, SipEnd::Cancelled);
             self.cancel_attempts(core, now);
@@ -217,26 +270,123 @@ impl Call {
 
     fn on_ring_timeout(&mut self, core: &mut Core, now: Instant) {
         if self.uas.is_some() {
-            return self.reject(core, now, 480, SipEnd::TimedOut, None);
+            return self.reject(core, now, &Refusal::code(480), SipEnd::TimedOut);
         }
         self.end(core, SipEnd::TimedOut);
         self.cancel_attempts(core, now);
     }
 
-    /// A request of ours got no answer.
-    pub fn on_timed_out(&mut self, core: &mut Core, now: Instant, id: TransactionId, purpose: Purpose) {
+    pub fn on_response(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        id: TransactionId,
+        purpose: Purpose,
+        response: &Message,
+        hop: &Hop,
+    ) {
         match purpose {
-            Purpose::Invite => self.on_invite_timeout(core, now, id),
+            Purpose::Invite => self.on_invite_response(core, now, id, response, hop),
+            Purpose::Cancel | Purpose::Serve => {}
+            Purpose::Reinvite => {
+                if !self.sent_elsewhere(core, now, id, response) {
+                    self.on_reinvite_response(core, now, response);
+                }
+            }
+            Purpose::Bye { .. } | Purpose::Prack { .. } | Purpose::Notify { .. } => {
+                self.sent_elsewhere(core, now, id, response);
+                self.answered_challenge(core, now, id, response);
+            }
+            Purpose::Info { .. } => {
+                let again = self.sent_elsewhere(core, now, id, response);
+                if !again && !self.answered_challenge(core, now, id, response) && response.code() == Some(481) {
+                    // RFC 3261 §12.2.1.2: the peer knows no such dialog.
+                    self.drop_session(core, now, SipEnd::Rejected { code: 481, reason: reason_phrase(481).into() });
+                }
+            }
+            Purpose::Refer { .. } => {
+                let again = self.sent_elsewhere(core, now, id, response);
+                if !again && !self.answered_challenge(core, now, id, response) {
+                    self.on_refer_response(core, response.code().unwrap_or(0));
+                }
+            }
+        }
+    }
+
+    /// A 503 to a request inside a dialog: another place of the same name may serve (RFC 3263 §4.3).
+    fn sent_elsewhere(&mut self, core: &mut Core, now: Instant, id: TransactionId, response: &Message) -> bool {
+        if response.code() != Some(503) {
+            return false;
+        }
+        if let Some(outgoing) = self.outgoing.iter().find(|outgoing| outgoing.transaction == id) {
+            core.places.note_dead(now, &outgoing.hop);
+        }
+        self.try_elsewhere(core, now, id)
+    }
+
+    fn try_elsewhere(&mut self, core: &mut Core, now: Instant, id: TransactionId) -> bool {
+        let Some(at) = self.outgoing.iter().position(|outgoing| outgoing.transaction == id) else { return false };
+        let uri = self.legs[self.outgoing[at].leg].dialog.next_hop().to_owned();
+        let named = SipUri::parse(&uri).is_some_and(|uri| uri.address().is_none());
+        if !named || self.outgoing[at].tries >= DIALOG_FAILOVERS_MAX {
+            return false;
+        }
+        let outgoing = self.outgoing.remove(at);
+        self.known.retain(|(_, _, hop)| *hop != outgoing.hop);
+        let (leg, purpose) = (outgoing.leg, outgoing.purpose);
+        let request = Box::new(outgoing.request.clone());
+        match core.locate(now, &uri, || Want::Send { call: self.id, leg, request, purpose }) {
+            Located::Asked => self.queries += 1,
+            Located::Known(hops) => {
+                let Some(hop) = core.places.sorted(now, hops).into_iter().find(|hop| !hop.same_place(&outgoing.hop))
+                else {
+                    return false;
+                };
+                self.dispatch(core, now, outgoing.leg, outgoing.request, outgoing.purpose, hop, outgoing.tries + 1);
+            }
+        }
+        true
+    }
+
+    /// Sends a challenged request once more, with credentials. `false`: it was not challenged, or they will not help.
+    fn answered_challenge(&mut self, core: &mut Core, now: Instant, id: TransactionId, response: &Message) -> bool {
+        if !matches!(response.code(), Some(401 | 407)) {
+            return false;
+        }
+        let Some(at) = self.outgoing.iter().position(|outgoing| outgoing.transaction == id) else { return false };
+        if !self.authorizer.take(response, &mut self.outgoing[at].answered) {
+            return false;
+        }
+        let Outgoing { leg, mut request, purpose, hop, answered, tries, .. } = self.outgoing.remove(at);
+        self.legs[leg].dialog.renumber(&mut request);
+        self.dispatch(core, now, leg, request, purpose, hop, tries);
+        if let Some(outgoing) = self.outgoing.last_mut() {
+            outgoing.answered = answered;
+        }
+        true
+    }
+
+    /// A request of ours got no answer; `lost`: the transport lost it.
+    pub fn on_unanswered(&mut self, core: &mut Core, now: Instant, id: TransactionId, purpose: Purpose, lost: bool) {
+        if let Some(outgoing) = self.outgoing.iter().find(|outgoing| outgoing.transaction == id) {
+            core.places.note_dead(now, &outgoing.hop);
+        }
+        match purpose {
+            Purpose::Invite => self.on_invite_timeout(core, now, id, lost),
+            Purpose::Cancel | Purpose::Serve => {}
+            _ if self.try_elsewhere(core, now, id) => {}
             Purpose::Reinvite => {
                 self.reinvite = None;
-                self.drop_session(core, now, SipEnd::TimedOut);
+                self.drop_session(core, now, if lost { SipEnd::Unreachable } else { SipEnd::TimedOut });
             }
-            Purpose::Cancel | Purpose::Bye { .. } | Purpose::Serve => {}
+            Purpose::Refer { .. } => self.on_refer_response(core, 408),
+            Purpose::Bye { .. } | Purpose::Info { .. } | Purpose::Prack { .. } | Purpose::Notify { .. } => {}
         }
     }
 
     pub fn on_finished(&mut self, id: TransactionId) {
         self.transactions -= 1;
+        self.outgoing.retain(|outgoing| outgoing.transaction != id);
         if let Some(uac) = &mut self.uac {
             uac.attempts.retain(|attempt| attempt.transaction != id);
         }
@@ -265,23 +415,11 @@ impl Call {
             return;
         }
         self.legs[leg].closed = true;
-        self.legs[leg].bye_reason = self.reason.clone();
-        self.repeat_bye(core, now, leg);
-    }
-
-    fn repeat_bye(&mut self, core: &mut Core, now: Instant, leg: usize) {
         let mut bye = self.legs[leg].dialog.request("BYE");
-        if let Some(reason) = &self.legs[leg].bye_reason {
+        if let Some(reason) = &self.reason {
             bye.push("Reason", reason.as_str());
         }
         self.send_in_dialog(core, now, leg, bye, Purpose::Bye { leg });
-    }
-
-    pub fn on_bye_response(&mut self, core: &mut Core, now: Instant, leg: usize, response: &Message) {
-        let challenged = matches!(response.code(), Some(401 | 407));
-        if challenged && self.authorizer.take(response, &mut self.legs[leg].answered) {
-            self.repeat_bye(core, now, leg);
-        }
     }
 
     /// The leg a message of the peer belongs to.
@@ -291,119 +429,177 @@ impl Call {
     }
 
     /// Sends a request built by the leg's dialog, with credentials, along its route.
-    pub fn send_in_dialog(
+    pub fn send_in_dialog(&mut self, core: &mut Core, now: Instant, leg: usize, request: Message, purpose: Purpose) {
+        let hop = match self.next_hop(core, leg) {
+            Next::Hop(hop) => hop,
+            Next::Name(uri) => {
+                let again = Box::new(request.clone());
+                match core.locate(now, &uri, || Want::Send { call: self.id, leg, request: again, purpose }) {
+                    Located::Asked => return self.queries += 1,
+                    Located::Known(hops) => self.best(core, now, leg, &uri, hops),
+                }
+            }
+        };
+        self.dispatch(core, now, leg, request, purpose, hop, 0);
+    }
+
+    #[allow(clippy::too_many_arguments)] // one request, and where it goes: a struct would be built here and taken apart there
+    fn dispatch(
         &mut self,
         core: &mut Core,
         now: Instant,
         leg: usize,
-        mut request: Message,
+        request: Message,
         purpose: Purpose,
+        hop: Hop,
+        tries: usize,
     ) {
-        core.complete(&mut request);
-        self.authorizer.apply(&mut request, &mut core.random);
+        let mut sent = request.clone();
+        self.authorizer.apply(&mut sent, &mut core.random);
+        let hop = core.carrier_of(now, &hop, sent.to_bytes().len()).unwrap_or(hop);
+        core.complete(&mut sent, hop.transport);
         if let Some(reinvite) = self.reinvite.as_mut().filter(|_| purpose == Purpose::Reinvite) {
-            reinvite.request = request.clone();
+            reinvite.request = sent.clone();
         }
-        match self.next_hop(leg) {
-            Ok(to) => self.start_in_dialog(core, now, request, purpose, to),
-            Err((host, port)) => {
-                let want = Want::Send { leg, request: Box::new(request.clone()), purpose };
-                if core.ask(now, self.id, host, port, want) {
-                    self.queries += 1;
-                } else {
-                    let to = self.legs[leg].peer;
-                    self.start_in_dialog(core, now, request, purpose, to);
-                }
-            }
-        }
-    }
-
-    fn start_in_dialog(&mut self, core: &mut Core, now: Instant, request: Message, purpose: Purpose, to: SocketAddr) {
-        let is_reinvite = purpose == Purpose::Reinvite;
-        match core.transactions.start(now, request, to, false) {
+        match core.transactions.start(now, sent, hop.clone()) {
             Some(id) => {
                 self.own(core, id, purpose);
-                if is_reinvite {
-                    core.transactions.limit(id, now.plus_millis(super::super::limits::REINVITE_MS_MAX.max(TIMEOUT_MS)));
+                if purpose == Purpose::Reinvite {
+                    core.transactions.limit(id, now.plus_millis(REINVITE_MS_MAX.max(TIMEOUT_MS)));
                 }
+                let answered = Answered::default();
+                self.outgoing.push(Outgoing { transaction: id, leg, request, purpose, hop, answered, tries });
             }
-            None if is_reinvite => self.reinvite = None,
+            None if purpose == Purpose::Reinvite => self.reinvite = None,
             None => {}
         }
     }
 
     pub fn own(&mut self, core: &mut Core, id: TransactionId, purpose: Purpose) {
         self.transactions += 1;
-        core.owners.insert(id, (self.id, purpose));
+        core.owners.insert(id, Owner::Call(self.id, purpose));
     }
 
     /// Acknowledges a 2xx, with the credentials of its INVITE (RFC 3261 §22.3).
     pub fn send_ack(&mut self, core: &mut Core, now: Instant, leg: usize, invite: &Message) {
         let cseq = invite.cseq().map_or(0, |(number, _)| number);
-        let mut ack = self.legs[leg].dialog.ack(cseq);
-        core.complete(&mut ack);
-        ack.copy(invite, "Authorization");
-        ack.copy(invite, "Proxy-Authorization");
-        let to = match self.next_hop(leg) {
-            Ok(to) => Some(to),
-            Err((host, port)) if core.ask(now, self.id, host.clone(), port, Want::Ack { leg }) => {
-                self.queries += 1;
-                None
-            }
-            Err(_) => Some(self.legs[leg].peer),
+        let mut request = self.legs[leg].dialog.ack(cseq);
+        request.copy(invite, "Authorization");
+        request.copy(invite, "Proxy-Authorization");
+        self.legs[leg].ack = Some(Ack { cseq, request, sent: None });
+        let hop = match self.next_hop(core, leg) {
+            Next::Hop(hop) => hop,
+            Next::Name(uri) => match core.locate(now, &uri, || Want::Ack { call: self.id, leg }) {
+                Located::Asked => return self.queries += 1,
+                Located::Known(hops) => self.best(core, now, leg, &uri, hops),
+            },
         };
-        self.legs[leg].ack = Some(Ack { cseq, bytes: ack.to_bytes(), to });
-        self.repeat_ack(core, leg, cseq);
+        self.send_ack_to(core, leg, hop);
+    }
+
+    fn send_ack_to(&mut self, core: &mut Core, leg: usize, hop: Hop) {
+        let Some(ack) = &mut self.legs[leg].ack else { return };
+        let mut request = ack.request.clone();
+        core.complete(&mut request, hop.transport);
+        let bytes = request.to_bytes();
+        core.transmit(&hop, bytes.clone());
+        ack.sent = Some((hop, bytes));
     }
 
     pub fn repeat_ack(&self, core: &mut Core, leg: usize, cseq: u32) {
         if let Some(ack) = self.legs[leg].ack.as_ref().filter(|ack| ack.cseq == cseq)
-            && let Some(to) = ack.to
+            && let Some((hop, bytes)) = &ack.sent
         {
-            core.transmit(to, ack.bytes.clone());
+            core.transmit(hop, bytes.clone());
         }
     }
 
     /// The resolver answered, or gave up.
-    pub fn located(&mut self, core: &mut Core, now: Instant, query: Query, addresses: &[SocketAddr]) {
+    pub fn located(&mut self, core: &mut Core, now: Instant, want: Want, hops: Vec<Hop>) {
         self.queries -= 1;
-        if let Some(&address) = addresses.first() {
-            self.remember(query.host, query.port, address);
-        }
-        match query.want {
-            Want::Invite => self.on_addresses(core, now, addresses),
-            Want::Ack { leg } => {
-                let to = addresses.first().copied().unwrap_or(self.legs[leg].peer);
-                if let Some(ack) = &mut self.legs[leg].ack {
-                    ack.to = Some(to);
-                    let cseq = ack.cseq;
-                    self.repeat_ack(core, leg, cseq);
-                }
+        match want {
+            Want::Invite { .. } => self.on_hops(core, now, hops),
+            Want::Ack { leg, .. } => {
+                let uri = self.legs[leg].dialog.next_hop().to_owned();
+                let hop = self.best(core, now, leg, &uri, hops);
+                self.send_ack_to(core, leg, hop);
             }
-            Want::Send { leg, request, purpose } => {
-                let to = addresses.first().copied().unwrap_or(self.legs[leg].peer);
-                self.start_in_dialog(core, now, *request, purpose, to);
+            Want::Send { leg, request, purpose, .. } => {
+                let uri = self.legs[leg].dialog.next_hop().to_owned();
+                let hop = self.best(core, now, leg, &uri, hops);
+                self.dispatch(core, now, leg, *request, purpose, hop, 1);
             }
+            Want::Register(_) | Want::Options(_) => {}
         }
     }
 
-    pub fn remember(&mut self, host: String, port: u16, address: SocketAddr) {
-        self.known.retain(|(known, at, _)| (known, *at) != (&host, port));
+    /// The best of several places; the peer's own where there is none. What served is remembered.
+    fn best(&mut self, core: &Core, now: Instant, leg: usize, uri: &str, hops: Vec<Hop>) -> Hop {
+        let peer = self.legs[leg].peer.clone();
+        let sorted = core.places.sorted(now, hops);
+        // A connection that the peer holds open already leads there.
+        let reused = sorted.iter().any(|hop| peer.connection.is_some() && leads_there(&peer, hop));
+        let hop = match sorted.into_iter().next() {
+            Some(hop) if reused => Hop { connection: peer.connection, ..hop },
+            Some(hop) => hop,
+            None => return peer,
+        };
+        self.remember(uri, hop.clone());
+        hop
+    }
+
+    /// Notes where a URI led, for later requests to the same host.
+    pub fn remember(&mut self, uri: &str, hop: Hop) {
+        let Some(uri) = SipUri::parse(uri).filter(|uri| uri.address().is_none()) else { return };
+        let host = uri.host.to_ascii_lowercase();
+        self.known.retain(|(known, port, _)| (known, *port) != (&host, uri.port));
         self.known.truncate(KNOWN_MAX - 1);
-        self.known.push((host, port, address));
+        self.known.push((host, uri.port, hop));
     }
 
-    /// Where requests of a leg go: its first route or target. A hop of another transport, or none at all, is replaced by
-    /// the place the peer's messages come from.
-    fn next_hop(&self, leg: usize) -> Result<SocketAddr, (String, u16)> {
-        let leg = &self.legs[leg];
-        match place_of(leg.dialog.next_hop()) {
-            Place::Address(address) if address.is_ipv4() == leg.peer.is_ipv4() => Ok(address),
-            Place::Address(_) | Place::Nowhere => Ok(leg.peer),
-            Place::Name(host, port) => {
-                let known = self.known.iter().find(|(known, at, _)| (known, *at) == (&host, port));
-                known.map_or(Err((host, port)), |&(_, _, address)| Ok(address))
-            }
+    /// Where requests of a leg go: its first route or target. A hop that nothing leads to from here is replaced by the place the
+    /// peer's messages come from: another family, a transport we have not, a name that stands for no host (RFC 7118 §5), an
+    /// address that softphones write for want of one.
+    fn next_hop(&self, core: &Core, leg: usize) -> Next {
+        let Leg { dialog, peer, .. } = &self.legs[leg];
+        let text = dialog.next_hop();
+        let reuse = || Next::Hop(peer.clone());
+        let Some(uri) = SipUri::parse(text) else { return reuse() };
+        if peer.transport.is_websocket() || is_nowhere(uri.host) {
+            return reuse();
+        }
+        let written = uri.param("transport").map(Transport::parse);
+        let Some(address) = uri.param("maddr").is_none().then(|| uri.address()).flatten() else {
+            let host = uri.host.to_ascii_lowercase();
+            let known = self.known.iter().find(|(known, port, hop)| {
+                (known, *port) == (&host, uri.port) && written.is_none_or(|transport| transport == Some(hop.transport))
+            });
+            return match known {
+                Some((_, _, hop)) if peer.connection.is_some() && leads_there(peer, hop) => {
+                    Next::Hop(Hop { connection: peer.connection, ..hop.clone() })
+                }
+                Some((_, _, hop)) => Next::Hop(hop.clone()),
+                None => Next::Name(text.to_owned()),
+            };
+        };
+        let transport = match written {
+            Some(None) => return reuse(),
+            Some(Some(transport)) if uri.secure => transport.secured(),
+            Some(Some(transport)) => transport,
+            None if uri.secure => Transport::Tls,
+            // On the wire many forget the parameter; the connection they use says it.
+            None if peer.transport.is_reliable() && peer.remote.ip() == address.ip() => peer.transport,
+            None => Transport::Udp,
+        };
+        let unreachable = peer.connection.is_some() && is_private(address.ip()) && !is_private(peer.remote.ip());
+        if core.config.reach(transport).is_none() || address.is_ipv4() != peer.remote.is_ipv4() || unreachable {
+            return reuse();
+        }
+        let address = std::net::SocketAddr::new(address.ip(), uri.port.unwrap_or(transport.port()));
+        let hop = Hop { domain: peer.domain.clone(), ..Hop::new(transport, address) };
+        match peer.connection.is_some() && leads_there(peer, &hop) {
+            true => Next::Hop(Hop { connection: peer.connection, ..hop }),
+            false => Next::Hop(hop),
         }
     }
 
@@ -417,6 +613,24 @@ impl Call {
     pub fn respond(&self, core: &mut Core, now: Instant, id: TransactionId, request: &Message, code: u16) {
         let response = self.response(core, request, code);
         core.transactions.respond(now, id, &response);
+    }
+}
+
+/// Whether the peer's connection leads to the same host, over the same transport.
+fn leads_there(peer: &Hop, hop: &Hop) -> bool {
+    peer.transport == hop.transport && peer.remote.ip() == hop.remote.ip()
+}
+
+/// Names and addresses that stand for nothing: RFC 7118 §5 has clients invent `.invalid` names, others write TEST-NET-1.
+fn is_nowhere(host: &str) -> bool {
+    host.len() >= 8 && host.is_char_boundary(host.len() - 8) && host[host.len() - 8..].eq_ignore_ascii_case(".invalid")
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        // TEST-NET-1 is what softphones write for want of an address.
+        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.octets()[..3] == [192, 0, 2],
+        IpAddr::V6(v6) => v6.is_loopback() || (v6.segments()[0] & 0xfe00) == 0xfc00 || v6.segments()[0] == 0xfe80,
     }
 }
 

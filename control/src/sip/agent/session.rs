@@ -1,18 +1,18 @@
 //! What happens during a call: offers and refreshes by re-INVITE, UPDATE, INFO, and session timers
 //! (RFC 3261 §14, RFC 3311, RFC 4028).
 //!
-//! Our own re-INVITEs only refresh: they repeat the description that is in force, so their answer changes nothing. The peer may
+//! A re-INVITE of ours repeats the description that is in force, or carries a new offer. The peer may
 //! offer anew at any time; an offer equal to its last one is a refresh and is answered with our last description at once.
 
 use super::super::digest::Answered;
 use super::super::limits::{MIN_SE_S, REINVITE_ANSWER_MS_MAX};
 use super::super::message::Message;
 use super::super::transaction::TransactionId;
+use super::super::transport::Hop;
 use super::super::{SipEnd, SipEvent};
 use super::call::{Call, Purpose, Timer};
-use super::{ALLOW, Core};
+use super::{ALLOW, Core, is_secure};
 use engine::time::Instant;
-use std::net::SocketAddr;
 
 /// An agreed session interval.
 pub(super) struct Session {
@@ -27,6 +27,8 @@ pub(super) struct OurReinvite {
     /// As sent: its ACK repeats the credentials.
     pub request: Message,
     answered: Answered,
+    /// The new description, if it is one.
+    offer: Option<String>,
 }
 
 /// A re-INVITE of the peer that waits for `answer_reinvite`.
@@ -34,7 +36,7 @@ pub(super) struct PeerReinvite {
     transaction: TransactionId,
     request: Message,
     leg: usize,
-    reply_to: SocketAddr,
+    reply_to: Hop,
 }
 
 /// Wait before a refresh is tried again because something else was under way.
@@ -48,7 +50,7 @@ impl Call {
         id: TransactionId,
         request: &Message,
         leg: usize,
-        reply_to: SocketAddr,
+        reply_to: &Hop,
     ) {
         if self.main != Some(leg) || self.peer_reinvite.is_some() {
             // The first INVITE has no final response yet (RFC 3261 §14.2).
@@ -67,7 +69,8 @@ impl Call {
         self.own(core, id, Purpose::Serve);
         let offer = request.sdp().map(str::to_owned);
         let repeated = offer.is_some() && offer == self.remote_sdp;
-        self.peer_reinvite = Some(PeerReinvite { transaction: id, request: request.clone(), leg, reply_to });
+        self.peer_reinvite =
+            Some(PeerReinvite { transaction: id, request: request.clone(), leg, reply_to: reply_to.clone() });
         if repeated {
             let sdp = self.local_sdp.clone();
             return self.answer_reinvite(core, now, Some(&sdp));
@@ -85,7 +88,7 @@ impl Call {
         if let Some(offer) = request.sdp() {
             self.remote_sdp = Some(offer.to_owned());
         }
-        self.send_2xx(core, now, transaction, &request, reply_to, false);
+        self.send_2xx(core, now, transaction, &request, &reply_to, false);
     }
 
     /// A refused re-INVITE leaves the call as it was (RFC 3261 §14.1).
@@ -108,7 +111,8 @@ impl Call {
         }
         self.legs[leg].dialog.refresh_target(request);
         let mut response = self.response(core, request, 200);
-        response.push("Contact", core.contact());
+        let secure = request.uri().is_some_and(is_secure);
+        response.push("Contact", core.contact(self.legs[leg].peer.transport, secure, None));
         response.push("Allow", ALLOW);
         if self.main == Some(leg) {
             self.agree_on_session(now, request, &mut response);
@@ -137,7 +141,30 @@ impl Call {
         }
     }
 
-    /// Refreshes the session: the description in force, once more (RFC 4028 §7.4).
+    /// Offers anew, at once or when what is under way is over.
+    pub fn offer_anew(&mut self, core: &mut Core, now: Instant, sdp: &str) {
+        if self.ended || self.main.is_none() {
+            return self.emit(core, SipEvent::ReInviteRefused { call: self.id, code: 481 });
+        }
+        self.offer_wanted = Some(sdp.to_owned());
+        if self.reinvite.is_none() {
+            self.send_reinvite(core, now, Answered::default());
+        }
+    }
+
+    /// A key by INFO.
+    pub fn send_digit(&mut self, core: &mut Core, now: Instant, digit: char, duration_ms: u32) {
+        let Some(leg) = self.main.filter(|&leg| !self.ended && !self.legs[leg].closed) else { return };
+        let Some(digit) = key_of(digit.encode_utf8(&mut [0; 4])) else { return };
+        let mut request = self.legs[leg].dialog.request("INFO");
+        request.set_body(
+            "application/dtmf-relay",
+            &format!("Signal={digit}\r\nDuration={}\r\n", duration_ms.min(KEY_MS_MAX)),
+        );
+        self.send_in_dialog(core, now, leg, request, Purpose::Info { leg });
+    }
+
+    /// Sends the offer that waits, or refreshes the session: the description in force, once more (RFC 4028 §7.4).
     pub fn send_reinvite(&mut self, core: &mut Core, now: Instant, answered: Answered) {
         let Some(leg) = self.main.filter(|&leg| !self.ended && !self.legs[leg].closed) else { return };
         if self.peer_reinvite.is_some() || self.pending_2xx.is_some() {
@@ -149,8 +176,9 @@ impl Call {
         if let Some(session) = &self.session {
             request.push("Session-Expires", format!("{};refresher=uac", session.interval_s));
         }
-        request.set_body("application/sdp", &self.local_sdp);
-        self.reinvite = Some(OurReinvite { request: request.clone(), answered });
+        let offer = self.offer_wanted.take();
+        request.set_body("application/sdp", offer.as_deref().unwrap_or(&self.local_sdp));
+        self.reinvite = Some(OurReinvite { request: request.clone(), answered, offer });
         self.send_in_dialog(core, now, leg, request, Purpose::Reinvite);
     }
 
@@ -167,28 +195,51 @@ impl Call {
             }
             return;
         }
-        let Some(OurReinvite { request, mut answered }) = self.reinvite.take() else { return };
+        let Some(OurReinvite { request, mut answered, offer }) = self.reinvite.take() else { return };
         match code {
             200..300 => {
                 self.legs[leg].dialog.refresh_target(response);
                 self.send_ack(core, now, leg, &request);
                 self.start_session(now, response);
+                self.take_answer(core, offer, response.sdp());
             }
-            401 | 407 if self.authorizer.take(response, &mut answered) => self.send_reinvite(core, now, answered),
+            401 | 407 if self.authorizer.take(response, &mut answered) => {
+                self.offer_wanted = self.offer_wanted.take().or(offer);
+                return self.send_reinvite(core, now, answered);
+            }
             // Both sides offered at once: the owner of the Call-ID waits longer (RFC 3261 §14.1).
             491 if !self.ended => {
+                self.offer_wanted = self.offer_wanted.take().or(offer);
                 let wait_ms = match self.uac.is_some() {
                     true => 2_100 + u64::from(core.random.below(190)) * 10,
                     false => u64::from(core.random.below(200)) * 10,
                 };
-                self.set(Timer::ReinviteRetry, now.plus_millis(wait_ms));
+                return self.set(Timer::ReinviteRetry, now.plus_millis(wait_ms));
             }
             408 | 481 => {
                 let end = if code == 408 { SipEnd::TimedOut } else { gone(code) };
-                self.drop_session(core, now, end);
+                return self.drop_session(core, now, end);
             }
             // Refused for another reason: the session goes on until it expires.
+            _ if offer.is_some() => self.emit(core, SipEvent::ReInviteRefused { call: self.id, code }),
             _ => {}
+        }
+        if self.offer_wanted.is_some() && self.reinvite.is_none() {
+            self.send_reinvite(core, now, Answered::default());
+        }
+    }
+
+    /// What the peer said to a new offer of ours.
+    fn take_answer(&mut self, core: &mut Core, offer: Option<String>, answer: Option<&str>) {
+        let Some(offer) = offer else { return };
+        match answer {
+            Some(answer) => {
+                self.local_sdp = offer;
+                self.remote_sdp = Some(answer.to_owned());
+                self.emit(core, SipEvent::ReInviteAnswered { call: self.id, sdp: answer.to_owned() });
+            }
+            // A 2xx without an answer leaves what was agreed before.
+            None => self.emit(core, SipEvent::ReInviteRefused { call: self.id, code: 488 }),
         }
     }
 

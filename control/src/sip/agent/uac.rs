@@ -7,18 +7,18 @@
 use super::super::dialog::Dialog;
 use super::super::digest::{Answered, Authorizer};
 use super::super::limits::{
-    ADDRESSES_MAX, EXTRA_HEADERS_MAX, EXTRA_VALUE_BYTES_MAX, FAILOVER_MS, FORKS_MAX, REDIRECT_TARGETS_MAX,
-    REDIRECTS_MAX, SESSION_EXPIRES_S, SESSION_EXPIRES_S_MAX, TIMEOUT_MS,
+    EXTRA_HEADERS_MAX, EXTRA_VALUE_BYTES_MAX, FAILOVER_MS, FORKS_MAX, REDIRECT_TARGETS_MAX, REDIRECTS_MAX,
+    SESSION_EXPIRES_S, SESSION_EXPIRES_S_MAX, TIMEOUT_MS,
 };
-use super::super::message::{Message, readable};
+use super::super::message::{Message, readable, reason_phrase};
 use super::super::transaction::TransactionId;
+use super::super::transport::Hop;
 use super::super::uri::{NameAddr, SipUri, escape_user, is_token, quote, split_host_port};
 use super::super::{Invite, SipCallId, SipEnd, SipEvent};
 use super::call::{Call, Leg, Purpose, Timer, printable};
-use super::{ALLOW, Core, Place, Want, host_text, place_of};
+use super::{ALLOW, Core, Located, Want, host_text};
 use engine::time::Instant;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 pub(super) struct Uac {
     invite: Invite,
@@ -29,8 +29,8 @@ pub(super) struct Uac {
     cseq: u32,
     answered: Answered,
     pub attempts: Vec<Attempt>,
-    /// Addresses of the current target not tried yet.
-    addresses: VecDeque<SocketAddr>,
+    /// Places of the current target not tried yet.
+    hops: VecDeque<Hop>,
     redirects: usize,
     /// Contacts of redirections not tried yet, best first, with q in thousandths.
     contacts: Vec<(u16, String)>,
@@ -43,7 +43,7 @@ pub(super) struct Uac {
 pub(super) struct Attempt {
     pub transaction: TransactionId,
     request: Message,
-    to: SocketAddr,
+    to: Hop,
     /// A response came.
     heard: bool,
     /// A final response came.
@@ -110,7 +110,7 @@ impl Call {
             cseq: 1,
             answered: Answered::default(),
             attempts: Vec::new(),
-            addresses: VecDeque::new(),
+            hops: VecDeque::new(),
             redirects: 0,
             contacts: Vec::new(),
             session_expires_s: SESSION_EXPIRES_S,
@@ -124,8 +124,12 @@ impl Call {
     pub fn start(&mut self, core: &mut Core, now: Instant) {
         let Some(uac) = &self.uac else { return };
         let host_is_valid = uac.invite.from_host.as_deref().is_none_or(|host| split_host_port(host).is_some());
-        if SipUri::parse(&uac.target).is_none_or(|uri| uri.secure) || !host_is_valid {
+        if SipUri::parse(&uac.target).is_none() || !host_is_valid {
             return self.end(core, SipEnd::Unreachable);
+        }
+        if uac.invite.max_forwards == Some(0) {
+            // The call has come round too often already (RFC 3261 §8.1.1.6).
+            return self.end(core, SipEnd::Rejected { code: 483, reason: reason_phrase(483).into() });
         }
         let ring_ms_max = uac.invite.ring_ms_max;
         self.set(Timer::Ring, now.plus_millis(ring_ms_max));
@@ -133,28 +137,35 @@ impl Call {
     }
 
     fn look_up(&mut self, core: &mut Core, now: Instant) {
-        let Some(uac) = &self.uac else { return };
-        match place_of(uac.invite.proxy.as_deref().unwrap_or(&uac.target)) {
-            Place::Address(address) if address.is_ipv4() == core.config.advertised.is_ipv4() => {
-                self.on_addresses(core, now, &[address]);
-            }
-            Place::Name(host, port) if core.ask(now, self.id, host.clone(), port, Want::Invite) => self.queries += 1,
-            Place::Address(_) | Place::Name(..) | Place::Nowhere => {
-                self.try_next_contact(core, now, SipEnd::Unreachable)
-            }
-        }
-    }
-
-    pub fn on_addresses(&mut self, core: &mut Core, now: Instant, addresses: &[SocketAddr]) {
         let Some(uac) = &mut self.uac else { return };
-        uac.addresses = addresses.iter().take(ADDRESSES_MAX).copied().collect();
-        if !self.ended && !self.try_next_address(core, now) {
-            self.try_next_contact(core, now, SipEnd::Unreachable);
+        if let Some(hop) = uac.invite.hop.take() {
+            // A registered binding: there is nothing to look up, and no redirection leads back to it.
+            return self.on_hops(core, now, vec![hop]);
+        }
+        let uri = uac.next_hop().to_owned();
+        match core.locate(now, &uri, || Want::Invite { call: self.id }) {
+            Located::Asked => self.queries += 1,
+            Located::Known(hops) => self.on_hops(core, now, hops),
         }
     }
 
-    fn try_next_address(&mut self, core: &mut Core, now: Instant) -> bool {
-        let next = self.uac.as_mut().and_then(|uac| uac.addresses.pop_front());
+    pub fn on_hops(&mut self, core: &mut Core, now: Instant, hops: Vec<Hop>) {
+        let Some(uac) = &mut self.uac else { return };
+        let busy = !hops.is_empty();
+        uac.hops = core.places.sorted(now, hops).into();
+        if self.ended || self.try_next_hop(core, now) {
+            return;
+        }
+        let end = match busy {
+            // RFC 3261 §21.5.4: it said when to come back.
+            true => SipEnd::Rejected { code: 503, reason: "Service Unavailable (it asked to be left alone)".into() },
+            false => SipEnd::Unreachable,
+        };
+        self.try_next_contact(core, now, end);
+    }
+
+    fn try_next_hop(&mut self, core: &mut Core, now: Instant) -> bool {
+        let next = self.uac.as_mut().and_then(|uac| uac.hops.pop_front());
         match next {
             Some(to) => {
                 self.send_invite(core, now, to);
@@ -178,31 +189,24 @@ impl Call {
         self.look_up(core, now);
     }
 
-    fn send_invite(&mut self, core: &mut Core, now: Instant, to: SocketAddr) {
+    fn send_invite(&mut self, core: &mut Core, now: Instant, to: Hop) {
         let Some(uac) = &mut self.uac else { return };
-        let mut request = Message::request("INVITE", &uac.target);
-        request.push("From", uac.from.as_str());
-        request.push("To", uac.to.as_str());
-        request.push("Call-ID", self.call_id.as_str());
-        request.push("CSeq", format!("{} INVITE", uac.cseq));
-        core.complete(&mut request);
+        let mut request = uac.invite_request(&self.call_id, &self.local_sdp);
         self.authorizer.apply(&mut request, &mut core.random);
-        request.push("Allow", ALLOW);
-        request.push("Supported", "timer");
-        request.push("Session-Expires", uac.session_expires_s.to_string());
-        if let Some(min_se_s) = uac.min_se_s {
-            request.push("Min-SE", min_se_s.to_string());
-        }
-        for (name, value) in uac.invite.headers.iter().filter(|(name, _)| may_be_added(name)).take(EXTRA_HEADERS_MAX) {
-            let mut value = printable(value);
-            value.truncate(EXTRA_VALUE_BYTES_MAX);
-            request.push(name, value);
-        }
-        request.set_body("application/sdp", &self.local_sdp);
+        let bytes = request.to_bytes().len() + COMPLETION_BYTES;
+        let to = match core.carrier_of(now, &to, bytes) {
+            // Where nobody listens on TCP, a datagram in pieces is better than no call (RFC 3261 §18.1.1).
+            Some(stream) => {
+                uac.hops.push_front(to);
+                stream
+            }
+            None => to,
+        };
+        core.complete(&mut request, to.transport);
         uac.attempts.iter_mut().for_each(|attempt| attempt.superseded = true);
         let first = !std::mem::replace(&mut uac.sent, true);
-        let others = !uac.addresses.is_empty();
-        let Some(transaction) = core.transactions.start(now, request.clone(), to, false) else {
+        let others = !uac.hops.is_empty();
+        let Some(transaction) = core.transactions.start(now, request.clone(), to.clone()) else {
             return self.end(core, SipEnd::Unreachable);
         };
         let attempt =
@@ -219,17 +223,21 @@ impl Call {
     pub fn on_silent_address(&mut self, core: &mut Core, now: Instant) {
         if let Some(attempt) = self.uac.as_mut().and_then(|uac| uac.attempts.last_mut()) {
             attempt.superseded = true;
+            core.places.note_dead(now, &attempt.to);
             core.transactions.stop_repeating(attempt.transaction);
         }
-        self.try_next_address(core, now);
+        self.try_next_hop(core, now);
     }
 
-    pub fn on_invite_timeout(&mut self, core: &mut Core, now: Instant, id: TransactionId) {
+    pub fn on_invite_timeout(&mut self, core: &mut Core, now: Instant, id: TransactionId, lost: bool) {
         let attempt = self.uac.as_mut().and_then(|uac| uac.attempts.iter_mut().find(|a| a.transaction == id));
         let Some(attempt) = attempt else { return };
         attempt.done = true;
-        if !attempt.superseded && !self.ended && self.main.is_none() && !self.try_next_address(core, now) {
-            self.try_next_contact(core, now, SipEnd::TimedOut);
+        if !attempt.heard {
+            core.places.note_dead(now, &attempt.to);
+        }
+        if !attempt.superseded && !self.ended && self.main.is_none() && !self.try_next_hop(core, now) {
+            self.try_next_contact(core, now, if lost { SipEnd::Unreachable } else { SipEnd::TimedOut });
         }
     }
 
@@ -239,7 +247,7 @@ impl Call {
         now: Instant,
         id: TransactionId,
         response: &Message,
-        from: SocketAddr,
+        from: &Hop,
     ) {
         let Some(uac) = &mut self.uac else { return };
         let Some(at) = uac.attempts.iter().position(|attempt| attempt.transaction == id) else { return };
@@ -253,7 +261,7 @@ impl Call {
         }
     }
 
-    fn on_provisional(&mut self, core: &mut Core, now: Instant, at: usize, response: &Message, from: SocketAddr) {
+    fn on_provisional(&mut self, core: &mut Core, now: Instant, at: usize, response: &Message, from: &Hop) {
         let Some(uac) = &mut self.uac else { return };
         let attempt = &mut uac.attempts[at];
         attempt.heard = true;
@@ -264,28 +272,34 @@ impl Call {
         if code == 100 {
             return;
         }
-        let dialog = Dialog::uac(&attempt.request, response);
+        let request = attempt.request.clone();
+        let dialog = Dialog::uac(&request, response);
         let known = self.leg_of(response.to_tag());
         if response.to_tag().is_some() && known.is_none() && self.legs.len() < FORKS_MAX {
-            self.legs.extend(dialog.map(|dialog| Leg::new(dialog, from)));
+            self.legs.extend(dialog.map(|dialog| Leg::new(dialog, from.clone())));
+        }
+        if !self.acknowledge_18x(core, now, &request, response) {
+            return;
         }
         let sdp = response.sdp().map(str::to_owned);
         self.emit(core, SipEvent::Provisional { call: self.id, code, sdp });
     }
 
-    fn on_2xx(&mut self, core: &mut Core, now: Instant, at: usize, response: &Message, from: SocketAddr) {
+    fn on_2xx(&mut self, core: &mut Core, now: Instant, at: usize, response: &Message, from: &Hop) {
         let Some(uac) = &mut self.uac else { return };
         let attempt = &mut uac.attempts[at];
         attempt.done = true;
-        let (request, superseded, to) = (attempt.request.clone(), attempt.superseded, attempt.to);
-        let proxy = uac.invite.proxy.clone().unwrap_or_else(|| uac.target.clone());
+        let (request, superseded, to) = (attempt.request.clone(), attempt.superseded, attempt.to.clone());
+        let asked = uac.next_hop().to_owned();
         let leg = match self.leg_of(response.to_tag()) {
             Some(leg) if self.legs[leg].confirmed => {
                 let cseq = request.cseq().map_or(0, |(number, _)| number);
                 return self.repeat_ack(core, leg, cseq);
             }
             Some(leg) => {
-                self.legs[leg].dialog.local_cseq = request.cseq().map_or(0, |(number, _)| number);
+                // A PRACK has counted on since (RFC 3262 §7.2).
+                let number = request.cseq().map_or(0, |(number, _)| number);
+                self.legs[leg].dialog.local_cseq = self.legs[leg].dialog.local_cseq.max(number);
                 self.legs[leg].dialog.confirm(response);
                 leg
             }
@@ -294,18 +308,17 @@ impl Call {
                 // An early leg that never answered makes room; confirmed ones stay for their repeats.
                 let early = self.legs.iter().position(|leg| !leg.confirmed);
                 match (self.legs.len() < FORKS_MAX, early) {
-                    (true, _) => self.legs.push(Leg::new(dialog, from)),
-                    (false, Some(at)) => self.legs[at] = Leg::new(dialog, from),
+                    (true, _) => self.legs.push(Leg::new(dialog, from.clone())),
+                    (false, Some(at)) => self.legs[at] = Leg::new(dialog, from.clone()),
                     (false, None) => return,
                 }
                 self.leg_of(response.to_tag()).unwrap_or(0)
             }
         };
-        if let Place::Name(host, port) = place_of(&proxy) {
-            self.remember(host, port, to);
-        }
+        let peer = Hop { domain: to.domain.clone(), ..from.clone() };
+        self.remember(&asked, to);
         self.legs[leg].confirmed = true;
-        self.legs[leg].peer = from;
+        self.legs[leg].peer = peer;
         self.send_ack(core, now, leg, &request);
         let Some(sdp) = response.sdp().filter(|_| !self.ended && !superseded && self.main.is_none()) else {
             self.send_bye(core, now, leg);
@@ -329,7 +342,7 @@ impl Call {
         let Some(uac) = &mut self.uac else { return };
         let attempt = &mut uac.attempts[at];
         attempt.done = true;
-        let to = attempt.to;
+        let to = attempt.to.clone();
         if attempt.superseded || self.ended || self.main.is_some() {
             return;
         }
@@ -346,8 +359,14 @@ impl Call {
                 uac.cseq += 1;
                 self.send_invite(core, now, to);
             }
-            503 if !uac.addresses.is_empty() => {
-                self.try_next_address(core, now);
+            503 => {
+                match retry_after_s(response) {
+                    Some(seconds) => core.places.note_busy(now, &to, seconds),
+                    None => core.places.note_dead(now, &to),
+                }
+                if !self.try_next_hop(core, now) {
+                    self.try_next_contact(core, now, SipEnd::Rejected { code, reason: detail(response) });
+                }
             }
             _ => {
                 if (300..400).contains(&code) {
@@ -392,16 +411,53 @@ impl Call {
         if let Some(reason) = &self.reason {
             cancel.push("Reason", reason.as_str());
         }
-        let (to, invite) = (attempt.to, attempt.transaction);
+        let (to, invite) = (attempt.to.clone(), attempt.transaction);
         // Without a final response the INVITE counts as cancelled after this long.
         core.transactions.limit(invite, now.plus_millis(TIMEOUT_MS));
-        if let Some(id) = core.transactions.start(now, cancel, to, false) {
+        if let Some(id) = core.transactions.start(now, cancel, to) {
             self.own(core, id, Purpose::Cancel);
         }
     }
 }
 
 impl Uac {
+    /// The URI that decides where the INVITE goes (RFC 3261 §8.1.2).
+    fn next_hop(&self) -> &str {
+        let route = self.invite.routes.first().and_then(|route| NameAddr::parse(route)).map(|route| route.uri);
+        route.or(self.invite.proxy.as_deref()).unwrap_or(&self.target)
+    }
+
+    /// The INVITE, but for Via, Contact and credentials.
+    fn invite_request(&self, call_id: &str, sdp: &str) -> Message {
+        let mut request = Message::request("INVITE", &self.target);
+        for route in &self.invite.routes {
+            request.push("Route", printable(route));
+        }
+        if let Some(hops) = self.invite.max_forwards {
+            request.push("Max-Forwards", hops.to_string());
+        }
+        request.push("From", self.from.as_str());
+        request.push("To", self.to.as_str());
+        request.push("Call-ID", call_id);
+        request.push("CSeq", format!("{} INVITE", self.cseq));
+        if let Some(identity) = &self.invite.asserted_identity {
+            request.push("P-Asserted-Identity", printable(identity));
+        }
+        request.push("Allow", ALLOW);
+        request.push("Supported", if self.invite.reliable_provisionals { "timer, 100rel" } else { "timer" });
+        request.push("Session-Expires", self.session_expires_s.to_string());
+        if let Some(min_se_s) = self.min_se_s {
+            request.push("Min-SE", min_se_s.to_string());
+        }
+        for (name, value) in self.invite.headers.iter().filter(|(name, _)| may_be_added(name)).take(EXTRA_HEADERS_MAX) {
+            let mut value = printable(value);
+            value.truncate(EXTRA_VALUE_BYTES_MAX);
+            request.push(name, value);
+        }
+        request.set_body("application/sdp", sdp);
+        request
+    }
+
     /// RFC 4028 §7.4: asks again with the interval the server wants, if that is more than before and not absurd.
     fn accept_min_se(&mut self, response: &Message) -> bool {
         let wanted = response.header("Min-SE").and_then(|v| v.split(';').next()?.trim().parse::<u32>().ok());
@@ -423,13 +479,23 @@ impl Uac {
         for contact in response.list("Contact").filter_map(NameAddr::parse) {
             let uri = contact.uri.split('?').next().unwrap_or("").to_owned();
             let known = self.tried.contains(&uri) || self.contacts.iter().any(|(_, queued)| *queued == uri);
-            let usable = SipUri::parse(&uri).is_some_and(|uri| !uri.secure);
+            let usable = SipUri::parse(&uri).is_some();
             if usable && !known && self.contacts.len() < REDIRECT_TARGETS_MAX {
                 self.contacts.push((thousandths(contact.param("q")), uri));
             }
         }
         self.contacts.sort_by_key(|(q, _)| std::cmp::Reverse(*q));
     }
+}
+
+/// Bytes that Via, Contact and User-Agent add to an INVITE, as far as the choice between UDP and TCP needs to know.
+const COMPLETION_BYTES: usize = 200;
+
+/// Seconds of a Retry-After; 0 counts as none.
+fn retry_after_s(response: &Message) -> Option<u64> {
+    let value = response.header("Retry-After")?;
+    let digits = value.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok().filter(|&seconds| seconds > 0)
 }
 
 /// `q` of 0 to 1 with up to three decimals; 1 when it is missing or no such number.

@@ -1,28 +1,31 @@
 //! Calls that come to us (RFC 3261 §8.2, §9.2, §13.3), and the requests that later arrive inside any call.
 
 use super::super::dialog::Dialog;
+use super::super::gatekeeper::Refusal;
 use super::super::limits::{INCOMING_MS_MAX, T1_MS, T2_MS, TIMEOUT_MS};
 use super::super::message::{Message, readable};
 use super::super::transaction::TransactionId;
-use super::super::{SipCallId, SipEnd, SipEvent};
+use super::super::transport::Hop;
+use super::super::{Arrival, SipCallId, SipEnd, SipEvent};
 use super::call::{Call, Leg, Purpose, Timer};
-use super::{ALLOW, Core};
+use super::door::Caller;
+use super::reliable::Reliable;
+use super::{ALLOW, Core, SUPPORTED, is_secure};
 use engine::time::Instant;
-use std::net::SocketAddr;
 
 /// The INVITE that started the call.
 pub(super) struct Uas {
-    transaction: TransactionId,
-    request: Message,
-    reply_to: SocketAddr,
-    answered: bool,
+    pub transaction: TransactionId,
+    pub request: Message,
+    reply_to: Hop,
+    pub answered: bool,
 }
 
 /// A 2xx of ours that nobody has acknowledged: the dialog repeats it, on any transport (RFC 3261 §13.3.1.4).
 pub(super) struct Pending2xx {
     pub cseq: u32,
     pub bytes: Vec<u8>,
-    pub to: SocketAddr,
+    pub to: Hop,
     pub interval_ms: u64,
     pub until: Instant,
     /// Of the first INVITE.
@@ -38,16 +41,17 @@ impl Call {
         now: Instant,
         id: SipCallId,
         transaction: TransactionId,
-        request: &Message,
-        reply_to: SocketAddr,
+        arrival: Arrival,
+        reply_to: &Hop,
     ) -> Option<Call> {
+        let request = &arrival.request;
         let mut call = Call::new(core, id, request.call_id().to_owned());
         let refused = match Dialog::uas(request, &call.local_tag) {
             // Without a Contact there is nowhere to send BYE.
             None => Some(400),
             Some(_) if call.interval_is_too_small(request) => Some(422),
             Some(dialog) => {
-                call.legs.push(Leg::new(dialog, reply_to));
+                call.legs.push(Leg::new(dialog, reply_to.clone()));
                 None
             }
         };
@@ -63,49 +67,55 @@ impl Call {
         call.own(core, transaction, Purpose::Serve);
         call.remote_sdp = request.sdp().map(str::to_owned);
         call.set(Timer::Ring, now.plus_millis(INCOMING_MS_MAX));
-        call.uas = Some(Box::new(Uas { transaction, request: request.clone(), reply_to, answered: false }));
-        call.emit(
-            core,
-            SipEvent::Incoming {
-                call: id,
-                target: request.uri().unwrap_or("").to_owned(),
-                from: readable(request.header("From").unwrap_or("")),
-                sdp: call.remote_sdp.clone(),
-                headers: request.x_headers(),
-            },
-        );
+        let (request, reply_to) = (request.clone(), reply_to.clone());
+        call.reliable = request.lists("Require", "100rel").then(|| Box::new(Reliable::new(core)));
+        let incoming = SipEvent::Incoming {
+            call: id,
+            target: request.uri().unwrap_or("").to_owned(),
+            from: readable(request.header("From").unwrap_or("")),
+            sdp: call.remote_sdp.clone(),
+            headers: request.x_headers(),
+            arrival: Box::new(arrival),
+        };
+        call.uas = Some(Box::new(Uas { transaction, request, reply_to, answered: false }));
+        call.emit(core, incoming);
         Some(call)
     }
 
     pub fn ring(&mut self, core: &mut Core, now: Instant, sdp: Option<&str>) {
         let Some(uas) = self.uas.as_ref().filter(|uas| !uas.answered && !self.ended) else { return };
         let code = if sdp.is_some() { 183 } else { 180 };
-        let response = self.dialog_response(core, &uas.request, code, sdp);
+        if self.reliable.is_some() {
+            return self.ring_reliably(core, now, code, sdp);
+        }
+        let response = self.dialog_response(core, &uas.request, &uas.reply_to, code, sdp);
         core.transactions.respond(now, uas.transaction, &response);
     }
 
     pub fn accept(&mut self, core: &mut Core, now: Instant, sdp: &str) {
-        let Some(uas) = self.uas.as_mut().filter(|uas| !uas.answered && !self.ended) else { return };
+        if self.uas.as_ref().is_none_or(|uas| uas.answered) || self.ended || self.accept_must_wait(sdp) {
+            return;
+        }
+        let Some(uas) = self.uas.as_mut() else { return };
         uas.answered = true;
-        let (transaction, request, reply_to) = (uas.transaction, uas.request.clone(), uas.reply_to);
+        let (transaction, request, reply_to) = (uas.transaction, uas.request.clone(), uas.reply_to.clone());
         self.clear(Timer::Ring);
+        self.clear(Timer::Repeat18x);
         self.legs[0].confirmed = true;
         self.main = Some(0);
         self.local_sdp = sdp.to_owned();
-        self.send_2xx(core, now, transaction, &request, reply_to, true);
+        self.send_2xx(core, now, transaction, &request, &reply_to, true);
     }
 
     /// Refuses a call that was not answered yet.
-    pub fn reject(&mut self, core: &mut Core, now: Instant, code: u16, end: SipEnd, reason: Option<String>) {
+    pub fn reject(&mut self, core: &mut Core, now: Instant, refusal: &Refusal, end: SipEnd) {
         let Some(uas) = self.uas.as_mut().filter(|uas| !uas.answered && !self.ended) else { return };
         uas.answered = true;
-        let (transaction, request) = (uas.transaction, uas.request.clone());
-        let mut response = self.response(core, &request, code);
-        if let Some(reason) = reason {
-            response.push("Reason", reason);
-        }
-        core.transactions.respond(now, transaction, &response);
+        let mut response = refusal.response(&uas.request, &self.local_tag, &core.sent_by(uas.reply_to.transport));
+        response.push("Server", core.config.product.as_str());
+        core.transactions.respond(now, uas.transaction, &response);
         self.legs[0].closed = true;
+        self.clear(Timer::Repeat18x);
         self.end(core, end);
     }
 
@@ -124,7 +134,7 @@ impl Call {
             return;
         }
         if self.uas.as_ref().is_some_and(|uas| uas.transaction == invite) {
-            self.reject(core, now, 487, SipEnd::CancelReceived, None);
+            self.reject(core, now, &Refusal::code(487), SipEnd::CancelReceived);
         } else {
             self.refuse_peer_reinvite(core, now, 487);
         }
@@ -137,15 +147,16 @@ impl Call {
         now: Instant,
         transaction: TransactionId,
         request: &Message,
-        reply_to: SocketAddr,
+        reply_to: &Hop,
         first: bool,
     ) {
-        let mut response = self.dialog_response(core, request, 200, Some(&self.local_sdp));
+        let mut response = self.dialog_response(core, request, reply_to, 200, Some(&self.local_sdp));
         self.agree_on_session(now, request, &mut response);
         core.transactions.respond(now, transaction, &response);
         let (cseq, bytes) = (request.cseq().map_or(0, |(number, _)| number), response.to_bytes());
-        let (until, wants_answer) = (now.plus_millis(TIMEOUT_MS), request.sdp().is_none());
-        let pending = Pending2xx { cseq, bytes, to: reply_to, interval_ms: T1_MS, until, first, wants_answer };
+        let answered = first && self.reliable.as_ref().is_some_and(|reliable| reliable.offer_answered);
+        let (until, wants_answer) = (now.plus_millis(TIMEOUT_MS), request.sdp().is_none() && !answered);
+        let pending = Pending2xx { cseq, bytes, to: reply_to.clone(), interval_ms: T1_MS, until, first, wants_answer };
         self.pending_2xx = Some(pending);
         self.set(Timer::Repeat2xx, now.plus_millis(T1_MS));
     }
@@ -153,7 +164,7 @@ impl Call {
     pub fn repeat_2xx(&mut self, core: &mut Core, now: Instant) {
         let Some(pending) = &mut self.pending_2xx else { return };
         if now < pending.until {
-            core.transmit(pending.to, pending.bytes.clone());
+            core.transmit(&pending.to, pending.bytes.clone());
             pending.interval_ms = (pending.interval_ms * 2).min(T2_MS);
             let next = now.plus_millis(pending.interval_ms).min(pending.until);
             return self.set(Timer::Repeat2xx, next);
@@ -189,14 +200,8 @@ impl Call {
     }
 
     /// A request inside the dialog, other than ACK and CANCEL.
-    pub fn on_request(
-        &mut self,
-        core: &mut Core,
-        now: Instant,
-        id: TransactionId,
-        request: &Message,
-        reply_to: SocketAddr,
-    ) {
+    pub fn on_request(&mut self, core: &mut Core, now: Instant, id: TransactionId, caller: &Caller<'_>) {
+        let request = caller.request;
         let Some(leg) = self.leg_of(request.from_tag()) else {
             return self.respond(core, now, id, request, 481);
         };
@@ -204,12 +209,18 @@ impl Call {
         if !self.legs[leg].dialog.take_cseq(number) {
             return self.respond(core, now, id, request, 500);
         }
+        // A peer that lost its connection comes back on another.
+        let domain = self.legs[leg].peer.domain.clone();
+        self.legs[leg].peer = Hop { domain, ..caller.reply_to.clone() };
         match request.method().unwrap_or("") {
             "BYE" => self.on_bye(core, now, id, request, leg),
             _ if self.ended || self.legs[leg].closed => self.respond(core, now, id, request, 481),
-            "INVITE" => self.on_reinvite(core, now, id, request, leg, reply_to),
+            "INVITE" => self.on_reinvite(core, now, id, request, leg, &caller.reply_to),
             "UPDATE" => self.on_update(core, now, id, request, leg),
             "INFO" => self.on_info(core, now, id, request),
+            "PRACK" => self.on_prack(core, now, id, request),
+            "REFER" => self.on_refer(core, now, id, request, leg),
+            "NOTIFY" => self.on_notify(core, now, id, request),
             _ => {
                 let mut response = self.response(core, request, 200);
                 response.push("Allow", ALLOW);
@@ -229,17 +240,25 @@ impl Call {
             self.clear(Timer::Repeat2xx);
             self.end(core, end);
         } else if self.uas.is_some() {
-            self.reject(core, now, 487, end, None);
+            self.reject(core, now, &Refusal::code(487), end);
         }
     }
 
     /// A response that makes or keeps a dialog: Record-Route repeated, Contact and capabilities added (RFC 3261 §12.1.1).
-    pub fn dialog_response(&self, core: &Core, request: &Message, code: u16, sdp: Option<&str>) -> Message {
+    pub fn dialog_response(
+        &self,
+        core: &Core,
+        request: &Message,
+        reply_to: &Hop,
+        code: u16,
+        sdp: Option<&str>,
+    ) -> Message {
         let mut response = self.response(core, request, code);
         response.copy(request, "Record-Route");
-        response.push("Contact", core.contact());
+        let secure = request.uri().is_some_and(is_secure);
+        response.push("Contact", core.contact(reply_to.transport, secure, None));
         response.push("Allow", ALLOW);
-        response.push("Supported", "timer");
+        response.push("Supported", SUPPORTED.join(", "));
         if let Some(sdp) = sdp {
             response.set_body("application/sdp", sdp);
         }

@@ -27,8 +27,7 @@ pub enum Transport {
 }
 
 /// Every transport.
-pub const TRANSPORTS: [Transport; 5] =
-    [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Ws, Transport::Wss];
+pub const TRANSPORTS: [Transport; 5] = [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Ws, Transport::Wss];
 
 impl Transport {
     /// As written in Via (RFC 3261 §20.42, RFC 7118 §5.2.1).

@@ -1,0 +1,201 @@
+//! From payloads to samples: decoded, brought to the exit's rate, made up where they are missing, and cut into frames.
+//!
+//! What is missing is made up in one of two ways. A packet that is *lost* is concealed by its codec, which knows how the voice was going and
+//! whose state has to go on. One that is merely *late* is stood in for by repeating the last pitch of what was played, behind the decoder's
+//! back: when it comes after all, the decoder has missed nothing. Both fade, and under them the background of the line stays.
+
+use crate::limits::PTIME_MS;
+use crate::media::comfort::Comfort;
+use crate::media::conceal::Concealer;
+use crate::media::decode::{DECODED_SAMPLES_MAX, Decoder};
+use crate::media::encode::FRAME_SAMPLES_MAX;
+use crate::media::resample::Decimator;
+use crate::media::stretch::{self, Need};
+use crate::sdp::Codec;
+
+/// Samples that wait to be cut into frames: the longest packet behind two frames that are not full.
+const HEARD_SAMPLES_MAX: usize = DECODED_SAMPLES_MAX + 2 * FRAME_SAMPLES_MAX;
+
+/// From payloads to frames.
+pub(super) struct Hearing {
+    decoder: Decoder,
+    /// Where the decoder runs at twice the exit's rate.
+    decimator: Option<Decimator>,
+    /// Stands in for late packets, at the exit's rate.
+    concealer: Concealer,
+    comfort: Comfort,
+    decoded: Box<[i16; DECODED_SAMPLES_MAX]>,
+    heard: Box<[i16; HEARD_SAMPLES_MAX]>,
+    count: usize,
+    /// The frame that was taken last.
+    past: [i16; FRAME_SAMPLES_MAX],
+    frame_samples: usize,
+    /// Packets that were made up, recovered ones included.
+    concealed: u64,
+    recovered: u64,
+    /// Samples taken out and put in.
+    shortened: u64,
+    lengthened: u64,
+}
+
+impl Hearing {
+    /// `rate_hz` that frames are wanted at: the decoder's own, or half of it.
+    pub(super) fn new(codec: Codec, rate_hz: u32) -> Hearing {
+        let decoder = Decoder::new(codec);
+        let decimator = (decoder.sample_rate_hz() == 2 * rate_hz).then(Decimator::new);
+        Hearing {
+            decoder,
+            decimator,
+            concealer: Concealer::new(rate_hz),
+            comfort: Comfort::new(),
+            decoded: Box::new([0; DECODED_SAMPLES_MAX]),
+            heard: Box::new([0; HEARD_SAMPLES_MAX]),
+            count: 0,
+            past: [0; FRAME_SAMPLES_MAX],
+            frame_samples: rate_hz as usize / 1_000 * PTIME_MS,
+            concealed: 0,
+            recovered: 0,
+            shortened: 0,
+            lengthened: 0,
+        }
+    }
+
+    pub(super) fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Samples that wait.
+    pub(super) fn samples(&self) -> usize {
+        self.count
+    }
+
+    /// Samples of one frame.
+    pub(super) fn frame_samples(&self) -> usize {
+        self.frame_samples
+    }
+
+    pub(super) fn concealed(&self) -> u64 {
+        self.concealed
+    }
+
+    pub(super) fn recovered(&self) -> u64 {
+        self.recovered
+    }
+
+    /// Time taken out and put in by stretching, ms.
+    pub(super) fn stretched_ms(&self) -> (u64, u64) {
+        let samples_per_ms = (self.frame_samples / PTIME_MS) as u64;
+        (self.shortened / samples_per_ms, self.lengthened / samples_per_ms)
+    }
+
+    /// A payload that is none counts as lost.
+    pub(super) fn decode(&mut self, payload: &[u8]) {
+        match self.decoder.decode(payload, &mut self.decoded[..]) {
+            Ok(samples) if samples > 0 => {
+                self.comfort.received(&self.decoded[..samples]);
+                self.keep(samples, 0);
+            }
+            _ => self.conceal(0),
+        }
+    }
+
+    /// Recovers the packet before `next`; its first `skip` samples are left out.
+    pub(super) fn recover(&mut self, next: &[u8], skip: usize) {
+        self.concealed += 1;
+        self.recovered += 1;
+        let samples = self.decoder.decode_fec(next, &mut self.decoded[..]);
+        self.keep(samples, skip);
+    }
+
+    /// Makes up one packet that is lost; its first `skip` samples are left out.
+    pub(super) fn conceal(&mut self, skip: usize) {
+        self.concealed += 1;
+        let samples = self.decoder.conceal(&mut self.decoded[..]);
+        self.keep(samples, skip);
+    }
+
+    /// Conceals one packet, but at most `samples`; answers how many there are now more.
+    pub(super) fn conceal_at_most(&mut self, samples: usize) -> usize {
+        self.concealed += 1;
+        let made = self.decoder.conceal(&mut self.decoded[..]).clamp(1, samples);
+        self.keep(made, 0);
+        made
+    }
+
+    /// Fills the frame up in place of a packet that has not come; answers how many samples were made.
+    pub(super) fn stand_in(&mut self) -> usize {
+        self.concealed += 1;
+        let made = self.frame_samples.saturating_sub(self.count);
+        let pcm = &mut self.heard[self.count..self.count + made];
+        self.concealer.conceal(pcm);
+        let mut noise = [0; FRAME_SAMPLES_MAX];
+        self.comfort.fill(&mut noise[..made]);
+        let share = 1.0 - self.concealer.level();
+        if share > 0.0 {
+            for (sample, noise) in pcm.iter_mut().zip(&noise) {
+                *sample = sample.saturating_add((f32::from(*noise) * share) as i16);
+            }
+        }
+        self.count += made;
+        made
+    }
+
+    /// Fills the frame up while nobody speaks.
+    pub(super) fn silence(&mut self) {
+        let end = self.frame_samples.max(self.count);
+        self.comfort.fill(&mut self.heard[self.count..end]);
+        self.concealer.received(&mut self.heard[self.count..end]);
+        self.count = end;
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// Takes up to `most` samples out, if nobody hears it.
+    pub(super) fn shorten(&mut self, most: usize, need: Need) {
+        let scale = self.scale();
+        let gone = stretch::shorten(&mut self.heard[..self.count], most, scale, need);
+        self.count -= gone;
+        self.shortened += gone as u64;
+    }
+
+    /// Puts up to `most` samples in, if nobody hears it.
+    pub(super) fn lengthen(&mut self, most: usize, need: Need) {
+        let (scale, past) = (self.scale(), &self.past[..self.frame_samples]);
+        let come = stretch::lengthen(past, &mut self.heard[..], self.count, most, scale, need);
+        self.count += come;
+        self.lengthened += come as u64;
+    }
+
+    fn scale(&self) -> usize {
+        self.frame_samples / (8 * PTIME_MS)
+    }
+
+    fn keep(&mut self, samples: usize, skip: usize) {
+        let room = &mut self.heard[self.count..];
+        let kept = match &mut self.decimator {
+            Some(decimator) => decimator.resample(&self.decoded[..samples.min(2 * room.len())], room),
+            None => {
+                let samples = samples.min(room.len());
+                room[..samples].copy_from_slice(&self.decoded[..samples]);
+                samples
+            }
+        };
+        let skip = skip.min(kept);
+        room.copy_within(skip..kept, 0);
+        if kept > skip {
+            self.concealer.received(&mut room[..kept - skip]);
+        }
+        self.count += kept - skip;
+    }
+
+    /// The oldest frame; call only when there is one.
+    pub(super) fn take_frame(&mut self, frame: &mut [i16; FRAME_SAMPLES_MAX]) {
+        let samples = self.frame_samples;
+        frame[..samples].copy_from_slice(&self.heard[..samples]);
+        self.past[..samples].copy_from_slice(&self.heard[..samples]);
+        self.heard.copy_within(samples..self.count, 0);
+        self.count -= samples;
+    }
+}
