@@ -48,6 +48,9 @@ use std::net::SocketAddr;
 /// Events of a bridge between two drains. Past it the newest is dropped and counted; `Ended` always has its place.
 const BRIDGE_EVENTS_MAX: usize = 32;
 
+/// Events that have their place from the start: more at once than a call that is up ever has.
+const BRIDGE_EVENTS_USUAL: usize = 4;
+
 /// A bridge of this process. Control chooses the numbers and never uses one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BridgeId(pub u64);
@@ -147,6 +150,11 @@ pub enum BridgeCommand {
     },
     /// Ends the hold of a leg.
     Release {
+        /// Which leg.
+        leg: LegName,
+    },
+    /// Nothing is sent to the peer of a webrtc leg until `Release`: it put the call on hold. An rtp leg learns that by `SetRemote`.
+    Hold {
         /// Which leg.
         leg: LegName,
     },
@@ -331,7 +339,7 @@ impl Bridge {
             a_to_b: None,
             b_to_a: None,
             outbox: Outbox::new(),
-            events: VecDeque::with_capacity(BRIDGE_EVENTS_MAX + 1),
+            events: VecDeque::with_capacity(BRIDGE_EVENTS_USUAL),
             phase: Phase::Open,
             spares: Spares::default(),
             shared: shared.clone(),
@@ -440,6 +448,11 @@ impl Bridge {
             BridgeCommand::Release { leg } => {
                 if let Some(leg) = self.leg_mut(leg) {
                     leg.release(now);
+                }
+            }
+            BridgeCommand::Hold { leg } => {
+                if let Some(leg) = self.leg_mut(leg) {
+                    leg.hold();
                 }
             }
             BridgeCommand::OpenLeg { leg, config } => self.open_spare(now, leg, *config),
@@ -619,22 +632,25 @@ impl Bridge {
 
     /// Moves what was counted here to the worker's counters.
     fn count(&mut self, metrics: &mut Metrics) {
-        let stats = self.stats();
-        let concealed = stats.concealed_from_a + stats.concealed_from_b;
+        let concealed = self.concealed(0) + self.concealed(1);
         metrics.packets_concealed += concealed - core::mem::replace(&mut self.concealed_counted, concealed);
         metrics.datagrams_unsent += self.outbox.take_unsent();
         metrics.events_lost += core::mem::take(&mut self.events_lost);
     }
 
+    /// Packets made up in one direction: 0 is A to B.
+    fn concealed(&self, direction: usize) -> u64 {
+        let flow = if direction == 0 { &self.a_to_b } else { &self.b_to_a };
+        self.concealed_before[direction] + flow.as_ref().map_or(0, Flow::concealed)
+    }
+
     /// Figures so far.
     pub fn stats(&self) -> BridgeStats {
-        let concealed =
-            |index: usize, flow: &Option<Flow>| self.concealed_before[index] + flow.as_ref().map_or(0, Flow::concealed);
         BridgeStats {
             a: self.a.stats(),
             b: self.b.stats(),
-            concealed_from_a: concealed(0, &self.a_to_b),
-            concealed_from_b: concealed(1, &self.b_to_a),
+            concealed_from_a: self.concealed(0),
+            concealed_from_b: self.concealed(1),
             playout: [&self.a_to_b, &self.b_to_a].into_iter().flatten().find_map(Flow::playout),
         }
     }
