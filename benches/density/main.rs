@@ -39,8 +39,11 @@ use parts::{Run, progress};
 use serde_json::{Value, json};
 use std::path::Path;
 
+/// Measures something and answers what goes into the record.
+type Part = fn(&Run) -> Result<Value>;
+
 /// What can be run, in this order.
-const PARTS: [(&str, fn(&Run) -> Result<Value>); 8] = [
+const PARTS: [(&str, Part); 8] = [
     ("transcoded", Run::transcoded),
     ("relay_rtp", Run::relay_rtp),
     ("relay_webrtc", Run::relay_webrtc),
