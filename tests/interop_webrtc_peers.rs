@@ -29,14 +29,13 @@ fn aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6() {
             ("SRTP_AEAD_AES_256_GCM", "AEAD_AES_256_GCM", "actpass", "client", HOST),
             ("SRTP_AEAD_AES_128_GCM", "AEAD_AES_128_GCM", "passive", "server", HOST_V6),
             ("SRTP_AES128_CM_SHA1_80", "AES_CM_128_HMAC_SHA1_80", "active", "client", HOST_V6),
-            ("SRTP_AEAD_AES_256_GCM", "AEAD_AES_256_GCM", "passive", "server", HOST),
         ];
         for (number, (profile, name, setup, role, address)) in calls.into_iter().enumerate() {
             let id = format!("aiortc-{number}");
             let heard = folder.join(format!("{id}.wav"));
             let python = repo().join("target/tools/python/bin/python");
             let mut command = Command::new(python);
-            command.arg(script("aiortc_peer.py")).args(["--edge", EDGE, "--call-id", &id, "--seconds", "5"]);
+            command.arg(script("aiortc_peer.py")).args(["--edge", EDGE, "--call-id", &id, "--seconds", "7"]);
             command.arg("--play").arg(&said[1]).arg("--record").arg(&heard);
             command.args(["--setup", setup, "--profile", profile, "--address", address]);
             let mut aiortc = Program::start(folder, &id, &mut command);
@@ -47,8 +46,8 @@ fn aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6() {
             println!("{id}: {} as DTLS {} at {}", seen["profile"], seen["dtls"], seen["nominated"]);
             assert_eq!((&seen["profile"], &seen["dtls"]), (&profile.into(), &role.into()), "{seen}");
             assert_eq!(seen["nominated"], address, "{seen}");
-            assert!(seen["heard"].as_u64() > Some(200), "{seen}");
             let timeline = timeline(&id).await;
+            assert!(seen["heard"].as_u64() > Some(200), "{seen}\n{timeline}");
             assert!(timeline.contains(name) && timeline.contains("DTLS 1.2"), "{timeline}");
             bot.assert_call_ends_and_heard(number + 1, &said[0]).await;
             assert_heard("aiortc", &bot.says, &heard);
@@ -59,6 +58,8 @@ fn aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6() {
 #[test]
 fn firefox_calls_as_dtls_client_and_as_dtls_server() {
     in_namespace("firefox_calls_as_dtls_client_and_as_dtls_server", async |folder| {
+        // Firefox has no candidates where there is no default route; nobody is at its end.
+        output_of(Command::new("ip").args(["route", "add", "default", "via", "10.77.0.2", "dev", "t0"]));
         let bot = Bot::start(folder).await;
         let _tandem = interop::edge(folder, BOT).await;
         let mut command = Command::new("python3");
@@ -83,11 +84,14 @@ fn firefox_calls_as_dtls_client_and_as_dtls_server() {
                 of("transport")
             );
             assert!(inbound["packetsReceived"].as_u64() > Some(200), "{inbound}");
-            let timeline = timeline(&format!("firefox-{setup}")).await;
-            assert!(
-                timeline.contains("DTLS 1.") && timeline.contains(if role == "client" { "server" } else { "client" }),
-                "{timeline}"
+            let transport = of("transport");
+            assert_eq!(
+                (&transport["dtlsRole"], &transport["iceRole"]),
+                (&role.into(), &"controlling".into()),
+                "{transport}"
             );
+            let timeline = timeline(&format!("firefox-{setup}")).await;
+            assert!(timeline.contains("DTLS 1.3") && timeline.contains("ICE lite"), "{timeline}");
             let wav = folder.join(format!("{setup}.wav"));
             let ogg = folder.join(format!("{setup}.ogg"));
             output_of(

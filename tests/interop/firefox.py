@@ -141,6 +141,8 @@ try:
     for setup in chosen.setup:
         marionette.command("WebDriver:Navigate", {"url": "http://localhost:%d/" % server.server_port})
         offer = marionette.run(OFFER).replace("a=setup:actpass", "a=setup:" + setup)
+        with open(os.path.join(chosen.folder, setup + ".sdp"), "w", newline="") as file:
+            file.write(offer)
         created = post("/webrtc/new", {"call_id": "firefox-" + setup, "sdp_offer": offer})
         seen = marionette.run(CALL, created["sdp_answer"], chosen.seconds)
         post("/webrtc/hangup", {"edge_session_id": created["edge_session_id"]})

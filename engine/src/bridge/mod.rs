@@ -153,6 +153,11 @@ pub enum BridgeCommand {
         /// Which leg.
         leg: LegName,
     },
+    /// Nothing is sent to the peer of a webrtc leg until `Release`: it put the call on hold. An rtp leg learns that by `SetRemote`.
+    Hold {
+        /// Which leg.
+        leg: LegName,
+    },
     /// Presses a key toward a leg's peer.
     SendDigit {
         /// Which leg.
@@ -443,6 +448,11 @@ impl Bridge {
             BridgeCommand::Release { leg } => {
                 if let Some(leg) = self.leg_mut(leg) {
                     leg.release(now);
+                }
+            }
+            BridgeCommand::Hold { leg } => {
+                if let Some(leg) = self.leg_mut(leg) {
+                    leg.hold();
                 }
             }
             BridgeCommand::OpenLeg { leg, config } => self.open_spare(now, leg, *config),

@@ -10,7 +10,7 @@ use super::exit::{Exit, RELAY_BYTES_MAX};
 use super::source::{Place, Source};
 use crate::error::DropReason;
 use crate::limits::PTIME_MS;
-use crate::rtp::header::RtpPacket;
+use crate::rtp::header::{COMFORT_NOISE_PAYLOAD_TYPE, RtpPacket};
 use crate::rtp::sequence::ExtendedSequence;
 use crate::rtp::telephone_event::{EventSender, Pressed};
 use crate::time::{Instant, RtpTimestamp};
@@ -74,7 +74,9 @@ impl Relay {
             Place::Doubtful => return Err(DropReason::JitterLate),
             Place::First(extended) | Place::Step(_, extended) => extended,
         };
-        if !exit.can_send() || self.is_key_active() || (is_event && !self.passes_events) {
+        // The other side need not know comfort noise: to it this is a pause without a word.
+        let is_noise = packet.payload_type == COMFORT_NOISE_PAYLOAD_TYPE && self.ticks == 160;
+        if !exit.can_send() || self.is_key_active() || (is_event && !self.passes_events) || is_noise {
             // What is sent next follows what was sent last; what was left out is no loss.
             self.shift = None;
             return Ok(());
