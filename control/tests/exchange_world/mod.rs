@@ -521,6 +521,7 @@ impl World {
                 }
                 EdgeOutput::Reply { result, .. } => assert!(result.is_ok(), "{result:?}"),
                 EdgeOutput::Trace(_) => {}
+                EdgeOutput::Linked { .. } => {}
             }
             quiet = false;
         }
