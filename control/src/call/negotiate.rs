@@ -53,16 +53,15 @@ impl Plan {
     pub fn read(offer: &str) -> Result<Plan, EdgeError> {
         let offer = sdp::parse(offer).map_err(offer_error)?;
         let refuse = |code: &str, message: &str| Err(EdgeError::new(422, code, message));
+        // Said first: such an offer lacks ICE as well, and that is not what to change.
+        if offer.fingerprint.is_none() && !offer.crypto.is_empty() {
+            return refuse("sdes_unsupported", "the offer has a=crypto and no fingerprint: set the number to DTLS");
+        }
         let Some(ice) = offer.ice.clone() else {
             return refuse("no_ice", "the offer has no ice-ufrag and ice-pwd in its audio section");
         };
         let Some(fingerprint) = offer.fingerprint else {
-            return match offer.crypto.is_empty() {
-                true => refuse("no_fingerprint", "the offer has no sha-256 fingerprint"),
-                false => {
-                    refuse("sdes_unsupported", "the offer has a=crypto and no fingerprint: set the number to DTLS")
-                }
-            };
+            return refuse("no_fingerprint", "the offer has no sha-256 fingerprint");
         };
         if ice.lite && ice.candidates.is_empty() {
             return refuse("no_candidates", "the offer is ICE-lite and has no usable UDP candidate");

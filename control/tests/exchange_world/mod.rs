@@ -520,7 +520,8 @@ impl World {
                     self.token = created.edge_session_id
                 }
                 EdgeOutput::Reply { result, .. } => assert!(result.is_ok(), "{result:?}"),
-                EdgeOutput::Trace(_) | EdgeOutput::Linked { .. } => {}
+                EdgeOutput::Trace(_) => {}
+                EdgeOutput::Linked { .. } => {}
             }
             quiet = false;
         }
