@@ -140,7 +140,7 @@ impl Run {
             let (mut subject, dialler) = Subject::rtpengine(&self.site, name == "transcoded")?;
             generator.set_dialler(dialler);
             let title = format!("rtpengine {name}");
-            let steps = self.climb(&title, &mut generator, &mut subject, busy_max)?;
+            let steps = self.climb(&title, FIRST_CALLS / 4, &mut generator, &mut subject, busy_max)?;
             let scores = self.scores(&mut generator, &steps)?;
             results[name] = json!({
                 "knee": knee(&steps, busy_max), "scores": scores,
@@ -157,7 +157,7 @@ impl Run {
         let mut generator = self.generator(a, b)?;
         let (mut subject, dialler) = start(&generator)?;
         generator.set_dialler(dialler);
-        let steps = self.climb(name, &mut generator, &mut subject, busy_max)?;
+        let steps = self.climb(name, FIRST_CALLS, &mut generator, &mut subject, busy_max)?;
         let complexity = transcodes.then(|| complexity(&mut subject));
         let scores = self.scores(&mut generator, &steps)?;
         drop((generator, subject));
@@ -199,11 +199,18 @@ impl Run {
     }
 
     /// Steps up until something gives: first far apart, then close to where the cost says the limit is.
-    fn climb(&self, name: &str, generator: &mut Generator, subject: &mut Subject, busy_max: f64) -> Result<Vec<Step>> {
+    fn climb(
+        &self,
+        name: &str,
+        first: usize,
+        generator: &mut Generator,
+        subject: &mut Subject,
+        busy_max: f64,
+    ) -> Result<Vec<Step>> {
         if let Some(counts) = &self.counts {
             return self.visit(name, generator, subject, counts);
         }
-        let mut steps = self.visit(name, generator, subject, &[FIRST_CALLS])?;
+        let mut steps = self.visit(name, generator, subject, &[first])?;
         if steps.iter().any(Step::is_bad) {
             return Ok(steps);
         }
