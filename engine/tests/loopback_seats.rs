@@ -1,7 +1,7 @@
 //! Spare legs on real sockets: they get ports of their own, take a seat with them, and give them back.
 
 use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegConfig, LegName, LegRemote, Shared};
-use engine::config::{COMPLEXITY_DEFAULT, Driver, EngineConfig};
+use engine::config::{Driver, EngineConfig};
 use engine::dtls::Identity;
 use engine::leg::rtp::{RtpConfig, RtpRemote};
 use engine::leg::{LocalLeg, MediaFormat};

@@ -520,7 +520,7 @@ impl World {
                     self.token = created.edge_session_id
                 }
                 EdgeOutput::Reply { result, .. } => assert!(result.is_ok(), "{result:?}"),
-                EdgeOutput::Trace(_) => {}
+                EdgeOutput::Trace(_) | EdgeOutput::Linked { .. } => {}
             }
             quiet = false;
         }
