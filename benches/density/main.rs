@@ -5,8 +5,8 @@
 //! core in the same run; writes JSON, a table and a chart.
 //!
 //! ```text
-//! density [PART ...]      transcoded, relay_rtp, relay_webrtc, set_up, memory, overload, scaling, rival; without arguments all but the
-//!                         last, written to benches/results; some of them go to target/density
+//! density [PART ...]      transcoded, transcoded_5, relay_rtp, relay_webrtc, set_up, memory, overload, scaling, rival
+//!                         none: all but rival, written to benches/results; some: written to target/density
 //! DENSITY_SECONDS=5       length of one window
 //! DENSITY_CALLS=100,200   steps instead of a search for the knee
 //! DENSITY_PROFILE=...     wideband-20k (ICE-lite callers, as WhatsApp's) or fullband-32k (full ICE, as a browser)
@@ -43,8 +43,9 @@ use std::path::Path;
 type Part = fn(&Run) -> Result<Value>;
 
 /// What can be run, in this order.
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("transcoded", Run::transcoded),
+    ("transcoded_5", Run::transcoded_5),
     ("relay_rtp", Run::relay_rtp),
     ("relay_webrtc", Run::relay_webrtc),
     ("set_up", Run::set_up),

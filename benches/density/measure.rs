@@ -6,6 +6,7 @@ use super::subject::{Site, Subject};
 use anyhow::{Result, bail};
 use engine::io::clock;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A generator that uses more of its cores than this cannot be trusted to find a gateway's limit.
@@ -80,6 +81,8 @@ pub struct Step {
     pub wakeups: f64,
     /// Turns of the workers' loops a second.
     pub turns: f64,
+    /// The encoder's effort as the gateway reports it, mean of the window's two ends; load may change it.
+    pub complexity: Option<f64>,
 }
 
 impl Step {
@@ -138,7 +141,7 @@ impl Step {
             "pacing_toward_a": self.pacing[0].json(), "pacing_toward_b": self.pacing[1].json(),
             "residence_toward_a": self.residence[0].json(), "residence_toward_b": self.residence[1].json(),
             "generator_late": self.generator_late.json(),
-            "wakeups_per_second": round(self.wakeups, 0), "turns_per_second": round(self.turns, 0),
+            "complexity": self.complexity, "wakeups_per_second": round(self.wakeups, 0), "turns_per_second": round(self.turns, 0),
         })
     }
 }
@@ -167,6 +170,7 @@ pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, 
         concealed: (after.concealed - before.concealed).max(0.0) as u64,
         wakeups: used.sleeps as f64 / seconds,
         turns: (after.turns - before.turns) / seconds,
+        complexity: before.complexity.zip(after.complexity).map(|(before, after)| (before + after) / 2.0),
         generator_late: Spread::of(std::mem::take(&mut generator.lateness)),
         ..Step::default()
     };
@@ -217,6 +221,7 @@ struct Snapshot {
     overrun: u64,
     concealed: f64,
     turns: f64,
+    complexity: Option<f64>,
 }
 
 impl Snapshot {
@@ -229,11 +234,19 @@ impl Snapshot {
         Ok(Snapshot {
             concealed: figure("engine_packets_concealed_total"),
             turns: figure("engine_turns_total"),
+            complexity: complexity(&figures),
             subject: Usage::of(subject.pid())?,
             own: Usage::of(std::process::id())?,
             overrun: datagrams_lost(),
         })
     }
+}
+
+/// The mean of what the workers report.
+fn complexity(figures: &BTreeMap<String, f64>) -> Option<f64> {
+    let reported = figures.iter().filter(|(name, _)| name.starts_with("engine_encoder_complexity"));
+    let reported: Vec<f64> = reported.map(|(_, value)| *value).collect();
+    (!reported.is_empty()).then(|| reported.iter().sum::<f64>() / reported.len() as f64)
 }
 
 /// To so many decimals.

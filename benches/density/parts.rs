@@ -19,12 +19,17 @@ pub const CALLS_MAX: usize = 4_000;
 /// Calls begun a second while a step is filled.
 const RAMP_PER_SECOND: f64 = 150.0;
 /// What is measured begins so long after the last call is up.
-const SETTLE: Duration = Duration::from_millis(1_500);
+const SETTLE: Duration = Duration::from_millis(2_500);
 /// Pacing error at the knee, 99th percentile, ms.
 const PACING_MS_MAX: f64 = 2.0;
 /// A core that only relays may be this busy at the knee; one that transcodes less, since its work comes in larger pieces.
 const RELAY_BUSY_MAX: f64 = 0.92;
 const TRANSCODE_BUSY_MAX: f64 = 0.85;
+/// The encoder's effort where the gateway reports none: what it was built with.
+const COMPLEXITY_UNREPORTED: i32 = 5;
+/// Steps after those that the first costs suggest, and how much larger each is.
+const MORE_STEPS_MAX: usize = 8;
+const MORE_CALLS: f64 = 1.08;
 /// Calls of the first step, from which the cost of one is known.
 const FIRST_CALLS: usize = 60;
 
@@ -118,6 +123,14 @@ impl Run {
         self.compare("transcoded", self.caller(), self.telephone(), TRANSCODE_BUSY_MAX, start)
     }
 
+    /// The same with the encoder's effort fixed.
+    pub fn transcoded_5(&self) -> Result<Value> {
+        let fixed = ["MEDIA_COMPLEXITY_MIN", "MEDIA_COMPLEXITY_MAX"].map(|name| (name.to_owned(), "5".to_owned()));
+        let settings = Settings { environment: fixed.to_vec(), ..Settings::default() };
+        let start: Start = &|generator| Subject::tandem(&self.site, generator.sip_port, &settings);
+        self.compare("transcoded at 5", self.caller(), self.telephone(), TRANSCODE_BUSY_MAX, start)
+    }
+
     /// Opus passed on, DTLS-SRTP to RTP.
     pub fn relay_rtp(&self) -> Result<Value> {
         let start: Start = &|_| Subject::driver(&self.site, 1);
@@ -140,7 +153,7 @@ impl Run {
             let (mut subject, dialler) = Subject::rtpengine(&self.site, name == "transcoded")?;
             generator.set_dialler(dialler);
             let title = format!("rtpengine {name}");
-            let steps = self.climb(&title, &mut generator, &mut subject, busy_max)?;
+            let steps = self.climb(&title, FIRST_CALLS / 4, &mut generator, &mut subject, busy_max)?;
             let scores = self.scores(&mut generator, &steps)?;
             results[name] = json!({
                 "knee": knee(&steps, busy_max), "scores": scores,
@@ -157,30 +170,50 @@ impl Run {
         let mut generator = self.generator(a, b)?;
         let (mut subject, dialler) = start(&generator)?;
         generator.set_dialler(dialler);
-        let steps = self.climb(name, &mut generator, &mut subject, busy_max)?;
-        let complexity = transcodes.then(|| complexity(&mut subject));
+        let steps = self.climb(name, FIRST_CALLS, &mut generator, &mut subject, busy_max)?;
         let scores = self.scores(&mut generator, &steps)?;
         drop((generator, subject));
 
-        let [bare_a, bare_b] = bare;
-        let mut generator = self.generator(bare_a, bare_b)?;
-        let (mut floor, dialler) = Subject::floor(&self.site, CALLS_MAX, complexity)?;
-        generator.set_dialler(dialler);
         let compared: Vec<&Step> = compared(&steps, busy_max);
         let counts: Vec<usize> = compared.iter().map(|step| step.calls).collect();
-        let floors = self.visit(&format!("floor of {name}"), &mut generator, &mut floor, &counts)?;
+        let floors = self.floors(name, bare, transcodes, &compared)?;
         let ratio = |(step, floor): (&&Step, &Step)| round(step.micros_per_frame() / floor.micros_per_frame(), 3);
         let ratios: Vec<f64> = compared.iter().zip(&floors).map(ratio).collect();
         progress(&format!("{name}: {ratios:?} times the floor at {counts:?} calls"));
         let knee = knee(&steps, busy_max);
         progress(&format!("{name}: knee {knee}"));
         Ok(json!({
-            "complexity": complexity, "knee": knee,
+            "complexity": compared.iter().map(|step| step.complexity).collect::<Vec<_>>(), "knee": knee,
             "ratio_to_floor": counts.iter().zip(&ratios).map(|(n, r)| json!({"calls": n, "ratio": r})).collect::<Vec<_>>(),
             "scores": scores,
             "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
             "floor": floors.iter().map(Step::json).collect::<Vec<_>>(),
         }))
+    }
+
+    /// The floor at the calls of each of `steps`, with the encoder's effort that the gateway reported there.
+    fn floors(&self, name: &str, bare: [EndKind; 2], transcodes: bool, steps: &[&Step]) -> Result<Vec<Step>> {
+        let (mut floors, mut running) = (Vec::new(), None);
+        for step in steps {
+            let effort = transcodes.then(|| step.complexity.map_or(COMPLEXITY_UNREPORTED, |c| c.round() as i32));
+            if running.as_ref().is_none_or(|(_, _, running)| *running != effort) {
+                // The old one must have left the core.
+                drop(running.take());
+                let [a, b] = bare.clone();
+                let mut generator = self.generator(a, b)?;
+                let (subject, dialler) = Subject::floor(&self.site, CALLS_MAX, effort)?;
+                generator.set_dialler(dialler);
+                running = Some((generator, subject, effort));
+            }
+            if let Some((generator, subject, effort)) = &mut running {
+                let title = effort.map_or(String::new(), |effort| format!(" at complexity {effort}"));
+                let title = format!("floor of {name}{title}");
+                let mut visited = self.visit(&title, generator, subject, &[step.calls])?;
+                visited.iter_mut().for_each(|floor| floor.complexity = effort.map(f64::from));
+                floors.append(&mut visited);
+            }
+        }
+        Ok(floors)
     }
 
     /// Records a few seconds of what is up and has it judged.
@@ -199,24 +232,40 @@ impl Run {
     }
 
     /// Steps up until something gives: first far apart, then close to where the cost says the limit is.
-    fn climb(&self, name: &str, generator: &mut Generator, subject: &mut Subject, busy_max: f64) -> Result<Vec<Step>> {
+    fn climb(
+        &self,
+        name: &str,
+        first: usize,
+        generator: &mut Generator,
+        subject: &mut Subject,
+        busy_max: f64,
+    ) -> Result<Vec<Step>> {
         if let Some(counts) = &self.counts {
             return self.visit(name, generator, subject, counts);
         }
-        let mut steps = self.visit(name, generator, subject, &[FIRST_CALLS])?;
+        let mut steps = self.visit(name, generator, subject, &[first])?;
         if steps.iter().any(Step::is_bad) {
             return Ok(steps);
         }
-        for share in [0.5, 0.7, 0.85, 0.95, 1.0, 1.05, 1.1] {
+        let shares = [0.5, 0.7, 0.85, 0.95, 1.0, 1.05, 1.1].into_iter().map(Some);
+        for share in shares.chain([None; MORE_STEPS_MAX]) {
             let Some(last) = steps.last() else { break };
+            let wanted = match share {
+                Some(share) => limit(last, busy_max) * share,
+                // A gateway that makes calls cheaper when there are many has its limit further up.
+                None if last.busy < busy_max => (last.calls as f64 * MORE_CALLS).max(limit(last, busy_max)),
+                None => break,
+            };
             // Beyond its own limit the generator would measure itself.
             let own = GENERATOR_MAX / (last.generator_busy / last.calls.max(1) as f64);
-            let calls = (limit(last, busy_max) * share).min(own * 1.1) as usize;
+            let calls = wanted.min(own * 1.1) as usize;
             if calls > CALLS_MAX || calls <= last.calls + last.calls / 50 {
                 continue;
             }
             steps.extend(self.visit(name, generator, subject, &[calls])?);
-            if steps.last().is_some_and(|last| last.busy > 0.97 || last.is_bad() || last.generator_limited()) {
+            // Refused calls mean that the gateway itself says it is full.
+            let full = |last: &Step| last.busy > 0.97 || last.calls + last.calls / 50 < calls;
+            if steps.last().is_some_and(|last| full(last) || last.is_bad() || last.generator_limited()) {
                 break;
             }
         }
@@ -457,16 +506,10 @@ fn knee(steps: &[Step], busy_max: f64) -> Value {
     })
 }
 
-/// The encoder's effort as the gateway reports it; what it is built with where it does not.
-fn complexity(gateway: &mut Subject) -> i32 {
-    let figures = gateway.figures();
-    figures.iter().find(|(name, _)| name.contains("complexity")).map_or(5, |(_, value)| value.round() as i32)
-}
-
 fn describe(name: &str, step: &Step) -> String {
     format!(
         "{name}: {} calls, core {:.1} %, {:.1} us per call and 20 ms; lost {}, wrong {}, concealed {}, overrun {}, broken {}; pacing p99 \
-         {:.2} ms, residence p50/p99/p99.9 {:.0}/{:.0}/{:.0} us, {:.0} wake-ups/s, generator {:.0} %{}",
+         {:.2} ms, residence p50/p99/p99.9 {:.0}/{:.0}/{:.0} us, {:.0} wake-ups/s, {}generator {:.0} %{}",
         step.calls,
         step.busy * 100.0,
         step.micros_per_frame(),
@@ -480,6 +523,7 @@ fn describe(name: &str, step: &Step) -> String {
         step.residence[0].p99,
         step.residence[0].p999,
         step.wakeups,
+        step.complexity.map_or(String::new(), |complexity| format!("complexity {complexity}, ")),
         step.generator_busy * 100.0,
         match (step.generator_limited(), step.noisy()) {
             (true, _) => " (generator-limited)",

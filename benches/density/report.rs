@@ -7,8 +7,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 /// Parts that have steps, and what they are called.
-const STEPPED: [(&str, &str); 3] = [
+const STEPPED: [(&str, &str); 4] = [
     ("transcoded", "Opus by DTLS-SRTP to PCMU by RTP"),
+    ("transcoded_5", "The same, complexity fixed"),
     ("relay_rtp", "Opus relayed, DTLS-SRTP to RTP"),
     ("relay_webrtc", "Opus relayed, DTLS-SRTP to DTLS-SRTP"),
 ];
@@ -54,12 +55,21 @@ pub fn table(results: &Value) -> String {
         if results[part].is_null() {
             continue;
         }
-        let complexity = results[part]["complexity"].as_i64().map_or(String::new(), |c| format!(", complexity {c}"));
-        let _ = writeln!(out, "\n{title}{complexity}");
+        let _ = writeln!(out, "\n{title}");
         let _ = writeln!(
             out,
-            "{:>10} {:>6} {:>7} {:>9} {:>6} {:>11} {:>11} {:>11} {:>9} {:>10}",
-            "", "calls", "core %", "us/20 ms", "lost", "pacing p99", "resid. p50", "resid. p99", "wakes/s", "generator"
+            "{:>10} {:>6} {:>7} {:>9} {:>6} {:>6} {:>11} {:>11} {:>11} {:>9} {:>10}",
+            "",
+            "calls",
+            "core %",
+            "us/20 ms",
+            "effort",
+            "lost",
+            "pacing p99",
+            "resid. p50",
+            "resid. p99",
+            "wakes/s",
+            "generator"
         );
         for (who, name, _) in WHO {
             for step in steps(results, part, who) {
@@ -91,10 +101,11 @@ fn row(name: &str, step: &Value) -> String {
     let residence = &step["residence_toward_a"];
     let limited = if step["generator_limited"] == Value::Bool(true) { "!" } else { "" };
     format!(
-        "{name:>10} {:>6} {:>7.1} {:>9.1} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>9.0} {:>8.0} %{limited}\n",
+        "{name:>10} {:>6} {:>7.1} {:>9.1} {:>6} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>9.0} {:>8.0} %{limited}\n",
         number(&step["calls"]),
         number(&step["core_percent"]),
         number(&step["us_per_call_and_20ms"]),
+        step["complexity"].as_f64().map_or("-".to_owned(), |effort| effort.to_string()),
         number(&step["lost"]) + number(&step["concealed"]) + number(&step["overrun"]),
         pacing[0].max(pacing[1]) / 1_000.0,
         number(&residence["p50_us"]),
