@@ -9,6 +9,7 @@
 //! measured, and the bridge cannot tell.
 
 use engine::bridge::{Bridge, BridgeConfig, LegConfig, LegName, Output, Port, Shared};
+use engine::demux::{Class, classify};
 use engine::dtls::{DtlsRole, DtlsVersions, Identity};
 use engine::ice::IceRole;
 use engine::leg::rtp::{RtpConfig, RtpLeg, RtpRemote};
@@ -21,6 +22,7 @@ use engine::random::Random;
 use engine::sdp::{Candidate, Codec, IceDescription, OpusParameters};
 use engine::time::{Instant, WallAnchor};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
 
 const CALLER: &[u8] = include_bytes!("../control/standin/speech/caller-16k.wav");
 const ANCHOR: WallAnchor = WallAnchor { ntp_at_zero: 0xe000_0000_0000_0000 };
@@ -43,7 +45,12 @@ pub fn speech_8k() -> Vec<i16> {
 const PACKETS: usize = 150;
 
 /// Wideband Opus at 20 kbit/s, one packet per 20 ms.
-pub fn opus_packets() -> Vec<Vec<u8>> {
+pub fn opus_packets() -> &'static [Vec<u8>] {
+    static PACKETS_MADE: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    PACKETS_MADE.get_or_init(code_opus)
+}
+
+fn code_opus() -> Vec<Vec<u8>> {
     let mut encoder = opus::Encoder::new(16_000, opus::Channels::Mono, opus::Application::Voip).expect("a known mode");
     encoder.set_bitrate(opus::Bitrate::Bits(20_000)).expect("a known rate");
     let speech = speech_16k();
@@ -55,7 +62,12 @@ pub fn opus_packets() -> Vec<Vec<u8>> {
 }
 
 /// mu-law, one packet per 20 ms.
-pub fn pcmu_packets() -> Vec<Vec<u8>> {
+pub fn pcmu_packets() -> &'static [Vec<u8>] {
+    static PACKETS_MADE: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    PACKETS_MADE.get_or_init(code_pcmu)
+}
+
+fn code_pcmu() -> Vec<Vec<u8>> {
     let code = |frame: &[i16]| {
         let mut bytes = vec![0; frame.len()];
         Law::Mu.encode(frame, &mut bytes);
@@ -63,6 +75,9 @@ pub fn pcmu_packets() -> Vec<Vec<u8>> {
     };
     speech_8k().chunks_exact(160).take(PACKETS).map(code).collect()
 }
+
+/// Every so many frames the far ends hear audio: 20 s.
+const LISTEN_FRAMES: usize = 1_000;
 
 /// How a leg is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +109,7 @@ pub struct Frame {
 struct Far {
     leg: Leg,
     address: SocketAddr,
-    packets: Vec<Vec<u8>>,
+    packets: &'static [Vec<u8>],
     payload_type: u8,
     ticks: u32,
     deadline: Instant,
@@ -111,6 +126,8 @@ pub struct Call {
     deadline: Instant,
     /// Datagrams that left the bridge.
     pub sent: u64,
+    /// Per leg, what left the bridge last that its far end must hear: a check, a report, now and then audio.
+    unheard: [(Vec<u8>, Component); 2],
 }
 
 impl Call {
@@ -128,13 +145,15 @@ impl Call {
         let bridge = Bridge::open(now, config, &shared, random.fork());
         let out = vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice();
         let metrics = Metrics::default();
-        let mut call = Call { bridge, ends, metrics, out, spoken: 0, now, deadline: now, sent: 0 };
+        let unheard = [0, 1].map(|_| (Vec::with_capacity(DATAGRAM_BYTES_MAX), Component::Rtp));
+        let mut call = Call { bridge, ends, metrics, out, spoken: 0, now, deadline: now, sent: 0, unheard };
         for (index, kind) in [a, b].into_iter().enumerate() {
             let local = call.bridge.local(leg_name(index));
             call.ends[index].meet(now, kind, &local, bridge_address(index));
         }
         while !call.is_up() {
             assert!(call.now < now.plus_millis(SET_UP_MS_MAX), "no set-up in virtual time");
+            call.now = call.now.plus_millis(1);
             call.exchange();
         }
         call
@@ -145,9 +164,8 @@ impl Call {
             && [LegName::A, LegName::B].iter().all(|leg| self.bridge.leg(*leg).can_send())
     }
 
-    /// One millisecond: whatever anybody has to say arrives at once.
+    /// Whatever anybody has to say arrives at once.
     fn exchange(&mut self) {
-        self.now = self.now.plus_millis(1);
         let now = self.now;
         for index in 0..2 {
             if self.ends[index].deadline <= now {
@@ -178,13 +196,30 @@ impl Call {
     /// Lets both ends speak once, 20 ms after the last time.
     pub fn prepare(&mut self) -> Frame {
         self.now = self.now.plus_millis(20);
+        self.keep_alive();
         let (now, spoken) = (self.now, self.spoken);
         self.spoken += 1;
         let datagrams = self.ends.each_mut().map(|end| (end.speak(now, spoken), end.address));
         Frame { now, datagrams }
     }
 
-    /// Carries one packet time both ways: what is measured.
+    /// Checks and reports between the far ends and the bridge, every few seconds: without them the legs would lose consent.
+    fn keep_alive(&mut self) {
+        let now = self.now;
+        for (index, end) in self.ends.iter_mut().enumerate() {
+            let (datagram, component) = &mut self.unheard[index];
+            if !datagram.is_empty() {
+                let _ = end.leg.handle_datagram(now, *component, bridge_address(index), datagram);
+                datagram.clear();
+                end.deadline = now;
+            }
+        }
+        if self.ends.iter().any(|end| end.deadline <= now) {
+            self.exchange();
+        }
+    }
+
+    /// Carries one packet time both ways: what is measured. Answers how many datagrams left.
     #[inline(never)]
     pub fn carry(&mut self, frame: &mut Frame) -> u64 {
         let before = self.sent;
@@ -205,7 +240,16 @@ impl Call {
     fn drain(&mut self, now: Instant) {
         loop {
             match self.bridge.poll_output(now, &mut self.out, &mut self.metrics) {
-                Output::Transmit { .. } => self.sent += 1,
+                Output::Transmit { port, len, .. } => {
+                    self.sent += 1;
+                    // Audio only as often as it takes to be no dead leg. Rare, and outside of any mean.
+                    if self.spoken.is_multiple_of(LISTEN_FRAMES) || classify(&self.out[..len]) != Class::Rtp {
+                        let (datagram, component) = &mut self.unheard[port.leg as usize];
+                        *component = port.component;
+                        datagram.clear();
+                        datagram.extend_from_slice(&self.out[..len]);
+                    }
+                }
                 Output::Event(_) => {}
                 Output::Timeout(at) => {
                     self.deadline = at;

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 demo_packages="gcc g++ libc6-dev make cmake pkg-config libssl-dev"
-test_packages="$demo_packages chromium chromium-driver firefox-esr kamailio baresip-core sip-tester golang-go golang-github-pion-webrtc.v3-dev \
+test_packages="$demo_packages chromium chromium-driver firefox-esr kamailio kamailio-tls-modules kamailio-websocket-modules baresip-core sip-tester golang-go golang-github-pion-webrtc.v3-dev \
 iproute2 util-linux tcpdump procps sox espeak-ng ffmpeg openssl valgrind python3-venv python3-dev"
 
 quality_packages="$demo_packages sox espeak-ng python3-venv python3-dev"
@@ -23,6 +23,9 @@ as_root() {
     else echo "install.sh: needs root (or sudo) to install:$missing" >&2; exit 1
     fi
 }
+
+# Softphones of others come by npm; where node was not installed from Debian, npm came with it.
+if [ "$1" = test ] && ! command -v npm >/dev/null; then packages="$packages nodejs npm"; fi
 
 missing=
 for package in $packages; do
@@ -62,6 +65,12 @@ if [ "$1" = test ]; then
     # The WebRTC peer that shares no code with us, in WhatsApp's place.
     if [ ! -x "$tools/lite-pion" ] || [ tests/interop/pion/main.go -nt "$tools/lite-pion" ]; then
         sh tests/interop/pion/build.sh "$tools/lite-pion"
+    fi
+    # JsSIP and SIP.js, bundled for a browser.
+    wanted=$(cat tests/interop/softphone/*)
+    if [ "$(cat "$tools/softphone.installed" 2>/dev/null || true)" != "$wanted" ]; then
+        sh tests/interop/softphone/build.sh "$tools/softphone"
+        printf '%s' "$wanted" >"$tools/softphone.installed"
     fi
 fi
 

@@ -3,7 +3,7 @@
 use super::generator::Generator;
 use super::process::{Usage, busy_nanos, datagrams_lost};
 use super::subject::{Site, Subject};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use engine::io::clock;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -221,6 +221,9 @@ struct Snapshot {
 
 impl Snapshot {
     fn take(subject: &mut Subject) -> Result<Snapshot> {
+        if let Some(status) = subject.process.0.try_wait()? {
+            bail!("what is measured has ended by itself: {status}");
+        }
         let figures = subject.figures();
         let figure = |name: &str| figures.get(name).copied().unwrap_or(0.0);
         Ok(Snapshot {

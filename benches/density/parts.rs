@@ -189,7 +189,7 @@ impl Run {
             return Ok(Value::Null);
         }
         let begun = generator.places();
-        let time = Duration::from_secs(6);
+        let time = self.window.clamp(Duration::from_secs(3), Duration::from_secs(6));
         generator.open_window(time);
         generator.run_for(time)?;
         generator.close_window();
@@ -241,7 +241,8 @@ impl Run {
             if step.busy < RELAY_BUSY_MAX && (step.noisy() || !step.is_clean()) {
                 let again = window(generator, subject, self.window, &self.site)?;
                 progress(&format!("again, {}", describe(name, &again)));
-                if again.defects() <= step.defects() {
+                let worth = |step: &Step| (step.defects(), step.pacing_p99_ms());
+                if worth(&again) < worth(&step) {
                     step = again;
                 }
             }
@@ -262,7 +263,7 @@ impl Run {
 
     /// As many as it can with a fixed number under way, then how long each takes at half of that.
     fn set_up_of(&self, name: &str, b: EndKind, start: Start) -> Result<Value> {
-        const UNDER_WAY: usize = 24;
+        const UNDER_WAY: usize = 64;
         const SET_UPS: usize = 1_500;
         let fresh = || -> Result<(Generator, Subject)> {
             let mut generator = self.generator(self.caller(), b.clone())?;
@@ -442,8 +443,13 @@ fn limit(step: &Step, busy_max: f64) -> f64 {
 fn knee(steps: &[Step], busy_max: f64) -> Value {
     let is_good = |step: &&Step| step.is_clean() && step.pacing_p99_ms() < PACING_MS_MAX && step.busy < busy_max;
     let good = steps.iter().filter(is_good).max_by_key(|step| step.calls);
+    let wanted = good.map_or(0.0, |step| step.calls as f64) * 0.7;
+    let distance = |step: &&Step| (step.calls as f64 - wanted).abs() as u64;
+    let calm = steps.iter().min_by_key(distance).filter(|_| good.is_some());
     json!({
         "calls": good.map(|step| step.calls),
+        "near_70_percent": calm.map(|step| json!({"calls": step.calls,
+            "residence_p999_us": round(step.residence[0].p999.max(step.residence[1].p999), 0)})),
         "extrapolated": steps.last().map(|last| round(limit(last, busy_max), 0)),
         "generator_limited": steps.iter().any(Step::generator_limited),
         "core_percent_at_most": busy_max * 100.0,

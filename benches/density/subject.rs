@@ -9,9 +9,10 @@ use engine::io::clock;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 /// Patience with a program that starts.
@@ -176,9 +177,21 @@ fn start(command: &mut Command, measured: &[usize], others: &[usize]) -> Result<
     Ok(Guarded(child?))
 }
 
-/// A TCP port that was free a moment ago.
+/// A port that was free a moment ago, for TCP and UDP, and that the system lends to nobody: the generator's sockets have its others.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 6_100;
+    const COUNT: u16 = 3_000;
+    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT {
+        let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        #[expect(clippy::disallowed_methods, reason = "only to see whether somebody has the port")]
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, port));
+        if udp.is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port from {FIRST} on is free")
 }
 
 /// Waits; the only place that does, for programs that start.

@@ -38,8 +38,11 @@ const FRAMES: u64 = 100;
 /// What is done before counting begins: caches, tables and jitter buffers fill.
 const WARM_UP: u64 = 30;
 
-/// Name, and what makes the work.
-const WORKS: [(&str, fn() -> Work); 13] = [
+/// Makes a piece of work.
+type Make = fn() -> Work;
+
+/// All of them, by name.
+const WORKS: [(&str, Make); 13] = [
     ("call 20 ms, whatsapp to pcmu, transcoded", || call(Kind::WhatsApp, Kind::Rtp(Codec::Pcmu))),
     ("call 20 ms, browser to pcma, transcoded", || call(Kind::Browser, Kind::Rtp(Codec::Pcma))),
     ("call 20 ms, whatsapp to rtp, relayed", || call(Kind::WhatsApp, Kind::Rtp(Codec::Opus))),

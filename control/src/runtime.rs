@@ -484,6 +484,7 @@ impl Runtime {
                         let _ = collector.send(&copy);
                     }
                 }
+                EdgeOutput::Linked { call_id, sip_call_id } => self.board.link(&call_id, &sip_call_id),
                 EdgeOutput::Notify { callback_url: Some(url), event } => self.callbacks.post(url, event),
                 EdgeOutput::Notify { callback_url: None, event } => {
                     if let Some(orchestrator) = &mut self.orchestrator {

@@ -112,6 +112,7 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     let orchestrator = if mode.orchestrates() { Some(make_orchestrator(&config)?) } else { None };
     let sip = edge.as_ref().and_then(|edge| edge.sip.address(Transport::Udp));
     let driver = edge.as_ref().map(|edge| edge.engine.driver());
+    let door = edge.as_ref().map(|edge| edge.sip.door());
 
     let callbacks = CallbackClient::new(config.edge.token.clone(), config.edge.trusted.as_deref())
         .map_err(|error| anyhow!(error))?;
@@ -129,16 +130,16 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     let mut webhooks = None;
     if mode.orchestrates() {
         let address = SocketAddr::new(config.http.bind, config.http.port);
-        let routes = webhook::routes().merge(edge_api::callback_routes());
+        let softphones = calls::softphones(door.clone(), config.http.tls.is_some());
+        let routes = webhook::routes().merge(edge_api::callback_routes()).merge(softphones);
         webhooks = Some(serve(address, "PORT", routes, config.http.tls.as_ref(), &shared, stopped.clone()).await?);
         warn_about_webhooks(&config);
     }
     let mut edge_address = None;
     if wants_edge {
-        edge_address = Some(
-            serve(config.edge.bind, "EDGE_BIND", edge_api::routes(), config.edge.tls.as_ref(), &shared, stopped)
-                .await?,
-        );
+        let routes = edge_api::routes().merge(calls::softphones(door, config.edge.tls.is_some()));
+        edge_address =
+            Some(serve(config.edge.bind, "EDGE_BIND", routes, config.edge.tls.as_ref(), &shared, stopped).await?);
     }
     announce(&config, webhooks, edge_address, sip, driver);
     let done = tokio::spawn(runtime.run());
@@ -240,7 +241,9 @@ async fn start_edge(config: &Config) -> Result<LocalEdge> {
     let mut edge = config.edge(SocketAddr::new(sip_ip, sip_port), webrtc, sip_ip);
     edge.sip.reach = reach(&sip, sip_ip);
     edge.sip.tls_name = config.sip.certificate.as_ref().and(config.sip.domain.clone());
-    Ok(LocalEdge { edge: Edge::new(edge, engine.workers(), random()?), sip, resolver: Resolver::new(), engine })
+    let mut edge = Edge::new(edge, engine.workers(), random()?);
+    edge.register_trunks(clock::now());
+    Ok(LocalEdge { edge, sip, resolver: Resolver::new(), engine })
 }
 
 fn sip_settings(config: &Config) -> SipIoSettings {

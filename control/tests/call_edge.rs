@@ -536,6 +536,7 @@ impl Bench {
                 }
                 EdgeOutput::Timeline(entry) => self.steps.push(entry.step),
                 EdgeOutput::Trace(_) => panic!("tracing is off"),
+                EdgeOutput::Linked { .. } => {}
             }
         }
     }

@@ -40,7 +40,8 @@ async fn a_call_with_digest_goes_both_ways_over_every_transport_and_uses_one_con
         let (hop, _) = b.last.clone().unwrap();
         assert_eq!(hop.transport, transport);
         // The callee's requests go back over the connection that is there.
-        let SipEvent::Incoming { call: theirs, .. } = *b.heard.iter().find(|e| matches!(e, SipEvent::Incoming { .. })).unwrap()
+        let SipEvent::Incoming { call: theirs, .. } =
+            *b.heard.iter().find(|e| matches!(e, SipEvent::Incoming { .. })).unwrap()
         else {
             unreachable!()
         };
@@ -53,7 +54,11 @@ async fn a_call_with_digest_goes_both_ways_over_every_transport_and_uses_one_con
         a.agent.hangup(clock::now(), call, None);
         play(&mut a, &mut b, "the end", |a, b| a.ended() && b.ended()).await;
         let connections = if transport == Transport::Udp { 0 } else { 1 };
-        assert_eq!((a.io.counters().connections, b.io.counters().connections), (connections, connections), "{transport}");
+        assert_eq!(
+            (a.io.counters().connections, b.io.counters().connections),
+            (connections, connections),
+            "{transport}"
+        );
     }
 }
 

@@ -129,5 +129,5 @@ fn silence_goes_out_at_once_after_the_release_and_the_caller_is_heard() {
     let released = world.now;
     world.run_ms(1_000);
     assert_eq!(world.left[0][0].at, released);
-    assert!((47..=50).contains(&world.left[0].len()), "{}", world.left[0].len());
+    assert!((50..=51).contains(&world.left[0].len()), "{}", world.left[0].len());
 }

@@ -329,7 +329,7 @@ fn assert_one_stream(heard: &[Packet]) {
         assert_eq!(pair[1].ssrc, pair[0].ssrc);
         assert_eq!(pair[1].sequence, pair[0].sequence.wrapping_add(1));
         let step = pair[1].timestamp.wrapping_sub(pair[0].timestamp);
-        assert!(step > 0 && step < 48_000 * 20, "a timestamp step of {step}");
+        assert!(step > 0 && step < 48_000 * 20 && step.is_multiple_of(960), "a timestamp step of {step}");
     }
 }
 
@@ -365,6 +365,57 @@ fn ten_minutes_pass_bit_for_bit_through_a_rollover_and_a_transfer() {
         assert_one_stream(&second.heard);
         assert_eq!(world.metrics.dropped.iter().sum::<u64>(), 0);
     }
+}
+
+#[test]
+fn a_peer_that_must_always_hear_something_hears_silence_until_the_other_side_speaks_and_when_it_stops() {
+    for kind in [Kind::Rtp, Kind::Webrtc] {
+        let mut world = World::new(kind, Kind::Webrtc);
+        assert_eq!(world.peers[0].heard, [], "nobody asked for it");
+        world.command(BridgeCommand::Comfort { leg: LegName::A });
+        world.run_ms(1_000);
+        let silence = hash(&[0xf8, 0xff, 0xfe]);
+        let is_silence = |packet: &&Packet| packet.hash == silence;
+        let before = world.peers[0].heard.len();
+        assert!((49..=51).contains(&before), "{before} packets in a second");
+        assert_eq!(world.peers[1].heard, [], "the other side has speech of its own to come");
+
+        world.peers[1].speaks = true;
+        world.run_ms(2_000);
+        let heard = &world.peers[0].heard[before..];
+        let first = heard.iter().position(|packet| !is_silence(&packet)).unwrap();
+        assert!(first <= 1, "{first} packets of silence before the first word");
+        // What is relayed is left alone.
+        assert_same(&world.peers[1].said, &heard[first..]);
+
+        // A pause as DTX makes it is the source's own; a longer one is filled from its second on.
+        world.peers[1].speaks = false;
+        let before = world.peers[0].heard.len();
+        world.run_ms(900);
+        assert_eq!(world.peers[0].heard.len(), before);
+        world.run_ms(5_000);
+        assert!((240..=252).contains(&(world.peers[0].heard.len() - before)));
+        world.peers[1].speaks = true;
+        world.run_ms(1_000);
+        assert_one_stream(&world.peers[0].heard);
+        assert_eq!(world.peers[0].heard.iter().filter(|packet| !is_silence(packet)).count(), world.peers[1].said.len());
+    }
+}
+
+#[test]
+fn a_peer_on_hold_hears_nothing_and_then_goes_on_where_the_clock_is() {
+    let mut world = World::new(Kind::Rtp, Kind::Webrtc);
+    world.peers.iter_mut().for_each(|peer| peer.speaks = true);
+    world.run_ms(1_000);
+    world.command(BridgeCommand::Hold { leg: LegName::B });
+    let (before, said) = (world.peers[1].heard.len(), world.peers[1].said.len());
+    world.run_ms(2_000);
+    assert_eq!(world.peers[1].heard.len(), before);
+    assert!(world.peers[0].heard.len() > said + 90, "the one who holds may speak");
+    world.command(BridgeCommand::Release { leg: LegName::B });
+    world.run_ms(1_000);
+    assert!(world.peers[1].heard.len() > before + 45);
+    assert_one_stream(&world.peers[1].heard);
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn a_silent_bot_is_filled_with_one_packet_per_packet_time() {
     let due = world.now.since(start).as_millis() as u64 / 20;
     assert!(sent.abs_diff(due) <= 3, "{sent} of {due}");
     let longest = world.left[0].windows(2).map(|pair| pair[1].at.since(pair[0].at).as_millis()).max().unwrap();
-    assert!(longest <= 80, "{longest}");
+    assert!(longest <= 120, "{longest}");
 }
 
 #[test]

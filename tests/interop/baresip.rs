@@ -7,8 +7,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const CONTROL_PORT: u16 = 4444;
-const HEARD: &str = "baresip-heard";
+/// What tells several of them apart.
+pub struct Options<'a> {
+    /// Of its folders and logs.
+    pub name: &'a str,
+    /// Where it takes commands.
+    pub control_port: u16,
+    /// Modules beside the usual ones, such as `opus`.
+    pub modules: &'a [&'a str],
+    /// Certificate and key in one file, which its TLS transport wants to have.
+    pub certificate: Option<&'a Path>,
+}
+
+/// The one that most tests need.
+const BARESIP: Options<'static> = Options { name: "baresip", control_port: 4_444, modules: &[], certificate: None };
 
 /// A running baresip with one account.
 pub struct Baresip {
@@ -23,8 +35,19 @@ pub struct Baresip {
 impl Baresip {
     /// Starts it on `address`, answering by itself. `source` (8 kHz mono WAV) is what it says; the call ends when the file does.
     pub async fn start(folder: &Path, address: &str, source: &Path, account: &str) -> Baresip {
-        let profile = folder.join("baresip");
-        let heard = folder.join(HEARD);
+        Baresip::start_as(folder, &BARESIP, address, source, account).await
+    }
+
+    /// The same beside others.
+    pub async fn start_as(
+        folder: &Path,
+        options: &Options<'_>,
+        address: &str,
+        source: &Path,
+        account: &str,
+    ) -> Baresip {
+        let profile = folder.join(options.name);
+        let heard = folder.join(format!("{}-heard", options.name));
         std::fs::create_dir_all(&profile).expect("a folder");
         std::fs::create_dir_all(&heard).expect("a folder");
         let write = |name: &str, text: &str| std::fs::write(profile.join(name), text).expect("a profile file");
@@ -32,20 +55,25 @@ impl Baresip {
         write("accounts", &format!("{account}\n"));
         // A trailing newline here would go into the Contact header.
         write("uuid", "6d1c3f0a-2b4e-4c7a-9a55-3d1f0c3e9a7b");
-        write("config", &config(address, source));
+        write("config", &config(options, address, source));
         let mut command = Command::new("baresip");
         // Its recordings' names are cut off at 127 bytes: the path stays relative, and so short.
         command.current_dir(folder).arg("-f").arg(&profile);
-        let mut program = Program::start(folder, "baresip-log", &mut command);
+        let mut program = Program::start(folder, &format!("{}-log", options.name), &mut command);
         program.wait_for("baresip is ready", 20).await;
-        let control = TcpStream::connect(("127.0.0.1", CONTROL_PORT)).expect("baresip's control port");
+        let control = TcpStream::connect(("127.0.0.1", options.control_port)).expect("baresip's control port");
         control.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
         Baresip { program, folder: heard, control, unread: Vec::new(), events: Vec::new() }
     }
 
     /// Sends one command, such as `hangup`.
     pub fn command(&mut self, command: &str) {
-        let text = format!("{{\"command\":\"{command}\",\"params\":\"\",\"token\":\"t\"}}");
+        self.command_with(command, "");
+    }
+
+    /// Sends one command with its parameters, such as `dial`.
+    pub fn command_with(&mut self, command: &str, parameters: &str) {
+        let text = format!("{{\"command\":\"{command}\",\"params\":\"{parameters}\",\"token\":\"t\"}}");
         write!(self.control, "{}:{text},", text.len()).expect("baresip's control port");
     }
 
@@ -90,16 +118,19 @@ impl Baresip {
     }
 }
 
-fn config(address: &str, source: &Path) -> String {
+fn config(options: &Options<'_>, address: &str, source: &Path) -> String {
+    let Options { name, control_port, modules, certificate } = options;
+    let certificate = certificate.map_or(String::new(), |path| format!("sip_certificate {}\n", path.display()));
+    let modules: String = modules.iter().map(|module| format!("module {module}.so\n")).collect();
     format!(
         "poll_method epoll
 sip_listen {address}
-call_local_timeout 120
+{certificate}call_local_timeout 120
 call_max_calls 20
 audio_source aufile,{}
 audio_player aubridge,nil
 audio_alert aubridge,nil
-snd_path {HEARD}
+snd_path {name}-heard
 ausrc_format s16
 auplay_format s16
 auenc_format s16
@@ -117,11 +148,11 @@ module aufile.so
 module aubridge.so
 module sndfile.so
 module srtp.so
-module_tmp uuid.so
+{modules}module_tmp uuid.so
 module_tmp account.so
 module_app menu.so
 module_app ctrl_tcp.so
-ctrl_tcp_listen 127.0.0.1:{CONTROL_PORT}
+ctrl_tcp_listen 127.0.0.1:{control_port}
 ",
         source.display(),
     )

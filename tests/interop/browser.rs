@@ -56,9 +56,13 @@ pub struct Browser {
 impl Browser {
     /// Starts Chromium with `microphone` (48 kHz WAV, looped) as its sound input.
     pub async fn start(folder: &Path, microphone: &Path) -> Browser {
-        const PORT: u16 = 9515;
+        Browser::start_at(folder, microphone, 9_515).await
+    }
+
+    /// The same with a folder and a WebDriver port of its own, for tests with several browsers.
+    pub async fn start_at(folder: &Path, microphone: &Path, port: u16) -> Browser {
         let mut command = Command::new("chromedriver");
-        command.arg(format!("--port={PORT}")).env("HOME", folder);
+        command.arg(format!("--port={port}")).env("HOME", folder);
         let mut driver = Program::start(folder, "chromedriver", &mut command);
         driver.wait_for("started successfully", 20).await;
         let arguments = [
@@ -85,9 +89,9 @@ impl Browser {
             "goog:chromeOptions": {"binary": "/usr/bin/chromium", "args": arguments},
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
-        let answer = post(&client, &format!("http://127.0.0.1:{PORT}/session"), &capabilities).await;
+        let answer = post(&client, &format!("http://127.0.0.1:{port}/session"), &capabilities).await;
         let id = answer["sessionId"].as_str().unwrap_or_else(|| panic!("no WebDriver session: {answer}"));
-        let browser = Browser { session: format!("http://127.0.0.1:{PORT}/session/{id}"), client, _driver: driver };
+        let browser = Browser { session: format!("http://127.0.0.1:{port}/session/{id}"), client, _driver: driver };
         let recorder = json!({"cmd": "Page.addScriptToEvaluateOnNewDocument", "params": {"source": RECORDER}});
         browser.post("goog/cdp/execute", &recorder).await;
         // The recorder is a script of ours that a page's own policy must not stop.
@@ -104,6 +108,11 @@ impl Browser {
     /// Runs a script in the page and answers what it returns.
     pub async fn run(&self, script: &str) -> Value {
         self.post("execute/sync", &json!({"script": script, "args": []})).await
+    }
+
+    /// Runs a script that calls its last argument when it is done, and answers what it gives there.
+    pub async fn run_async(&self, script: &str) -> Value {
+        self.post("execute/async", &json!({"script": script, "args": []})).await
     }
 
     /// Clicks the element that `selector` (CSS) names.

@@ -6,6 +6,7 @@
 
 pub mod baresip;
 pub mod browser;
+pub mod softphone;
 pub mod speech;
 pub mod wire;
 

@@ -237,6 +237,7 @@ impl Gateway {
                 EdgeOutput::Notify { event, .. } => self.orchestrator.handle_edge_event(now, event),
                 EdgeOutput::Timeline(entry) => self.note(entry),
                 EdgeOutput::Trace(_) => {}
+                EdgeOutput::Linked { .. } => {}
             }
             quiet = false;
         }

@@ -1,16 +1,30 @@
-//! The edge: every session that joins a WebRTC leg to a SIP call. Pure: requests, engine events, SIP datagrams and `now` in;
-//! replies, engine commands, SIP datagrams and the next deadline out.
+//! The edge: every call that is carried here. Pure: requests, engine events, SIP messages and `now` in; replies, engine commands,
+//! SIP messages and the next deadline out.
+//!
+//! There are two kinds, with one agent and one numbering: sessions, which an orchestrator asks for on behalf of WhatsApp, and
+//! exchanges, which begin with an INVITE of a trunk or a user. Who is called is for the routes to say in both.
 
-use super::lease::{Facts, SessionName, SessionState};
+use super::arrive;
+use super::context::{Calls, Context};
+use super::exchange::Exchange;
+use super::hunt::Way;
+use super::lease::{SessionName, SessionState};
 use super::machine::CallEnd;
 use super::negotiate::Plan;
-use super::session::{Birth, Context, Session};
+use super::retained::{Ended, Retained};
+use super::session::{Birth, Session};
 use super::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, SessionCreated, allow, limits};
+use crate::registrar::Gate;
+use crate::route::{Asked, Destination, Load, Routes, Source};
+use crate::sip::gatekeeper::Refusal;
 use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
-use crate::sip::{Credentials, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput, TraceMessage};
+use crate::sip::{
+    Arrival, Credentials, RegistrationId, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput, TraceMessage,
+};
 use crate::trace::timeline::Entry;
-use engine::bridge::BridgeCommand;
+use engine::bridge::{BridgeCommand, BridgeEvent};
+use engine::leg::LocalLeg;
 use engine::random::Random;
 use engine::time::Instant;
 use engine::worker::{Command, Event, RefuseReason};
@@ -27,6 +41,10 @@ pub struct EdgeConfig {
     pub webrtc_addresses: Vec<IpAddr>,
     /// Address written into RTP descriptions.
     pub rtp_address: IpAddr,
+    /// Trunks, users, groups and rules: where calls go that come from trunks and users, and sessions that a rule takes.
+    pub dialplan: Routes,
+    /// The domain of our users, for digest.
+    pub realm: String,
     /// For sessions that name no destination.
     pub default_route: Option<Route>,
     /// Routes that a session may name as its destination.
@@ -48,6 +66,8 @@ impl EdgeConfig {
             sip,
             webrtc_addresses: vec![address],
             rtp_address: address,
+            dialplan: Routes::default(),
+            realm: "tandem".to_owned(),
             default_route: Some(Route::new(target)),
             routes: BTreeMap::new(),
             destinations_allowed: Vec::new(),
@@ -113,6 +133,13 @@ pub enum EdgeOutput {
     },
     /// A SIP message that came or went; only while tracing is on.
     Trace(TraceMessage),
+    /// This call has placed that SIP call: their messages belong together.
+    Linked {
+        /// As in its timeline.
+        call_id: String,
+        /// Call-ID of its INVITE.
+        sip_call_id: String,
+    },
     /// For the orchestrator: in this process, or by POST where the session named a URL.
     Notify {
         /// Where to.
@@ -165,8 +192,12 @@ pub struct Edge {
     next_session: u64,
     sessions: BTreeMap<u64, Entered>,
     by_call_id: BTreeMap<String, u64>,
+    /// Trunks that we register at, by name.
+    registrations: BTreeMap<RegistrationId, String>,
     by_token: BTreeMap<String, u64>,
-    by_sip_call: BTreeMap<SipCallId, u64>,
+    calls: Calls,
+    load: Load,
+    gate: Gate,
     timers: BTreeSet<(Instant, u64)>,
     retained: Retained,
     workers: Vec<Worker>,
@@ -175,11 +206,89 @@ pub struct Edge {
     out: VecDeque<EdgeOutput>,
 }
 
-/// A session, and under what it stands in the edge's indexes.
+/// A call, and under what it stands in the edge's indexes.
 struct Entered {
-    session: Session,
+    talk: Talk,
+    worker: usize,
     armed: Instant,
-    sip_call: Option<SipCallId>,
+}
+
+/// A call of either kind.
+enum Talk {
+    Session(Box<Session>),
+    Exchange(Box<Exchange>),
+}
+
+impl Talk {
+    fn opened(&mut self, cx: &mut Context, a: &LocalLeg, b: &LocalLeg) {
+        match self {
+            Talk::Session(session) => session.opened(cx, a, b),
+            Talk::Exchange(exchange) => exchange.opened(cx, a, b),
+        }
+    }
+
+    fn refused(&mut self, cx: &mut Context, reason: RefuseReason) {
+        match self {
+            Talk::Session(session) => session.refused(cx, reason),
+            Talk::Exchange(exchange) => exchange.refused(cx, reason),
+        }
+    }
+
+    fn handle_bridge(&mut self, cx: &mut Context, event: BridgeEvent) {
+        match self {
+            Talk::Session(session) => session.handle_bridge(cx, event),
+            Talk::Exchange(exchange) => exchange.handle_bridge(cx, event),
+        }
+    }
+
+    fn handle_sip(&mut self, cx: &mut Context, call: SipCallId, event: SipEvent) {
+        match self {
+            Talk::Session(session) => session.handle_sip(cx, call, event),
+            Talk::Exchange(exchange) => exchange.handle_sip(cx, call, event),
+        }
+    }
+
+    fn end(&mut self, cx: &mut Context, end: CallEnd) {
+        match self {
+            Talk::Session(session) => session.end(cx, end),
+            Talk::Exchange(exchange) => exchange.end(cx, end),
+        }
+    }
+
+    fn handle_timeout(&mut self, cx: &mut Context) -> bool {
+        match self {
+            Talk::Session(session) => session.handle_timeout(cx),
+            Talk::Exchange(exchange) => exchange.handle_timeout(cx),
+        }
+    }
+
+    fn call_id(&self) -> &str {
+        match self {
+            Talk::Session(session) => &session.call_id,
+            Talk::Exchange(exchange) => exchange.call_id(),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        match self {
+            Talk::Session(session) => session.deadline(),
+            Talk::Exchange(exchange) => exchange.deadline(),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Talk::Session(session) => session.is_over(),
+            Talk::Exchange(exchange) => exchange.is_over(),
+        }
+    }
+
+    fn bury(&mut self, cx: &mut Context) {
+        match self {
+            Talk::Session(session) => session.bury(cx),
+            Talk::Exchange(exchange) => exchange.bury(cx),
+        }
+    }
 }
 
 /// What the edge knows of a worker.
@@ -191,8 +300,9 @@ struct Worker {
 }
 
 impl Edge {
-    /// An edge without sessions, in front of an engine with that many workers (at least one).
+    /// An edge without calls, in front of an engine with that many workers (at least one).
     pub fn new(config: EdgeConfig, workers: usize, mut random: Random) -> Edge {
+        let gate = Gate::new(config.dialplan.clone(), &config.realm);
         let sip = SipAgent::new(config.sip.clone(), random.fork());
         Edge {
             config,
@@ -203,8 +313,11 @@ impl Edge {
             next_session: 1,
             sessions: BTreeMap::new(),
             by_call_id: BTreeMap::new(),
+            registrations: BTreeMap::new(),
             by_token: BTreeMap::new(),
-            by_sip_call: BTreeMap::new(),
+            calls: Calls::default(),
+            load: Load::default(),
+            gate,
             timers: BTreeSet::new(),
             retained: Retained::default(),
             workers: (0..workers.max(1)).map(|_| Worker::default()).collect(),
@@ -224,7 +337,11 @@ impl Edge {
                 return;
             }
             EdgeRequest::Release { edge_session_id } => {
-                self.with_token(now, &edge_session_id, |session, cx| session.release(cx));
+                self.with_token(now, &edge_session_id, |talk, cx| {
+                    if let Talk::Session(session) = talk {
+                        session.release(cx);
+                    }
+                });
                 self.out.push_back(EdgeOutput::Reply { request, result: Ok(EdgeReply::Done) });
                 return;
             }
@@ -237,7 +354,7 @@ impl Edge {
             }
         };
         let end = CallEnd::new("tandem", "hangup", "the orchestrator hung up");
-        self.with_token(now, &token, |session, cx| session.end(cx, end));
+        self.with_token(now, &token, |talk, cx| talk.end(cx, end));
         self.out.push_back(EdgeOutput::Reply { request, result: Ok(EdgeReply::Done) });
     }
 
@@ -249,9 +366,9 @@ impl Edge {
                 let command = Command::Bridge { bridge, command: BridgeCommand::Close };
                 self.out.push_back(EdgeOutput::Engine { worker, command });
             }
-            Event::Opened { bridge, a, b } => self.with(now, bridge.0, |session, cx| session.opened(cx, &a, &b)),
-            Event::Refused { bridge, reason } => self.with(now, bridge.0, |session, cx| session.refused(cx, reason)),
-            Event::Bridge { bridge, event } => self.with(now, bridge.0, |session, cx| session.handle_bridge(cx, event)),
+            Event::Opened { bridge, a, b } => self.with(now, bridge.0, |talk, cx| talk.opened(cx, &a, &b)),
+            Event::Refused { bridge, reason } => self.with(now, bridge.0, |talk, cx| talk.refused(cx, reason)),
+            Event::Bridge { bridge, event } => self.with(now, bridge.0, |talk, cx| talk.handle_bridge(cx, event)),
         }
     }
 
@@ -259,7 +376,7 @@ impl Edge {
     pub fn handle_mailbox_full(&mut self, now: Instant, worker: usize, command: Command) {
         self.counters.mailbox_full += 1;
         if let Command::Open { bridge, .. } = command {
-            return self.with(now, bridge.0, |session, cx| session.refused(cx, RefuseReason::Full));
+            return self.with(now, bridge.0, |talk, cx| talk.refused(cx, RefuseReason::Full));
         }
         if let Some(worker) = self.workers.get_mut(worker) {
             worker.backlog.push_back(command);
@@ -269,20 +386,36 @@ impl Edge {
 
     /// Takes one SIP datagram.
     pub fn handle_sip(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) {
-        self.sip.handle_datagram(now, from, bytes);
+        self.handle_sip_message(now, &Hop::udp(from), &PeerIdentity::default(), bytes);
     }
 
     /// Takes one SIP message of any transport.
     pub fn handle_sip_message(&mut self, now: Instant, hop: &Hop, peer: &PeerIdentity, bytes: &[u8]) {
-        self.sip.handle_from_anyone(now, hop, peer, bytes);
+        self.sip.handle_message(now, hop, peer, bytes, &mut self.gate);
+        while let Some(note) = self.gate.poll_note() {
+            tracing::warn!("{note}");
+        }
     }
 
     /// A SIP connection is gone, or could not be made (`failed`).
     pub fn sip_lost(&mut self, now: Instant, hop: &Hop, failed: bool) {
+        if let Some(connection) = hop.connection {
+            self.gate.connection_closed(connection);
+        }
         match failed {
             true => self.sip.transport_failed(now, hop),
             false => self.sip.connection_closed(now, hop),
         }
+    }
+
+    /// The SIP agent, for what is no call: outbound registrations, watched peers.
+    pub fn sip(&mut self) -> &mut SipAgent {
+        &mut self.sip
+    }
+
+    /// Who may call, and where users are.
+    pub fn gate(&mut self) -> &mut Gate {
+        &mut self.gate
     }
 
     /// The answer to `Resolve`.
@@ -306,18 +439,19 @@ impl Edge {
         let numbers: Vec<u64> = self.sessions.keys().copied().collect();
         for number in numbers {
             let end = CallEnd::new("tandem", "shutdown", "the program stops");
-            self.with(now, number, |session, cx| session.end(cx, end));
+            self.with(now, number, |talk, cx| talk.end(cx, end));
         }
     }
 
     /// Call when the instant of the last `Timeout` has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.sip.handle_timeout(now);
+        self.gate.handle_timeout(now);
         while let Some(&(due, number)) = self.timers.first()
             && due <= now
         {
             let mut abandoned = false;
-            self.with(now, number, |session, cx| abandoned = session.handle_timeout(cx));
+            self.with(now, number, |talk, cx| abandoned = talk.handle_timeout(cx));
             if abandoned {
                 self.counters.sessions_abandoned += 1;
                 self.remove(now, number);
@@ -352,7 +486,8 @@ impl Edge {
                 SipOutput::Timeout(due) => due,
             };
             let session = self.timers.first().map_or(Instant::NEVER, |(due, _)| *due);
-            return EdgeOutput::Timeout(sip.min(session).min(self.retry).min(self.retained.deadline()));
+            let rest = self.retry.min(self.retained.deadline()).min(self.gate.deadline());
+            return EdgeOutput::Timeout(sip.min(session).min(rest));
         }
     }
 
@@ -376,7 +511,8 @@ impl Edge {
         };
         let mut state = SessionState { call_id, edge_session_id, ..SessionState::default() };
         if let Some(number) = number {
-            self.with(now, number, |session, cx| {
+            self.with(now, number, |talk, cx| {
+                let Talk::Session(session) = talk else { return };
                 session.lease.renew(cx.now);
                 state.edge_session_id.clone_from(&session.token);
                 (state.known, state.facts) = (true, session.facts.clone());
@@ -399,11 +535,15 @@ impl Edge {
         let offer_digest: [u8; 32] = Sha256::digest(new.sdp_offer.as_bytes()).into();
         let conflict = || EdgeError::new(409, "call_id_in_use", "this call_id has a session with a different offer");
         if let Some(&number) = self.by_call_id.get(&new.call_id) {
-            let same = self.sessions.get(&number).is_some_and(|entered| entered.session.offer_digest == offer_digest);
-            if !same {
+            let same = |entered: &Entered| matches!(&entered.talk, Talk::Session(s) if s.offer_digest == offer_digest);
+            if !self.sessions.get(&number).is_some_and(same) {
                 return Err(conflict());
             }
-            self.with(now, number, |session, cx| session.repeat(cx, request));
+            self.with(now, number, |talk, cx| {
+                if let Talk::Session(session) = talk {
+                    session.repeat(cx, request);
+                }
+            });
             return Ok(());
         }
         if let Some(ended) = self.retained.find(&new.call_id) {
@@ -425,40 +565,100 @@ impl Edge {
         {
             return Err(EdgeError::new(403, "callback_forbidden", "callback_url is not allowed by the configuration"));
         }
-        let route = self.route(new.destination.as_deref())?;
         let plan = Plan::read(&new.sdp_offer)?;
-        self.open(now, request, new, route, plan, offer_digest);
+        let ways = self.ways(now, &new)?;
+        self.open(now, request, new, ways, plan, offer_digest)
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        request: u64,
+        new: NewSession,
+        ways: Vec<Way>,
+        plan: Plan,
+        offer_digest: [u8; 32],
+    ) -> Result<(), EdgeError> {
+        let (number, worker) = self.take_number();
+        let token = self.random.token(22);
+        // RFC 8866 §5.2 wants digits; 62 bits fit every reader's signed integer.
+        let sdp_session_id = self.random.next_u64() >> 2;
+        let (call_id, dialed) = (new.call_id.clone(), new.to.clone().unwrap_or_default());
+        let birth =
+            Birth { number, token: token.clone(), offer_digest, worker, plan, ways, dialed, sdp_session_id, request };
+        let session = Session::open(&mut self.context(now, number, worker), birth, new)?;
+        self.by_call_id.insert(call_id, number);
+        self.by_token.insert(token, number);
+        self.enter(now, number, worker, Talk::Session(Box::new(session)));
         Ok(())
     }
 
-    fn open(&mut self, now: Instant, request: u64, new: NewSession, route: Route, plan: Plan, offer_digest: [u8; 32]) {
+    /// The number of the next call, and the worker that carries it.
+    fn take_number(&mut self) -> (u64, usize) {
         let number = self.next_session;
         self.next_session += 1;
         let least = self.workers.iter().enumerate().min_by_key(|(_, worker)| worker.sessions);
-        let worker = least.map_or(0, |(index, _)| index);
+        (number, least.map_or(0, |(index, _)| index))
+    }
+
+    fn enter(&mut self, now: Instant, number: u64, worker: usize, talk: Talk) {
         self.workers[worker].sessions += 1;
-        let token = self.random.token(22);
-        self.by_call_id.insert(new.call_id.clone(), number);
-        self.by_token.insert(token.clone(), number);
-        // RFC 8866 §5.2 wants digits; 62 bits fit every reader's signed integer.
-        let sdp_session_id = self.random.next_u64() >> 2;
-        let birth = Birth { number, token, offer_digest, worker, plan, route, sdp_session_id, request };
-        let mut cx = Context { now, config: &self.config, sip: &mut self.sip, out: &mut self.out };
-        let session = Session::open(&mut cx, birth, new);
-        self.sessions.insert(number, Entered { session, armed: Instant::NEVER, sip_call: None });
+        self.sessions.insert(number, Entered { talk, worker, armed: Instant::NEVER });
         self.counters.sessions_begun += 1;
         self.settle(now, number);
     }
 
-    /// The way to the SIP side that a session asks for.
-    fn route(&self, destination: Option<&str>) -> Result<Route, EdgeError> {
-        let default = || self.config.default_route.clone();
-        let Some(destination) = destination else {
-            return default()
-                .ok_or_else(|| EdgeError::new(422, "no_route", "no default route is configured: set SIP_TARGET"));
+    fn context(&mut self, now: Instant, number: u64, worker: usize) -> Context<'_> {
+        Context {
+            now,
+            config: &self.config,
+            sip: &mut self.sip,
+            out: &mut self.out,
+            random: &mut self.random,
+            load: &mut self.load,
+            gate: &self.gate,
+            calls: &mut self.calls,
+            number,
+            worker,
+        }
+    }
+
+    /// Where a session goes: where it says, or else where the rules say, or else to the default target.
+    fn ways(&self, now: Instant, new: &NewSession) -> Result<Vec<Way>, EdgeError> {
+        if let Some(destination) = new.destination.as_deref() {
+            return Ok(vec![self.named_way(destination)?]);
+        }
+        let asked = Asked {
+            dialed: new.to.clone().unwrap_or_default(),
+            from: new.from.clone().unwrap_or_default(),
+            source: Source::Whatsapp,
         };
+        let found = self.gate.routes.destinations(now, &self.load, &asked);
+        if !found.destinations.is_empty() {
+            return Ok(found.destinations.into_iter().map(Way::To).collect());
+        }
+        match &self.config.default_route {
+            Some(route) => Ok(vec![Way::Route(Box::new(route.clone()))]),
+            None => Err(EdgeError::new(422, "no_route", "no default route is configured: set SIP_TARGET")),
+        }
+    }
+
+    /// A destination that a session names: a route, a user, a group or a trunk by its name, or a SIP URI that is allowed.
+    fn named_way(&self, destination: &str) -> Result<Way, EdgeError> {
         if let Some(route) = self.config.routes.get(destination) {
-            return Ok(route.clone());
+            return Ok(Way::Route(Box::new(route.clone())));
+        }
+        let plan = &self.gate.routes;
+        let named = match destination.split_once(':') {
+            Some(("user", name)) if plan.users.contains_key(name) => Some(Destination::User(name.to_owned())),
+            Some(("group", name)) if plan.groups.contains_key(name) => Some(Destination::Group(name.to_owned())),
+            Some(("trunk", name)) => {
+                plan.trunks().find(|(_, trunk)| trunk.name == name).map(|(id, _)| Destination::Trunk(id))
+            }
+            _ => None,
+        };
+        if let Some(named) = named {
+            return Ok(Way::To(named));
         }
         if !allow::destination(destination, &self.config.destinations_allowed) {
             return Err(EdgeError::new(
@@ -468,16 +668,89 @@ impl Edge {
             ));
         }
         let target = destination.to_owned();
-        Ok(default().map_or_else(|| Route::new(destination), |route| Route { target, ..route }))
+        let default = self.config.default_route.clone();
+        let route = default.map_or_else(|| Route::new(destination), |route| Route { target, ..route });
+        Ok(Way::Route(Box::new(route)))
     }
 
     fn handle_sip_event(&mut self, now: Instant, event: SipEvent) {
-        let Some(call) = event.call() else { return };
-        match (self.by_sip_call.get(&call).copied(), &event) {
-            (Some(number), _) => self.with(now, number, |session, cx| session.handle_sip(cx, event)),
-            (None, SipEvent::Incoming { .. }) => self.sip.reject(now, call, 404),
-            (None, _) => {}
+        let Some(call) = event.call() else { return self.note_registration(&event) };
+        if let SipEvent::Incoming { target, from, sdp, arrival, .. } = event {
+            if let Err(refusal) = self.arrive(now, call, &target, &from, sdp.as_deref(), &arrival) {
+                self.counters.sessions_refused += 1;
+                let words = refusal.warning.as_deref().unwrap_or_default();
+                tracing::info!(code = refusal.final_code(), "a call is refused: {words}");
+                self.sip.refuse(now, call, &refusal);
+            }
+            return;
         }
+        let Some(number) = self.calls.owner(call) else { return };
+        let is_over = matches!(event, SipEvent::Ended { .. });
+        if is_over && let Some((_, Some(trunk))) = self.calls.remove(call) {
+            self.load.end(trunk);
+        }
+        if matches!(event, SipEvent::InviteSent { .. })
+            && let Some(sip_call_id) = self.sip.call_id(call).map(str::to_owned)
+            && let Some(entered) = self.sessions.get(&number)
+        {
+            let call_id = entered.talk.call_id().to_owned();
+            self.out.push_back(EdgeOutput::Linked { call_id, sip_call_id });
+        }
+        self.with(now, number, |talk, cx| talk.handle_sip(cx, call, event));
+    }
+
+    /// Registers at every trunk that wants it. For a program that starts.
+    pub fn register_trunks(&mut self, now: Instant) {
+        let wanted =
+            self.gate.routes.trunks.iter().filter_map(|trunk| Some((trunk.name.clone(), trunk.registration()?)));
+        for (name, register) in wanted.collect::<Vec<_>>() {
+            let id = self.sip.register(now, register);
+            self.registrations.insert(id, name);
+        }
+    }
+
+    fn note_registration(&mut self, event: &SipEvent) {
+        let name = |id| self.registrations.get(id).map_or("?", String::as_str);
+        match event {
+            SipEvent::Registered { registration, expires_s } => {
+                tracing::info!("registered at trunk {} for {expires_s} s", name(registration));
+            }
+            SipEvent::RegistrationFailed { registration, code, reason, retry_ms } => {
+                let retry_s = retry_ms / 1_000;
+                tracing::warn!(
+                    "trunk {} does not register us: {code} {reason}; next try in {retry_s} s",
+                    name(registration)
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// A call of a trunk or a user.
+    fn arrive(
+        &mut self,
+        now: Instant,
+        call: SipCallId,
+        target: &str,
+        from: &str,
+        sdp: Option<&str>,
+        arrival: &Arrival,
+    ) -> Result<(), Refusal> {
+        if self.draining || self.sessions.len() >= self.config.sessions_max {
+            let words = if self.draining { "the program is about to stop" } else { "the limit of calls is reached" };
+            let retry_after_s = Some(limits::RETRY_AFTER_S);
+            return Err(Refusal { retry_after_s, ..Refusal::warned(503, words) });
+        }
+        let (number, worker) = self.take_number();
+        let mut cx = self.context(now, number, worker);
+        let (arrived, trunk) = arrive::read(&mut cx, call, target, from, sdp, arrival)?;
+        let exchange = Exchange::open(&mut cx, arrived)?;
+        if let Some(trunk) = trunk {
+            cx.load.begin(trunk);
+        }
+        cx.calls.insert(call, number, trunk);
+        self.enter(now, number, worker, Talk::Exchange(Box::new(exchange)));
+        Ok(())
     }
 
     /// Keeps commands in order behind those that wait for room in their worker's mailbox.
@@ -496,36 +769,26 @@ impl Edge {
         }
     }
 
-    fn with_token(&mut self, now: Instant, token: &str, change: impl FnOnce(&mut Session, &mut Context)) {
+    fn with_token(&mut self, now: Instant, token: &str, change: impl FnOnce(&mut Talk, &mut Context)) {
         if let Some(&number) = self.by_token.get(token) {
             self.with(now, number, change);
         }
     }
 
-    fn with(&mut self, now: Instant, number: u64, change: impl FnOnce(&mut Session, &mut Context)) {
-        let Some(entered) = self.sessions.get_mut(&number) else { return };
-        let mut cx = Context { now, config: &self.config, sip: &mut self.sip, out: &mut self.out };
-        change(&mut entered.session, &mut cx);
+    fn with(&mut self, now: Instant, number: u64, change: impl FnOnce(&mut Talk, &mut Context)) {
+        let Some(mut entered) = self.sessions.remove(&number) else { return };
+        change(&mut entered.talk, &mut self.context(now, number, entered.worker));
+        self.sessions.insert(number, entered);
         self.settle(now, number);
     }
 
-    /// Sets a session's timer and indexes anew, and removes it when it is over.
+    /// Sets a call's timer anew, and removes it when it is over.
     fn settle(&mut self, now: Instant, number: u64) {
         let Some(entered) = self.sessions.get_mut(&number) else { return };
-        if entered.session.is_over() {
+        if entered.talk.is_over() && self.calls.live(number) == 0 {
             return self.remove(now, number);
         }
-        let sip_call = entered.session.sip_call();
-        if entered.sip_call != sip_call {
-            if let Some(call) = entered.sip_call {
-                self.by_sip_call.remove(&call);
-            }
-            if let Some(call) = sip_call {
-                self.by_sip_call.insert(call, number);
-            }
-            entered.sip_call = sip_call;
-        }
-        let due = entered.session.deadline();
+        let due = entered.talk.deadline();
         if entered.armed != due {
             self.timers.remove(&(entered.armed, number));
             entered.armed = due;
@@ -537,68 +800,22 @@ impl Edge {
 
     fn remove(&mut self, now: Instant, number: u64) {
         let Some(mut entered) = self.sessions.remove(&number) else { return };
-        let mut cx = Context { now, config: &self.config, sip: &mut self.sip, out: &mut self.out };
-        entered.session.bury(&mut cx);
+        entered.talk.bury(&mut self.context(now, number, entered.worker));
         self.timers.remove(&(entered.armed, number));
-        if let Some(call) = entered.sip_call {
-            self.by_sip_call.remove(&call);
+        for trunk in self.calls.forget(number) {
+            self.load.end(trunk);
         }
-        let session = entered.session;
-        self.by_call_id.remove(&session.call_id);
-        self.by_token.remove(&session.token);
-        if let Some(worker) = self.workers.get_mut(session.worker) {
+        if let Some(worker) = self.workers.get_mut(entered.worker) {
             worker.sessions = worker.sessions.saturating_sub(1);
         }
         self.counters.sessions_ended += 1;
+        let Talk::Session(session) = entered.talk else { return };
+        self.by_call_id.remove(&session.call_id);
+        self.by_token.remove(&session.token);
         if let Some(sdp_answer) = session.answer {
             let created = SessionCreated { edge_session_id: session.token, sdp_answer };
             let ended = Ended { offer_digest: session.offer_digest, created, facts: session.facts };
             self.retained.insert(now, session.call_id, ended);
-        }
-    }
-}
-
-/// What is left of a session that ended, so that a repeated `new` gets the same answer.
-struct Ended {
-    offer_digest: [u8; 32],
-    created: SessionCreated,
-    facts: Facts,
-}
-
-/// Ended sessions, for a while.
-#[derive(Default)]
-struct Retained {
-    ended: BTreeMap<String, Ended>,
-    /// In the order of their expiry.
-    order: VecDeque<(Instant, String)>,
-}
-
-impl Retained {
-    fn insert(&mut self, now: Instant, call_id: String, ended: Ended) {
-        self.order.push_back((now.plus_millis(limits::SESSION_RETAINED_MS), call_id.clone()));
-        self.ended.insert(call_id, ended);
-        while self.order.len() > limits::SESSIONS_RETAINED_MAX {
-            self.drop_oldest();
-        }
-    }
-
-    fn find(&self, call_id: &str) -> Option<&Ended> {
-        self.ended.get(call_id)
-    }
-
-    fn deadline(&self) -> Instant {
-        self.order.front().map_or(Instant::NEVER, |(expires, _)| *expires)
-    }
-
-    fn expire(&mut self, now: Instant) {
-        while self.deadline() <= now {
-            self.drop_oldest();
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        if let Some((_, call_id)) = self.order.pop_front() {
-            self.ended.remove(&call_id);
         }
     }
 }

@@ -87,6 +87,20 @@ pub const CALL_ID_BYTES_MAX: usize = 512;
 /// Seconds written into `Retry-After`.
 pub const RETRY_AFTER_S: u32 = 5;
 
+/// Destinations of one call that are tried one after the other. Past it the rest is not tried.
+pub const HUNT_WAYS_MAX: usize = 16;
+
+/// Time that the devices of a user or group may ring.
+pub const USER_RING_MS_MAX: u64 = 60_000;
+
+/// Time that a call between SIP parties, or a transfer, may take until somebody answers, all destinations together.
+pub const CALL_RING_MS_MAX: u64 = 180_000;
+
+/// Grace behind the ring limit, in which the SIP calls end by their own timers and say why.
+pub const HUNT_GRACE_MS: u64 = 500;
+
+/// `x-wa-` headers of a call that are passed on. Past it the rest is left out.
+pub const HEADERS_PASSED_MAX: usize = 16;
 /// Shortest and longest lease of a session, in seconds. A wish outside of them is brought into them.
 pub const LEASE_S_MIN: u32 = 5;
 /// See `LEASE_S_MIN`: an edge keeps calls whose orchestrator has died for at most so long.

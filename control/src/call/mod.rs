@@ -2,13 +2,21 @@
 //! below, in one process or over HTTP.
 
 mod allow;
+mod arrive;
+mod context;
 pub mod edge;
+mod exchange;
+mod half;
+mod hunt;
 pub mod lease;
 pub mod limits;
 mod machine;
 mod negotiate;
 pub mod orchestrator;
+mod party;
+mod retained;
 mod session;
+mod transfer;
 
 use lease::{SessionName, SessionState};
 use serde::{Deserialize, Serialize};

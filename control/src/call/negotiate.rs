@@ -5,19 +5,19 @@
 //! of its own, and a browser brings the mobility that we would have to write.
 
 use super::EdgeError;
+use super::half::Formats;
 use engine::dtls::{DtlsRole, DtlsVersions};
 use engine::ice::IceRole;
-use engine::leg::rtp::RtpRemote;
 use engine::leg::webrtc::{WebrtcConfig, WebrtcRemote};
 use engine::leg::{EventFormat, LocalLeg, MediaFormat};
 use engine::sdp::{
-    self, Codec, CodecFormat, Description, Direction, OpusParameters, Profile, RtpLocal, SdpError, Setup, TelephoneEventFormat,
+    self, Codec, CodecFormat, Description, Direction, OpusParameters, SdpError, Setup, TelephoneEventFormat,
     WebrtcLocal,
 };
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 /// What a transcoded leg wishes to receive: decoding wideband costs half of fullband, and the SIP side is narrowband anyway.
-const OPUS_WISHES: OpusParameters = OpusParameters {
+pub(super) const OPUS_WISHES: OpusParameters = OpusParameters {
     max_average_bitrate: Some(20_000),
     max_playback_rate_hz: Some(16_000),
     max_capture_rate_hz: Some(16_000),
@@ -27,10 +27,6 @@ const OPUS_WISHES: OpusParameters = OpusParameters {
     stereo: false,
 };
 
-/// Static payload types (RFC 3551 §6) and ours for telephone-event.
-const PCMU: CodecFormat = CodecFormat { codec: Codec::Pcmu, payload_type: 0, opus: NO_OPUS };
-const PCMA: CodecFormat = CodecFormat { codec: Codec::Pcma, payload_type: 8, opus: NO_OPUS };
-const TELEPHONE_EVENT: TelephoneEventFormat = TelephoneEventFormat { payload_type: 101, clock_rate_hz: 8_000 };
 const NO_OPUS: OpusParameters = OpusParameters {
     max_average_bitrate: None,
     max_playback_rate_hz: None,
@@ -106,6 +102,12 @@ impl Plan {
         })
     }
 
+    /// What WhatsApp takes from now on: the codec answered, with WhatsApp's own wishes.
+    pub fn formats(&self) -> Formats {
+        let codec = CodecFormat { opus: self.remote.format.opus, ..self.codec };
+        Formats { codecs: vec![codec], events: Vec::from_iter(self.telephone_event) }
+    }
+
     /// How the leg begins.
     pub fn config(&self, hold: bool) -> WebrtcConfig {
         WebrtcConfig {
@@ -151,138 +153,13 @@ impl Plan {
     }
 }
 
-/// Our half of the SIP dialog's descriptions.
-pub(super) struct RtpSide {
-    address: IpAddr,
-    port: u16,
-    session_id: u64,
-    version: u64,
-    /// What was written last, to know when the version must step (RFC 3264 §8).
-    written: String,
-    /// What was answered last: kept through a re-INVITE if the peer still offers it.
-    codec: Option<Codec>,
-}
-
-impl RtpSide {
-    /// For a leg whose port is known.
-    pub fn new(address: IpAddr, port: u16, session_id: u64) -> RtpSide {
-        RtpSide { address, port, session_id, version: 1, written: String::new(), codec: None }
-    }
-
-    /// Our offer: PCMU, PCMA and telephone-event.
-    pub fn offer(&mut self) -> String {
-        let codecs = match self.codec {
-            Some(Codec::Pcma) => vec![PCMA, PCMU],
-            _ => vec![PCMU, PCMA],
-        };
-        let local = self.local(codecs, Some(TELEPHONE_EVENT), Direction::SendRecv);
-        self.write(local, sdp::write_rtp_offer)
-    }
-
-    /// The peer's answer to our offer.
-    pub fn read_answer(&mut self, answer: &str) -> Result<RtpRemote, SdpError> {
-        let answer = sdp::parse(answer)?;
-        let theirs = g711(&answer, None).ok_or(SdpError::NoCommonCodec)?;
-        let event = pick_event(&answer.telephone_events, theirs.codec).map(|event| EventFormat {
-            send_payload_type: event.payload_type,
-            receive_payload_type: TELEPHONE_EVENT.payload_type,
-            clock_rate_hz: event.clock_rate_hz,
-        });
-        let ours = if theirs.codec == Codec::Pcma { PCMA } else { PCMU };
-        self.codec = Some(theirs.codec);
-        remote(&answer, theirs, ours.payload_type, event)
-    }
-
-    /// The peer's new offer within the dialog: our answer, and what changes.
-    pub fn read_offer(&mut self, offer: &str) -> Result<(String, RtpRemote), SdpError> {
-        let offer = sdp::parse(offer)?;
-        let theirs = g711(&offer, self.codec).ok_or(SdpError::NoCommonCodec)?;
-        let event = pick_event(&offer.telephone_events, theirs.codec);
-        let remote = remote(&offer, theirs, theirs.payload_type, event.map(mirrored))?;
-        let direction = match offer.direction {
-            Direction::SendRecv => Direction::SendRecv,
-            Direction::SendOnly => Direction::RecvOnly,
-            Direction::RecvOnly => Direction::SendOnly,
-            Direction::Inactive => Direction::Inactive,
-        };
-        self.codec = Some(theirs.codec);
-        let local = self.local(vec![theirs], event, direction);
-        let answer = self.write(local, |local| sdp::write_rtp_answer(&offer, local));
-        Ok((answer, remote))
-    }
-
-    fn local(
-        &self,
-        codecs: Vec<CodecFormat>,
-        telephone_event: Option<TelephoneEventFormat>,
-        direction: Direction,
-    ) -> RtpLocal {
-        RtpLocal {
-            address: self.address,
-            port: self.port,
-            profile: Profile::RtpAvp,
-            rtcp_mux: false,
-            crypto: Vec::new(),
-            codecs,
-            telephone_events: Vec::from_iter(telephone_event),
-            direction,
-            session_id: self.session_id,
-            session_version: self.version,
-        }
-    }
-
-    fn write(&mut self, mut local: RtpLocal, write: impl Fn(&RtpLocal) -> String) -> String {
-        let mut text = write(&local);
-        if !self.written.is_empty() && text != self.written {
-            self.version += 1;
-            local.session_version = self.version;
-            text = write(&local);
-        }
-        self.written = text.clone();
-        text
-    }
-}
-
-/// What the peer says about its end. An unspecified address is the old way to say hold (RFC 3264 §8.4).
-fn remote(
-    description: &Description,
-    theirs: CodecFormat,
-    receive_payload_type: u8,
-    telephone_event: Option<EventFormat>,
-) -> Result<RtpRemote, SdpError> {
-    let address = description.address.ok_or(SdpError::Malformed)?;
-    let next = SocketAddr::new(address.ip(), address.port().saturating_add(1));
-    let rtcp_address = if description.rtcp_mux { address } else { description.rtcp_address.unwrap_or(next) };
-    let wants = matches!(description.direction, Direction::SendRecv | Direction::RecvOnly);
-    Ok(RtpRemote {
-        address,
-        rtcp_address,
-        rtcp_mux: description.rtcp_mux,
-        format: MediaFormat {
-            codec: theirs.codec,
-            send_payload_type: theirs.payload_type,
-            receive_payload_type,
-            opus: NO_OPUS,
-            telephone_event,
-        },
-        sending: wants && !address.ip().is_unspecified(),
-        srtp: None,
-    })
-}
-
-/// The description's first G.711 codec, or `preferred` if it is there.
-fn g711(description: &Description, preferred: Option<Codec>) -> Option<CodecFormat> {
-    let usable = || description.codecs.iter().filter(|format| matches!(format.codec, Codec::Pcmu | Codec::Pcma));
-    usable().find(|format| Some(format.codec) == preferred).or_else(|| usable().next()).copied()
-}
-
 /// The telephone-event at 8 kHz (WhatsApp's, whatever the audio's clock), else the one at the audio's clock.
-fn pick_event(offered: &[TelephoneEventFormat], codec: Codec) -> Option<TelephoneEventFormat> {
+pub(super) fn pick_event(offered: &[TelephoneEventFormat], codec: Codec) -> Option<TelephoneEventFormat> {
     let at = |clock_rate_hz: u32| offered.iter().find(|event| event.clock_rate_hz == clock_rate_hz).copied();
     at(8_000).or_else(|| at(codec.clock_rate_hz()))
 }
 
-fn mirrored(event: TelephoneEventFormat) -> EventFormat {
+pub(super) fn mirrored(event: TelephoneEventFormat) -> EventFormat {
     EventFormat {
         send_payload_type: event.payload_type,
         receive_payload_type: event.payload_type,

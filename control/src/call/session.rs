@@ -1,38 +1,37 @@
-//! One session of the edge: a bridge, its SIP call, and the order in which both come and go. Pure.
+//! One session of the edge: WhatsApp's leg, whoever is called for it, and the order in which both come and go. Pure.
 //!
 //! ```text
-//!  new -> Opening --Opened: answer, INVITE--> Live --end, from any side--> Ending --bridge and SIP call gone--> over
+//!  new -> Opening --Opened: answer, INVITEs--> Live --end, from any side--> Ending --bridge and SIP calls gone--> over
 //! ```
+//!
+//! Who is called: a SIP target, a trunk, a user's devices or a group's, as the route says; `hunt.rs` finds who answers. Later
+//! that side may hold, press keys and transfer the call: WhatsApp's description, SSRC and stream never change.
 //!
 //! Why the SIP call starts with the answer and not with DTLS: the far side rings while WhatsApp's media is set up, and the caller
 //! waits for the longer of the two instead of their sum.
 
-use super::edge::{EdgeConfig, EdgeOutput, Route};
+use super::context::Context;
+use super::edge::EdgeOutput;
+use super::hunt::{Hunt, Hunted, Lost, Wanted, Way, Won};
 use super::lease::{Facts, Lease};
 use super::limits::*;
 use super::machine::CallEnd;
-use super::negotiate::{Plan, RtpSide, codec_name};
+use super::negotiate::{Plan, codec_name};
+use super::party::Party;
+use super::transfer::{self, Staying};
 use super::{EdgeError, EdgeEvent, EdgeEventKind, EdgeReply, NewSession, SessionCreated};
-use crate::sip::{Invite, SipAgent, SipCallId, SipEnd, SipEvent};
-use crate::trace::timeline::{Entry, Step};
-use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegConfig, LegName, LegRemote};
+use crate::route::Caller;
+use crate::sip::gatekeeper::Refusal;
+use crate::sip::{Replaces, SipCallId, SipEnd, SipEvent};
+use crate::trace::timeline::Step;
+use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegConfig, LegName};
 use engine::dtls::DtlsVersion;
 use engine::error::{Cause, End, Side};
-use engine::leg::rtp::{RtpConfig, RtpRemote};
 use engine::leg::{LegEvent, LocalLeg};
 use engine::rtp::telephone_event::Digit;
 use engine::srtp::SrtpProfile;
 use engine::time::Instant;
 use engine::worker::{Command, RefuseReason};
-use std::collections::VecDeque;
-
-/// What a session needs from its edge at every input.
-pub(super) struct Context<'e> {
-    pub now: Instant,
-    pub config: &'e EdgeConfig,
-    pub sip: &'e mut SipAgent,
-    pub out: &'e mut VecDeque<EdgeOutput>,
-}
 
 /// WhatsApp's leg is always the bridge's first.
 const WHATSAPP: LegName = LegName::A;
@@ -42,15 +41,6 @@ const SIP: LegName = LegName::B;
 enum BridgeState {
     Opening,
     Open,
-    Gone,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SipState {
-    /// Not placed yet.
-    Idle,
-    Calling(SipCallId),
-    Up(SipCallId),
     Gone,
 }
 
@@ -67,18 +57,18 @@ pub(super) struct Session {
     /// What was told by `notify` so far.
     pub facts: Facts,
     plan: Plan,
-    rtp: Option<RtpSide>,
-    route: Route,
-    from_user: String,
+    caller: Caller,
     sdp_session_id: u64,
     hold: bool,
     released: bool,
-    early_media: bool,
     callback_url: Option<String>,
     /// Requests that wait for the answer.
     waiters: Vec<u64>,
     bridge: BridgeState,
-    sip: SipState,
+    /// Who is being called: at first, or in place of the one who wants the call transferred.
+    hunt: Option<Hunt>,
+    /// Who has answered.
+    far: Option<Party>,
     end: Option<CallEnd>,
     /// What the engine's protocol library said about the end of a leg.
     end_detail: Option<Box<str>>,
@@ -92,15 +82,34 @@ pub(super) struct Birth {
     pub offer_digest: [u8; 32],
     pub worker: usize,
     pub plan: Plan,
-    pub route: Route,
+    pub ways: Vec<Way>,
+    pub dialed: String,
     pub sdp_session_id: u64,
     pub request: u64,
 }
 
 impl Session {
-    /// Asks the engine for a bridge.
-    pub fn open(cx: &mut Context, birth: Birth, new: NewSession) -> Session {
-        let from_user = from_user(new.from.as_deref());
+    /// Asks the engine for a bridge; the error says that there is nobody to be called.
+    pub fn open(cx: &mut Context, birth: Birth, new: NewSession) -> Result<Session, EdgeError> {
+        let caller = Caller { user: from_user(new.from.as_deref()), display: None };
+        let wanted = Wanted {
+            dialed: birth.dialed,
+            caller: caller.clone(),
+            formats: birth.plan.formats(),
+            transcoding: true,
+            headers: call_id_header(&new.call_id),
+            max_forwards: None,
+            early_media: new.early_media,
+            until: cx.now.plus_millis(cx.config.ring_ms_max),
+        };
+        let mut hunt = Hunt::new(&new.call_id, SIP, birth.ways, wanted);
+        let b = match hunt.first(cx) {
+            Ok(config) => config,
+            Err(lost) => {
+                let words = lost.refusal.warning.unwrap_or_default();
+                return Err(EdgeError::new(422, "no_route", words));
+            }
+        };
         let session = Session {
             number: birth.number,
             token: birth.token,
@@ -111,28 +120,23 @@ impl Session {
             lease: Lease::new(cx.now, new.lease_s),
             facts: Facts::default(),
             plan: birth.plan,
-            rtp: None,
-            route: birth.route,
-            from_user,
+            caller,
             sdp_session_id: birth.sdp_session_id,
             hold: new.hold_media,
             released: !new.hold_media,
-            early_media: new.early_media,
             callback_url: new.callback_url,
             waiters: vec![birth.request],
             bridge: BridgeState::Opening,
-            sip: SipState::Idle,
+            hunt: Some(hunt),
+            far: None,
             end: None,
             end_detail: None,
             since: cx.now,
         };
-        let config = BridgeConfig {
-            a: LegConfig::Webrtc(Box::new(session.plan.config(session.hold))),
-            b: LegConfig::Rtp(RtpConfig { remote: None }),
-        };
+        let config = BridgeConfig { a: LegConfig::Webrtc(Box::new(session.plan.config(session.hold))), b };
         let command = Command::Open { bridge: BridgeId(session.number), config };
         cx.out.push_back(EdgeOutput::Engine { worker: session.worker, command });
-        session
+        Ok(session)
     }
 
     /// The same `new` again.
@@ -155,7 +159,7 @@ impl Session {
             return; // Close is on its way
         }
         let answer = self.plan.answer(a, &cx.config.webrtc_addresses, self.sdp_session_id);
-        let (Some(answer), &LocalLeg::Rtp { port, .. }) = (answer, b) else {
+        let Some(answer) = answer else {
             return self.end(cx, CallEnd::new("tandem", "bug", "the engine opened legs of another kind"));
         };
         self.answer = Some(answer);
@@ -165,34 +169,16 @@ impl Session {
         let free = if self.hold { "" } else { ", not held: RTP may precede the accept" };
         self.note(cx, Step::Offer, format!("{}{free}", self.plan.describe()));
 
-        let rtp = self.rtp.insert(RtpSide::new(cx.config.rtp_address, port, self.sdp_session_id));
-        let mut headers = vec![("X-WA-Call-ID".to_owned(), self.call_id.clone())];
-        headers.extend(self.route.headers.iter().cloned());
-        let invite = Invite {
-            target: self.route.target.clone(),
-            proxy: self.route.proxy.clone(),
-            from_display: None,
-            from_user: self.from_user.clone(),
-            from_host: self.route.from_host.clone(),
-            headers,
-            sdp: rtp.offer(),
-            credentials: self.route.credentials.clone(),
-            ring_ms_max: cx.config.ring_ms_max,
-            ..Invite::default()
-        };
-        self.sip = SipState::Calling(cx.sip.invite(cx.now, invite));
+        // WhatsApp ends a call that brings no packets for some seconds: a softphone on hold must not cost it.
+        cx.command(BridgeCommand::Comfort { leg: WHATSAPP });
+        let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.begin(cx, b.clone()));
+        self.hunted(cx, hunted);
     }
 
     /// The engine has no bridge for us.
     pub fn refused(&mut self, cx: &mut Context, reason: RefuseReason) {
         self.bridge = BridgeState::Gone;
-        let (cause, detail) = match reason {
-            RefuseReason::Full => ("full", "every worker carries as many bridges as it may"),
-            RefuseReason::NoPort => ("no_port", "no media port is free: widen MEDIA_PORTS"),
-            RefuseReason::NoSocket => ("no_socket", "the system gave no socket: raise the limit of open files"),
-            RefuseReason::Duplicate => ("bug", "the engine knows this bridge already"),
-        };
-        self.end(cx, CallEnd::new("tandem", cause, detail));
+        self.end(cx, refused_end(reason));
     }
 
     /// Ends the hold.
@@ -215,8 +201,11 @@ impl Session {
         if self.bridge != BridgeState::Gone {
             self.command(cx, BridgeCommand::Close);
         }
-        if let SipState::Calling(call) | SipState::Up(call) = self.sip {
-            cx.sip.hangup(cx.now, call, Some(reason_header(&end)));
+        if let Some(mut hunt) = self.hunt.take() {
+            hunt.stop(cx);
+        }
+        if let Some(call) = self.far.as_ref().and_then(|far| far.call) {
+            cx.hangup(call, reason_header(&end));
         }
         self.since = cx.now;
         self.end = Some(end);
@@ -230,41 +219,61 @@ impl Session {
                 let side = if leg == WHATSAPP { "WhatsApp" } else { "SIP" };
                 self.note(cx, Step::Digit, format!("{} from {side}, {duration_ms} ms", digit.as_char()));
             }
+            BridgeEvent::LegOpened { leg, local } => {
+                let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_opened(cx, leg, local));
+                self.hunted(cx, hunted);
+            }
+            BridgeEvent::LegRefused { leg } => {
+                let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_refused(cx, leg));
+                self.hunted(cx, hunted);
+            }
+            BridgeEvent::LegClosed { .. } => {}
             BridgeEvent::EndDetail { text, .. } => self.end_detail = Some(text),
             BridgeEvent::Ended { end, .. } => {
                 self.bridge = BridgeState::Gone;
                 let detail = self.end_detail.take();
-                self.end(cx, bridge_end(end, detail.as_deref()));
-            }
-            // A session asks for no spare legs.
-            BridgeEvent::LegOpened { .. } | BridgeEvent::LegRefused { .. } | BridgeEvent::LegClosed { .. } => {}
+                self.end(cx, bridge_end(end, ["whatsapp", "sip"], detail.as_deref()));
+            } // A session asks for no spare legs.
         }
     }
 
-    /// Takes one event of the SIP call.
-    pub fn handle_sip(&mut self, cx: &mut Context, event: SipEvent) {
+    /// Takes one event of one of its SIP calls.
+    pub fn handle_sip(&mut self, cx: &mut Context, call: SipCallId, event: SipEvent) {
+        if let Some(hunt) = self.hunt.as_mut().filter(|hunt| hunt.owns(call)) {
+            let hunted = hunt.handle_sip(cx, call, event);
+            return self.hunted(cx, hunted);
+        }
+        let is_live = self.end.is_none();
+        let Some(far) = self.far.as_mut().filter(|far| far.call == Some(call)) else {
+            if matches!(event, SipEvent::ReInvite { .. }) {
+                cx.sip.answer_reinvite(cx.now, call, None);
+            }
+            return;
+        };
         match event {
-            SipEvent::InviteSent { .. } => self.note(cx, Step::Invite, "INVITE sent".to_owned()),
-            SipEvent::Challenged { code, .. } => self.note(cx, Step::Challenge, code.to_string()),
-            SipEvent::Provisional { code, sdp, .. } if self.end.is_none() => self.ringing(cx, code, sdp),
-            SipEvent::Answered { call, sdp, headers } if self.end.is_none() => self.answered(cx, call, &sdp, &headers),
-            SipEvent::ReInvite { call, sdp } => self.reinvited(cx, call, sdp.as_deref()),
-            SipEvent::LateAnswer { sdp, .. } => self.answered_late(cx, &sdp),
+            SipEvent::ReInvite { sdp, .. } if is_live => {
+                if let Some(words) = far.reinvited(cx, call, sdp.as_deref()) {
+                    let words = format!("{}: {words}", far.subject);
+                    self.note(cx, Step::Hold, words);
+                }
+            }
+            SipEvent::ReInvite { .. } => cx.sip.answer_reinvite(cx.now, call, None),
+            SipEvent::LateAnswer { sdp, .. } if is_live => far.answered_late(cx, &sdp),
             SipEvent::InfoDigit { digit, duration_ms, .. } => {
                 self.note(cx, Step::Digit, format!("{digit} from SIP, {duration_ms} ms, by INFO"));
                 if let Some(digit) = Digit::from_char(digit) {
-                    self.command(cx, BridgeCommand::SendDigit { leg: WHATSAPP, digit, duration_ms });
+                    cx.command(BridgeCommand::SendDigit { leg: WHATSAPP, digit, duration_ms });
                 }
             }
+            SipEvent::TransferAsked { refer_to, replaces, .. } => self.transfer(cx, call, &refer_to, replaces),
             SipEvent::Ended { end, .. } => {
-                self.sip = SipState::Gone;
-                self.end(cx, sip_end(end));
+                far.call = None;
+                // Who asked for a transfer may go before it is done.
+                if self.hunt.is_none() {
+                    self.end(cx, sip_end(end));
+                }
             }
-            SipEvent::Provisional { .. }
-            | SipEvent::Answered { .. }
-            | SipEvent::Incoming { .. }
-            | SipEvent::Acknowledged { .. } => {}
-            _ => {} // nothing that a session has asked for
+            _ => {}
         }
     }
 
@@ -275,6 +284,13 @@ impl Session {
         }
         if self.end.is_some() {
             return true;
+        }
+        if let Some(hunt) = self.hunt.as_mut().filter(|_| self.bridge == BridgeState::Open) {
+            let hunted = hunt.handle_timeout(cx);
+            self.hunted(cx, hunted);
+            if self.end.is_some() || cx.now < self.deadline() {
+                return false;
+            }
         }
         let end = match self.bridge {
             _ if cx.now >= self.lease.until() => {
@@ -291,18 +307,19 @@ impl Session {
 
     /// When `handle_timeout` is to be called.
     pub fn deadline(&self) -> Instant {
+        let hunt = self.hunt.as_ref().map_or(Instant::NEVER, Hunt::deadline);
+        let lease = self.lease.until();
         match (&self.end, self.bridge) {
             (Some(_), _) => self.since.plus_millis(ENDING_MS_MAX),
-            (None, BridgeState::Opening) => self.since.plus_millis(OPEN_MS_MAX).min(self.lease.until()),
-            (None, _) if !self.released => self.since.plus_millis(HELD_MS_MAX).min(self.lease.until()),
-            (None, _) => self.lease.until(),
+            (None, BridgeState::Opening) => self.since.plus_millis(OPEN_MS_MAX).min(lease),
+            (None, _) if !self.released => self.since.plus_millis(HELD_MS_MAX).min(hunt).min(lease),
+            (None, _) => hunt.min(lease),
         }
     }
 
-    /// Whether bridge and SIP call are both gone.
+    /// Whether it has ended and the bridge is gone; its SIP calls are the edge's to count.
     pub fn is_over(&self) -> bool {
-        let sip_gone = matches!(self.sip, SipState::Idle | SipState::Gone);
-        self.end.is_some() && self.bridge == BridgeState::Gone && sip_gone
+        self.end.is_some() && self.bridge == BridgeState::Gone
     }
 
     /// Says the last words, once it is over or abandoned.
@@ -312,14 +329,6 @@ impl Session {
         if self.answer.is_some() {
             let CallEnd { side, cause, detail } = end;
             self.notify(cx, EdgeEventKind::Ended { side, cause, detail });
-        }
-    }
-
-    /// The SIP call, for the edge's index.
-    pub fn sip_call(&self) -> Option<SipCallId> {
-        match self.sip {
-            SipState::Calling(call) | SipState::Up(call) => Some(call),
-            SipState::Idle | SipState::Gone => None,
         }
     }
 
@@ -337,7 +346,8 @@ impl Session {
             }
             (LegEvent::DtlsConnected { version, profile }, _) => {
                 self.note(cx, Step::Dtls, format!("{}, {}", version_name(version), profile_name(profile)));
-                if self.end.is_none() {
+                // The callee's own handshake is no news of WhatsApp's.
+                if self.end.is_none() && leg == WHATSAPP {
                     self.notify(cx, EdgeEventKind::MediaReady);
                 }
             }
@@ -350,64 +360,107 @@ impl Session {
         }
     }
 
-    fn ringing(&mut self, cx: &mut Context, code: u16, sdp: Option<String>) {
-        let early_media = sdp.is_some();
-        self.note(cx, Step::Ringing, format!("{code}{}", if early_media { " with SDP" } else { "" }));
-        if self.early_media
-            && let (Some(sdp), Some(rtp)) = (&sdp, &mut self.rtp)
-            && let Ok(remote) = rtp.read_answer(sdp)
-        {
-            self.set_remote(cx, remote);
+    /// What the hunt says, of a call that comes up or of a transfer.
+    fn hunted(&mut self, cx: &mut Context, hunted: Hunted) {
+        match (hunted, self.far.is_some()) {
+            (Hunted::Nothing, _) => {}
+            (Hunted::Rings { code, sdp, .. }, false) => {
+                self.notify(cx, EdgeEventKind::Ringing { code, early_media: sdp });
+            }
+            (Hunted::Rings { code, .. }, true) => {
+                if let Some(call) = self.asker() {
+                    cx.sip.transfer_progress(cx.now, call, code);
+                }
+            }
+            (Hunted::Won(won), false) => self.answered(cx, *won),
+            (Hunted::Won(won), true) => self.transferred(cx, *won),
+            (Hunted::Lost(lost), false) => self.nobody_answered(cx, *lost),
+            (Hunted::Lost(lost), true) => self.transfer_failed(cx, &lost.refusal),
         }
-        self.notify(cx, EdgeEventKind::Ringing { code, early_media });
     }
 
-    fn answered(&mut self, cx: &mut Context, call: SipCallId, sdp: &str, headers: &[(String, String)]) {
-        self.sip = SipState::Up(call);
-        let Some(Ok(remote)) = self.rtp.as_mut().map(|rtp| rtp.read_answer(sdp)) else {
-            return self.end(cx, CallEnd::new("sip", "bad_sdp", "the 200's SDP has no G.711 stream that can be used"));
-        };
-        let mut detail = format!("200, {}", codec_name(remote.format.codec));
+    fn answered(&mut self, cx: &mut Context, won: Won) {
+        let Won { party, codec, headers } = won;
+        self.hunt = None;
+        self.far = Some(party);
+        let mut detail = format!("200, {}", codec_name(codec.codec));
         for (name, value) in headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("X-Twilio-CallSid")) {
             detail = format!("{detail}, {name} {value}");
         }
-        self.set_remote(cx, remote);
         self.note(cx, Step::Answered, detail);
         self.notify(cx, EdgeEventKind::Answered);
     }
 
-    /// Whatever changes on the SIP side stays there: the bridge absorbs it.
-    fn reinvited(&mut self, cx: &mut Context, call: SipCallId, sdp: Option<&str>) {
-        let Some(rtp) = self.rtp.as_mut().filter(|_| self.end.is_none()) else {
-            return cx.sip.answer_reinvite(cx.now, call, None);
-        };
-        match sdp.map(|offer| rtp.read_offer(offer)) {
-            // The peer wants our offer; its answer comes as `LateAnswer`, in the ACK.
-            None => cx.sip.answer_reinvite(cx.now, call, Some(&rtp.offer())),
-            Some(Ok((answer, remote))) => {
-                cx.sip.answer_reinvite(cx.now, call, Some(&answer));
-                self.set_remote(cx, remote);
+    fn nobody_answered(&mut self, cx: &mut Context, lost: Lost) {
+        self.hunt = None;
+        let words = lost.refusal.warning.unwrap_or_default();
+        let end = match lost.end {
+            Some(SipEnd::ProtocolError) => {
+                CallEnd::new("sip", "bad_sdp", format!("the 200's SDP has no stream that can be used: {words}"))
             }
-            Some(Err(_)) => cx.sip.answer_reinvite(cx.now, call, None),
+            Some(end) => sip_end(end),
+            None => CallEnd::new("tandem", "no_route", words),
+        };
+        self.end(cx, end);
+    }
+
+    fn transfer(&mut self, cx: &mut Context, call: SipCallId, refer_to: &str, replaces: Option<Replaces>) {
+        let staying = Staying {
+            caller: self.caller.clone(),
+            formats: self.plan.formats(),
+            transcoding: true,
+            headers: call_id_header(&self.call_id),
+        };
+        let planned = match (&self.far, replaces) {
+            (Some(asking), None) if self.hunt.is_none() && self.end.is_none() => {
+                transfer::plan(cx, asking, staying, refer_to)
+            }
+            (Some(_), Some(_)) => Err(Refusal::warned(501, "attended transfer is not served")),
+            _ => Err(Refusal::warned(503, "the call cannot be transferred now")),
+        };
+        match planned {
+            Err(refusal) => {
+                let words = refusal.warning.unwrap_or_default();
+                self.note(cx, Step::Transfer, format!("refused: {words}"));
+                cx.sip.transfer_progress(cx.now, call, refusal.code);
+            }
+            Ok((ways, wanted)) => {
+                let by = self.far.as_ref().map_or("", |far| &far.subject);
+                self.note(cx, Step::Transfer, format!("asked for by {by}"));
+                let hunt = self.hunt.insert(Hunt::new(&self.call_id, SIP, ways, wanted));
+                let hunted = hunt.start(cx);
+                self.hunted(cx, hunted);
+            }
         }
     }
 
-    /// The answer to an offer of ours in a 2xx (RFC 3264 §5). One that cannot be used leaves the call as it was.
-    fn answered_late(&mut self, cx: &mut Context, sdp: &str) {
-        let rtp = self.rtp.as_mut().filter(|_| self.end.is_none());
-        if let Some(Ok(remote)) = rtp.map(|rtp| rtp.read_answer(sdp)) {
-            self.set_remote(cx, remote);
-        }
+    /// Whoever asked for the transfer, if it is still there.
+    fn asker(&self) -> Option<SipCallId> {
+        self.far.as_ref()?.call
     }
 
-    fn set_remote(&self, cx: &mut Context, remote: RtpRemote) {
-        let remote = Box::new(LegRemote::Rtp(remote));
-        self.command(cx, BridgeCommand::SetRemote { leg: SIP, remote });
+    fn transferred(&mut self, cx: &mut Context, won: Won) {
+        if let Some(call) = self.asker() {
+            cx.sip.transfer_progress(cx.now, call, 200);
+            cx.hangup(call, "SIP;cause=200;text=\"Transferred\"");
+        }
+        self.hunt = None;
+        self.note(cx, Step::Transfer, format!("{} answered", won.party.subject));
+        self.far = Some(won.party);
+    }
+
+    fn transfer_failed(&mut self, cx: &mut Context, refusal: &Refusal) {
+        let words = refusal.warning.clone().unwrap_or_default();
+        self.note(cx, Step::Transfer, format!("failed: {} {words}", refusal.code));
+        self.hunt = None;
+        match self.asker() {
+            Some(call) => cx.sip.transfer_progress(cx.now, call, refusal.code),
+            None => self.end(cx, CallEnd::new("tandem", "transfer_failed", words)),
+        }
     }
 
     fn command(&self, cx: &mut Context, command: BridgeCommand) {
-        let command = Command::Bridge { bridge: BridgeId(self.number), command };
-        cx.out.push_back(EdgeOutput::Engine { worker: self.worker, command });
+        cx.command(command);
     }
 
     fn notify(&mut self, cx: &mut Context, kind: EdgeEventKind) {
@@ -417,7 +470,7 @@ impl Session {
     }
 
     fn note(&self, cx: &mut Context, step: Step, detail: String) {
-        cx.out.push_back(EdgeOutput::Timeline(Entry { call_id: self.call_id.clone(), at: cx.now, step, detail }));
+        cx.note(&self.call_id, step, detail);
     }
 }
 
@@ -436,8 +489,23 @@ fn from_user(from: Option<&str>) -> String {
     }
 }
 
+fn call_id_header(call_id: &str) -> Vec<(String, String)> {
+    vec![("X-WA-Call-ID".to_owned(), call_id.to_owned())]
+}
+
+/// Why the engine has no bridge.
+pub(super) fn refused_end(reason: RefuseReason) -> CallEnd {
+    let (cause, detail) = match reason {
+        RefuseReason::Full => ("full", "every worker carries as many bridges as it may"),
+        RefuseReason::NoPort => ("no_port", "no media port is free: widen MEDIA_PORTS"),
+        RefuseReason::NoSocket => ("no_socket", "the system gave no socket: raise the limit of open files"),
+        RefuseReason::Duplicate => ("bug", "the engine knows this bridge already"),
+    };
+    CallEnd::new("tandem", cause, detail)
+}
+
 /// RFC 3326; the codes are those of ITU-T Q.850.
-fn reason_header(end: &CallEnd) -> &'static str {
+pub(super) fn reason_header(end: &CallEnd) -> &'static str {
     match end.cause.as_str() {
         "hangup" | "bye" => "Q.850;cause=16;text=\"Normal call clearing\"",
         "consent_lost" | "media_timeout" | "ice_failed" | "dtls_timeout" | "dtls_refused" => {
@@ -447,11 +515,11 @@ fn reason_header(end: &CallEnd) -> &'static str {
     }
 }
 
-/// `said`: the protocol library's own words, such as the name of a DTLS alert.
-fn bridge_end(end: End, said: Option<&str>) -> CallEnd {
+/// `names`: what A and B are called. `said`: the protocol library's own words, such as the name of a DTLS alert.
+pub(super) fn bridge_end(end: End, names: [&str; 2], said: Option<&str>) -> CallEnd {
     let side = match end.side {
-        Side::A => "whatsapp",
-        Side::B => "sip",
+        Side::A => names[0],
+        Side::B => names[1],
         Side::Engine => "tandem",
     };
     let (cause, detail) = match end.cause {
@@ -473,7 +541,7 @@ fn bridge_end(end: End, said: Option<&str>) -> CallEnd {
     }
 }
 
-fn sip_end(end: SipEnd) -> CallEnd {
+pub(super) fn sip_end(end: SipEnd) -> CallEnd {
     match end {
         SipEnd::ByeReceived(reason) => {
             CallEnd::new("sip", "bye", reason.unwrap_or_else(|| "the SIP side hung up".to_owned()))
@@ -493,20 +561,19 @@ fn sip_end(end: SipEnd) -> CallEnd {
         SipEnd::Unauthorized => CallEnd::new("sip", "unauthorized", "the SIP side refused our credentials"),
         SipEnd::Unreachable => CallEnd::new("sip", "unreachable", "the SIP target could not be resolved or sent to"),
         SipEnd::ProtocolError => CallEnd::new("sip", "protocol_error", "the SIP side's answer cannot be used"),
-        SipEnd::ByeSent | SipEnd::Cancelled | SipEnd::CancelReceived | SipEnd::RejectedByUs(_) => {
-            CallEnd::new("tandem", "hangup", "we hung up")
-        }
+        SipEnd::CancelReceived => CallEnd::new("sip", "cancelled", "the caller gave up"),
+        SipEnd::ByeSent | SipEnd::Cancelled | SipEnd::RejectedByUs(_) => CallEnd::new("tandem", "hangup", "we hung up"),
     }
 }
 
-fn version_name(version: DtlsVersion) -> &'static str {
+pub(super) fn version_name(version: DtlsVersion) -> &'static str {
     match version {
         DtlsVersion::V12 => "DTLS 1.2",
         DtlsVersion::V13 => "DTLS 1.3",
     }
 }
 
-fn profile_name(profile: SrtpProfile) -> &'static str {
+pub(super) fn profile_name(profile: SrtpProfile) -> &'static str {
     match profile {
         SrtpProfile::AesCm128HmacSha1_80 => "AES_CM_128_HMAC_SHA1_80",
         SrtpProfile::AesCm128HmacSha1_32 => "AES_CM_128_HMAC_SHA1_32",

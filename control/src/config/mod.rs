@@ -382,6 +382,8 @@ impl Config {
             },
             webrtc_addresses,
             rtp_address,
+            dialplan: self.routes.clone(),
+            realm: self.sip.domain.clone().unwrap_or_else(|| "tandem".to_owned()),
             default_route: self.sip.target.as_ref().map(route),
             routes: self.sip.routes.iter().map(|(name, target)| (name.clone(), route(target))).collect(),
             destinations_allowed: self.edge.destinations_allowed.clone(),

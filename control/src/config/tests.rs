@@ -18,8 +18,8 @@ fn a_file_that_is_not_toml_is_refused_without_its_secrets() {
 #[test]
 fn what_would_fail_every_call_is_refused_at_start() {
     for (text, variable, value, names) in [
-        ("", "SIP_TARGET", "sip:bot@bots.example;transport=tls", ["SIP_TARGET (sip.target", "UDP"]),
-        ("", "SIP_PROXY", "sips:bots.example", ["SIP_PROXY (sip.proxy", "UDP"]),
+        ("", "SIP_TARGET", "sip:bot@bots.example;transport=sctp", ["SIP_TARGET (sip.target", "udp, tcp and tls"]),
+        ("", "SIP_PROXY", "sips:", ["SIP_PROXY (sip.proxy", "sip:us1.sip.twilio.com"]),
         ("", "SIP_FROM_HOST", "a b", ["SIP_FROM_HOST (sip.from_host", "host name"]),
         ("", "WABA_TOKEN", "a\nb", ["WABA_TOKEN (whatsapp.token", "access token"]),
         ("", "EDGE_TOKEN", "a\nb", ["EDGE_TOKEN (edge.token", "secret"]),
@@ -28,7 +28,9 @@ fn what_would_fail_every_call_is_refused_at_start() {
         let error = with(text, &[(variable, value)]).unwrap_err().0;
         assert!(names.iter().all(|name| error.contains(name)), "{error}");
     }
-    assert!(with("", &[("SIP_TARGET", "sip:bot@127.0.0.1:5080;transport=UDP")]).is_ok());
+    for target in ["sip:bot@127.0.0.1:5080;transport=UDP", "sip:bot@bots.example;transport=tls", "sips:bots.example"] {
+        assert!(with("", &[("SIP_TARGET", target)]).is_ok(), "{target}");
+    }
 }
 
 #[test]

@@ -190,7 +190,7 @@ impl Values {
 
     fn sip_uri(&self, key: &str) -> Result<Option<String>, ConfigError> {
         let Some(value) = self.optional(key) else { return Ok(None) };
-        match sip_uri_fault(&value).or_else(|| not_udp(&value)) {
+        match sip_uri_fault(&value) {
             None => Ok(Some(value)),
             Some(fault) => Err(self.complain(key, &fault)),
         }
@@ -198,7 +198,7 @@ impl Values {
 
     fn routes(&self, key: &str) -> Result<BTreeMap<String, String>, ConfigError> {
         let written = self.tables.get(key).into_iter().flatten();
-        let read = written.map(|(name, (uri, place))| match sip_uri_fault(uri).or_else(|| not_udp(uri)) {
+        let read = written.map(|(name, (uri, place))| match sip_uri_fault(uri) {
             None => Ok((name.clone(), uri.clone())),
             Some(fault) => {
                 let remedy = "write a SIP URI, such as sip:bot@127.0.0.1:5080";
@@ -321,14 +321,6 @@ pub(super) fn sip_uri_fault(value: &str) -> Option<String> {
     let transport = lower.split([';', '?']).find_map(|part| part.strip_prefix("transport="));
     let known = transport.is_none_or(|transport| ["udp", "tcp", "tls"].contains(&transport));
     (!known).then(|| format!("is \"{value}\", whose transport is none of udp, tcp and tls"))
-}
-
-/// For the targets of calls without a trunk.
-fn not_udp(value: &str) -> Option<String> {
-    let lower = value.to_ascii_lowercase();
-    let transport = lower.split([';', '?']).find_map(|part| part.strip_prefix("transport="));
-    let udp = lower.starts_with("sip:") && transport.is_none_or(|transport| transport == "udp");
-    (!udp).then(|| format!("is \"{value}\", and UDP is the only transport so far"))
 }
 
 /// The operator's own entries, each with its place.

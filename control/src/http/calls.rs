@@ -5,10 +5,12 @@
 
 use super::{Shared, failure, overloaded};
 use crate::runtime::Input;
+use crate::sip_io::websocket::Door;
 use crate::trace::board::{Answer, Question, list_text};
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use std::collections::BTreeMap;
@@ -43,6 +45,18 @@ pub fn routes() -> Router<Shared> {
         .route("/page/agent.js", get(move || async move { file(js, AGENT_JS) }))
         .route("/page/sip.js", get(move || async move { file(js, SIP_JS) }))
         .route("/page/style.css", get(|| async { file("text/css; charset=utf-8", STYLE_CSS) }))
+}
+
+/// SIP over WebSocket on the pages' own origin (RFC 7118): no further port, no further certificate. `tls`: the server itself speaks TLS.
+pub fn softphones(door: Option<Door>, tls: bool) -> Router<Shared> {
+    let Some(door) = door else { return Router::new() };
+    let upgrade = move |ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request<Body>| async move {
+        // Or TLS ends before us: at a proxy, which says so.
+        let proto = request.headers().get("x-forwarded-proto").and_then(|value| value.to_str().ok());
+        let secure = tls || proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+        door.upgrade(request, peer, secure)
+    };
+    Router::new().route("/sip", get(upgrade))
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use engine::error::DropReason;
-use engine::metrics::Metrics;
+use engine::metrics::{LATENESS_BUCKETS, LATENESS_MS, Metrics};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -186,13 +186,32 @@ fn engine(text: &mut String, workers: &[Metrics]) {
         ("engine_packets_concealed_total", sum(|m| m.packets_concealed)),
         ("engine_rearmed_total", sum(|m| m.rearmed)),
         ("engine_turns_total", sum(|m| m.turns)),
+        ("engine_turns_idle_total", sum(|m| m.turns_idle)),
+        ("engine_bridges_refused_busy_total", sum(|m| m.bridges_refused_busy)),
     ] {
         line(text, name, "", value);
     }
+    for (worker, metrics) in workers.iter().enumerate() {
+        let labels = format!("{{worker=\"{worker}\"}}");
+        line(text, "engine_busy_permille", &labels, metrics.busy_permille);
+        line(text, "engine_encoder_complexity", &labels, metrics.complexity);
+    }
+    let mut timers = 0;
+    for (bucket, count) in sum_lateness(workers).into_iter().enumerate() {
+        timers += count;
+        let bound = LATENESS_MS.get(bucket).map_or("+Inf".to_owned(), |millis| format!("0.{millis:03}"));
+        line(text, "engine_timer_lateness_seconds_bucket", &format!("{{le=\"{bound}\"}}"), timers);
+    }
+    line(text, "engine_timer_lateness_seconds_count", "", timers);
     for reason in DropReason::ALL {
         let dropped = workers.iter().map(|m| m.dropped[reason as usize]).sum();
         line(text, "engine_packets_dropped_total", &format!("{{reason=\"{reason:?}\"}}"), dropped);
     }
+}
+
+/// How late the workers' timers came: the pacing of what is sent.
+fn sum_lateness(workers: &[Metrics]) -> [u64; LATENESS_BUCKETS] {
+    std::array::from_fn(|bucket| workers.iter().map(|m| m.lateness[bucket]).sum())
 }
 
 fn line(text: &mut String, name: &str, labels: &str, value: u64) {

@@ -9,8 +9,8 @@
 use super::number::{NumberFormat, Numbering, without_separators};
 use super::pattern::Pattern;
 use super::{Caller, Transport};
-use crate::sip::Credentials;
 use crate::sip::uri::escape_user;
+use crate::sip::{Credentials, Register};
 use engine::sdp::Codec;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -177,6 +177,23 @@ impl Trunk {
         format!("sip:{user}@{}{port};transport={transport}", bracketed(&self.host))
     }
 
+    /// Our registration there, if the provider wants one.
+    pub fn registration(&self) -> Option<Register> {
+        let expires_s = self.register_s?;
+        let username = &self.credentials.as_ref()?.username;
+        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        let host = bracketed(&self.host);
+        let transport = self.transport.parameter();
+        Some(Register {
+            registrar: format!("sip:{host}{port};transport={transport}"),
+            proxy: self.proxy.clone(),
+            aor: format!("sip:{}@{host}", escape_user(self.from_user.as_ref().unwrap_or(username))),
+            contact_user: self.number.clone(),
+            credentials: self.credentials.clone(),
+            expires_s,
+        })
+    }
+
     /// Whom the called party sees when `caller` calls through this trunk.
     pub fn caller_id(&self, caller: &Caller, numbering: &Numbering) -> CallerId {
         let theirs = numbering.e164(&caller.user);
@@ -297,6 +314,15 @@ mod tests {
         assert_eq!(digits.target("07700900123", &rules), "sip:*31%23447700900123@sbc.example;transport=tls");
         let v6 = Trunk::new("t", "2001:db8::1", Transport::Udp);
         assert_eq!(v6.target("a@b c", &rules), "sip:a%40b%20c@[2001:db8::1];transport=udp");
+    }
+
+    #[test]
+    fn a_trunk_that_wants_it_is_registered_at_with_its_own_user() {
+        assert!(trunk().registration().is_none());
+        let credentials = Some(Credentials { username: "gw 1".into(), password: "p".into() });
+        let registration = Trunk { register_s: Some(300), credentials, ..trunk() }.registration().unwrap();
+        assert_eq!(registration.registrar, "sip:sbc.example:5061;transport=tls");
+        assert_eq!((registration.aor.as_str(), registration.expires_s), ("sip:gw%201@sbc.example", 300));
     }
 
     #[test]

@@ -323,6 +323,11 @@ impl SipAgent {
         })
     }
 
+    /// The Call-ID of a call.
+    pub fn call_id(&self, call: SipCallId) -> Option<&str> {
+        self.calls.get(&call).map(|call| call.call_id.as_str())
+    }
+
     /// Calls and transactions alive; both are zero when nothing is left behind.
     pub fn alive(&self) -> (usize, usize) {
         (self.calls.len(), self.core.transactions.count())

@@ -65,7 +65,7 @@ impl Dialog {
             local_cseq: 0,
             remote_cseq: Some(invite.cseq()?.0),
             route_set: invite.list("Record-Route").map(str::to_owned).collect(),
-            remote_target: invite.contact()?.to_owned(),
+            remote_target: invite.contact().or_else(|| old_target(invite))?.to_owned(),
         })
     }
 
@@ -137,6 +137,14 @@ impl Dialog {
         request.push("CSeq", format!("{cseq} {method}"));
         request
     }
+}
+
+/// Where requests to a caller of RFC 2543 go, which needed no Contact: its From. One of RFC 3261 shows in its branch.
+fn old_target(invite: &Message) -> Option<&str> {
+    if invite.via()?.branch().is_some() {
+        return None;
+    }
+    NameAddr::parse(invite.header("From")?).map(|from| from.uri)
 }
 
 #[cfg(test)]

@@ -341,3 +341,124 @@ fn transport_of(services: &str) -> Option<Transport> {
 fn host_name(text: &str) -> String {
     text.trim_end_matches('.').to_ascii_lowercase()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Transport; 4] = [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Wss];
+
+    fn srv(priority: u16, weight: u16, target: &str) -> Srv {
+        Srv { priority, weight, port: 5000 + priority, target: target.into() }
+    }
+
+    fn naptr(order: u16, services: &str, replacement: &str) -> Naptr {
+        Naptr { order, preference: 0, services: services.into(), replacement: replacement.into() }
+    }
+
+    /// Looks up with these records; answers the questions in order, and the hops.
+    fn look_up(uri: &str, records: &[(Question, Records)]) -> (Vec<Question>, Vec<Hop>) {
+        let mut random = Random::from_test_seed(1);
+        let (mut locator, mut step) = Locator::start(uri, &ALL, (true, true));
+        let mut asked = Vec::new();
+        loop {
+            match step {
+                Step::Done(hops) => return (asked, hops),
+                Step::Ask(question) => {
+                    let answer = records.iter().find(|(known, _)| *known == question);
+                    step = locator.answer(answer.map_or(&Records::Nothing, |(_, records)| records), &mut random);
+                    asked.push(question);
+                }
+            }
+        }
+    }
+
+    fn v4(last: u8) -> Records {
+        Records::Addresses(vec![IpAddr::from([192, 0, 2, last])])
+    }
+
+    #[test]
+    fn addresses_and_ports_need_no_records() {
+        for (uri, hop) in [
+            ("sip:a@192.0.2.1", Some((Transport::Udp, "192.0.2.1:5060"))),
+            ("sip:a@192.0.2.1;transport=TLS", Some((Transport::Tls, "192.0.2.1:5061"))),
+            ("sips:192.0.2.1:5071", Some((Transport::Tls, "192.0.2.1:5071"))),
+            ("sips:192.0.2.1;transport=tcp", Some((Transport::Tls, "192.0.2.1:5061"))),
+            ("192.0.2.1:5080", Some((Transport::Udp, "192.0.2.1:5080"))),
+            ("sip:a@x.example;maddr=[2001:db8::1]", Some((Transport::Udp, "[2001:db8::1]:5060"))),
+            ("sip:a@192.0.2.1;transport=sctp", None),
+            ("sip:a@192.0.2.1;transport=ws", None),
+            ("tel:+1", None),
+        ] {
+            let expected: Vec<_> = hop.iter().map(|(t, at)| (*t, at.parse().unwrap())).collect();
+            let (asked, hops) = look_up(uri, &[]);
+            let hops: Vec<(Transport, SocketAddr)> = hops.iter().map(|hop| (hop.transport, hop.remote)).collect();
+            assert_eq!((asked, hops), (Vec::new(), expected), "{uri}");
+        }
+        let (asked, hops) =
+            look_up("sip:x.example:5080;transport=tcp", &[(Question::Address("x.example".into()), v4(3))]);
+        assert_eq!((asked.len(), hops[0].remote.to_string()), (1, "192.0.2.3:5080".to_owned()));
+    }
+
+    #[test]
+    fn naptr_chooses_the_transport_and_the_certificate_must_carry_the_domain() {
+        let records = [
+            (
+                Question::Naptr("x.example".into()),
+                Records::Naptr(vec![
+                    naptr(20, "SIP+D2U", "_sip._udp.x.example."),
+                    naptr(10, "SIPS+D2T", "_sips._tcp.x.example."),
+                    naptr(5, "SIP+D2S", "_sip._sctp.x.example."),
+                ]),
+            ),
+            (Question::Srv("_sips._tcp.x.example".into()), Records::Srv(vec![srv(1, 0, "sbc.carrier.example.")])),
+            (Question::Address("sbc.carrier.example".into()), v4(4)),
+        ];
+        let (_, hops) = look_up("sip:x.example", &records);
+        let expected = Hop::new(Transport::Tls, "192.0.2.4:5001".parse().unwrap()).for_domain("x.example");
+        assert_eq!(hops, [expected]);
+    }
+
+    #[test]
+    fn without_records_the_domain_is_a_host_and_with_srv_it_is_not() {
+        let host = (Question::Address("x.example".into()), v4(5));
+        let (asked, hops) = look_up("sip:a@X.example", std::slice::from_ref(&host));
+        assert_eq!(asked[0], Question::Naptr("x.example".into()));
+        assert_eq!(asked.last(), Some(&host.0));
+        assert_eq!(hops, [Hop::udp("192.0.2.5:5060".parse().unwrap())]);
+        let none = (Question::Srv("_sip._udp.x.example".into()), Records::Srv(vec![srv(0, 0, ".")]));
+        let (_, hops) = look_up("sip:a@x.example;transport=udp", &[none, host.clone()]);
+        assert_eq!(hops, [], "the domain says that it has no such service");
+        let (asked, hops) = look_up("sip:a@x.example;transport=tls", &[host]);
+        assert_eq!(asked[0], Question::Srv("_sips._tcp.x.example".into()));
+        assert_eq!(hops[0].remote, "192.0.2.5:5061".parse().unwrap());
+    }
+
+    #[test]
+    fn priority_decides_and_weight_shares() {
+        let mut random = Random::from_test_seed(5);
+        let mut firsts = [0; 2];
+        for _ in 0..1_000 {
+            let records = vec![srv(2, 0, "last"), srv(1, 30, "heavy"), srv(1, 10, "light")];
+            let order = by_weight(records, &mut random);
+            assert_eq!(order[2].target, "last");
+            firsts[usize::from(order[0].target == "light")] += 1;
+        }
+        // A quarter, give or take four standard deviations.
+        assert!((195..=305).contains(&firsts[1]), "{firsts:?}");
+    }
+
+    #[test]
+    fn an_answer_to_another_question_does_no_harm() {
+        let mut random = Random::from_test_seed(1);
+        let (mut locator, step) = Locator::start("sip:x.example", &ALL, (true, false));
+        assert!(matches!(step, Step::Ask(Question::Naptr(_))));
+        for _ in 0..20 {
+            if let Step::Done(hops) = locator.answer(&v4(1), &mut random) {
+                assert!(hops.len() <= HOPS_MAX);
+                return;
+            }
+        }
+        panic!("the look-up never ends");
+    }
+}

@@ -35,6 +35,8 @@ pub enum Step {
     Challenge,
     /// 18x came.
     Ringing,
+    /// A destination failed and the next one is tried.
+    Failover,
     /// 200 came.
     Answered,
     /// `accept` succeeded or failed.
@@ -51,6 +53,10 @@ pub enum Step {
     FirstPacketToSip,
     /// A key was pressed.
     Digit,
+    /// A side put the call on hold, or took it back.
+    Hold,
+    /// A transfer was asked for, done, or has failed.
+    Transfer,
     /// The program was started again while the call was in progress.
     Restart,
     /// WhatsApp has not acknowledged the end of the call.
@@ -71,6 +77,7 @@ impl Step {
             Step::Invite => "invite",
             Step::Challenge => "challenge",
             Step::Ringing => "ringing",
+            Step::Failover => "failover",
             Step::Answered => "answered",
             Step::Accept => "accept",
             Step::Release => "release",
@@ -79,6 +86,8 @@ impl Step {
             Step::FirstPacketFromSip => "first_packet_from_sip",
             Step::FirstPacketToSip => "first_packet_to_sip",
             Step::Digit => "digit",
+            Step::Hold => "hold",
+            Step::Transfer => "transfer",
             Step::Restart => "restart",
             Step::Goodbye => "goodbye",
             Step::End => "end",

@@ -12,7 +12,6 @@
 mod bot;
 mod call;
 #[cfg(test)]
-mod chaos;
 mod demo;
 mod graph;
 mod hosts;

@@ -1,8 +1,9 @@
 //! An agent, and the peer that a test plays, at one table.
+#![allow(dead_code)] // each test file uses its share
 
 use control::sip::locate::{Question, Records};
 use control::sip::message::{Message, reason_phrase};
-use control::sip::transport::Hop;
+use control::sip::transport::{Hop, PeerIdentity, Transport};
 use control::sip::{Credentials, Invite, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput, TraceMessage};
 use engine::random::Random;
 use engine::time::Instant;
@@ -34,6 +35,25 @@ pub fn account(password: &str) -> Credentials {
 pub fn config(demand: Option<(String, Credentials)>, accept_incoming: bool) -> SipConfig {
     let advertised = US.parse().unwrap();
     SipConfig { demand, accept_incoming, ..SipConfig::new(advertised, "gw", "tandem/1") }
+}
+
+/// An agent that has every transport.
+pub fn everywhere() -> SipConfig {
+    let mut config = config(None, true);
+    let at = |port: u16| SocketAddr::from(([192, 0, 2, 1], port));
+    config.reach = vec![(Transport::Tcp, at(5060)), (Transport::Tls, at(5061)), (Transport::Wss, at(7443))];
+    config
+}
+
+pub fn invitation() -> Invite {
+    Invite {
+        target: "sip:bot@192.0.2.2".into(),
+        from_user: "a".into(),
+        sdp: OFFER.into(),
+        credentials: Some(account("secret")),
+        ring_ms_max: 25_000,
+        ..Invite::default()
+    }
 }
 
 pub fn answer(m: &mut Message, contact: &str) {
@@ -142,6 +162,21 @@ impl Table {
         }
         change(&mut m);
         self.agent.handle_datagram(self.now, self.from, &m.to_bytes());
+        self.pump();
+    }
+
+    /// A message of the peer over any transport.
+    pub fn receive(&mut self, hop: &Hop, message: &Message) {
+        self.agent.handle_from_anyone(self.now, hop, &PeerIdentity::default(), &message.to_bytes());
+        self.pump();
+    }
+
+    /// Answers the question that is open.
+    pub fn answer_question(&mut self, wanted: Question, records: Records) {
+        self.pump();
+        assert_eq!(self.question.take(), Some(wanted));
+        let query = self.query.take().unwrap();
+        self.agent.resolved(self.now, query, &records);
         self.pump();
     }
 

@@ -3,7 +3,7 @@
 
 use control::sip::gatekeeper::{Doorman, Gatekeeper};
 use control::sip::transport::{Hop, PeerIdentity, TRANSPORTS, Transport};
-use control::sip::{Credentials, Invite, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput};
+use control::sip::{Credentials, Invite, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput, TraceMessage};
 use control::sip_io::resolver::Resolver;
 use control::sip_io::tls::TlsSettings;
 use control::sip_io::{Heard, SipIo, SipIoSettings};
@@ -13,7 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub const SDP: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
+pub const SDP: &str =
+    "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
 
 /// Longest wait for anything.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -28,6 +29,9 @@ pub struct Node {
     /// Where the last message came from, and what TLS proved there.
     pub last: Option<(Hop, PeerIdentity)>,
     pub lost: Vec<(Hop, bool)>,
+    pub traced: Vec<TraceMessage>,
+    /// Refuses every call with this code.
+    pub refuses_with: Option<u16>,
     resolver: Resolver,
 }
 
@@ -68,6 +72,8 @@ impl Node {
             answers_with: None,
             last: None,
             lost: Vec::new(),
+            traced: Vec::new(),
+            refuses_with: None,
             resolver: Resolver::new(),
         }
     }
@@ -112,9 +118,12 @@ impl Node {
                     if let (SipEvent::ReInvite { call, .. }, Some(sdp)) = (&event, self.answers_with) {
                         self.agent.answer_reinvite(clock::now(), *call, Some(sdp));
                     }
+                    if let (SipEvent::Incoming { call, .. }, Some(code)) = (&event, self.refuses_with) {
+                        self.agent.reject(clock::now(), *call, code);
+                    }
                     self.heard.push(event);
                 }
-                SipOutput::Trace(_) => {}
+                SipOutput::Trace(message) => self.traced.push(message),
                 SipOutput::Timeout(_) => return,
             }
         }

@@ -121,6 +121,21 @@ impl Flow {
         pressed
     }
 
+    /// Sends silence where the source is silent; flows that decode do so anyway.
+    pub(super) fn comfort(&mut self, exit: &mut Exit<'_>) {
+        if let Path::Relay(relay) = &mut self.path {
+            relay.comfort(exit);
+        }
+    }
+
+    /// When `comfort` is due.
+    pub(super) fn comfort_deadline(&self, can_send: bool) -> Instant {
+        match &self.path {
+            Path::Relay(relay) => relay.comfort_deadline(can_send),
+            _ => Instant::NEVER,
+        }
+    }
+
     /// When `run` is due.
     pub(super) fn deadline(&self, can_send: bool) -> Instant {
         let path = match &self.path {

@@ -148,16 +148,18 @@ impl Hearing {
         self.count = end;
     }
 
-    pub(super) fn clear(&mut self) {
-        self.count = 0;
+    /// The line's background.
+    pub(super) fn comfort(&mut self) -> &mut Comfort {
+        &mut self.comfort
     }
 
-    /// Takes up to `most` samples out, if nobody hears it.
-    pub(super) fn shorten(&mut self, most: usize, need: Need) {
+    /// Takes up to `most` samples out, if nobody hears it; answers how many.
+    pub(super) fn shorten(&mut self, most: usize, need: Need) -> usize {
         let scale = self.scale();
         let gone = stretch::shorten(&mut self.heard[..self.count], most, scale, need);
         self.count -= gone;
         self.shortened += gone as u64;
+        gone
     }
 
     /// Puts up to `most` samples in, if nobody hears it.

@@ -61,7 +61,7 @@ impl Backlog {
     }
 
     /// Puts one frame behind the others. A greeting longer than the limit loses its newest audio, live audio its oldest.
-    pub(super) fn push(&mut self, pcm: &[i16; FRAME_SAMPLES]) {
+    pub(super) fn push(&mut self, pcm: &[i16]) {
         self.background = mean(pcm).min(self.background + 1);
         if self.is_live && self.count == LIVE_FRAMES_MAX {
             self.drop_first();
@@ -77,7 +77,7 @@ impl Backlog {
     }
 
     /// The next frame to play. While others wait behind it, frames of a pause are left out.
-    pub(super) fn pop(&mut self, pcm: &mut [i16; FRAME_SAMPLES]) -> bool {
+    pub(super) fn pop(&mut self, pcm: &mut [i16]) -> bool {
         while self.take_first(pcm) {
             self.quiet_run = if self.is_quiet(pcm) { self.quiet_run + 1 } else { 0 };
             if self.quiet_run <= REST_FRAMES || self.count == 0 {
@@ -89,11 +89,11 @@ impl Backlog {
     }
 
     /// A pause is as loud as its background, give or take 6 dB.
-    fn is_quiet(&self, pcm: &[i16; FRAME_SAMPLES]) -> bool {
+    fn is_quiet(&self, pcm: &[i16]) -> bool {
         mean(pcm) < (2 * self.background).clamp(QUIET_MEAN, LOUD_MEAN)
     }
 
-    fn take_first(&mut self, pcm: &mut [i16; FRAME_SAMPLES]) -> bool {
+    fn take_first(&mut self, pcm: &mut [i16]) -> bool {
         if self.count == 0 {
             return false;
         }
@@ -110,7 +110,7 @@ impl Backlog {
     }
 }
 
-fn mean(pcm: &[i16; FRAME_SAMPLES]) -> u32 {
+fn mean(pcm: &[i16]) -> u32 {
     pcm.iter().map(|&sample| u32::from(sample.unsigned_abs())).sum::<u32>() / FRAME_SAMPLES as u32
 }
 

@@ -23,6 +23,7 @@ mod outbox;
 mod pace;
 mod playout;
 mod relay;
+mod silence;
 mod source;
 mod spare;
 mod transcode;
@@ -47,6 +48,9 @@ use std::net::SocketAddr;
 
 /// Events of a bridge between two drains. Past it the newest is dropped and counted; `Ended` always has its place.
 const BRIDGE_EVENTS_MAX: usize = 32;
+
+/// Events that have their place from the start: more at once than a call that is up ever has.
+const BRIDGE_EVENTS_USUAL: usize = 4;
 
 /// A bridge of this process. Control chooses the numbers and never uses one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -148,6 +152,17 @@ pub enum BridgeCommand {
     /// Ends the hold of a leg.
     Release {
         /// Which leg.
+        leg: LegName,
+    },
+    /// Nothing is sent to the peer of a webrtc leg until `Release`: it put the call on hold. An rtp leg learns that by `SetRemote`.
+    Hold {
+        /// Which leg.
+        leg: LegName,
+    },
+    /// The peer of a leg must always hear something: from now on silence is sent to it where the other side is silent. Holds for
+    /// whoever sits there later.
+    Comfort {
+        /// A or B.
         leg: LegName,
     },
     /// Presses a key toward a leg's peer.
@@ -290,6 +305,8 @@ pub struct Bridge {
     outbox: Outbox,
     events: VecDeque<BridgeEvent>,
     phase: Phase,
+    /// Whether the peers of A and B must always hear something.
+    comforts: [bool; 2],
     spares: Spares,
     /// What spare legs are made of.
     shared: Shared,
@@ -331,8 +348,9 @@ impl Bridge {
             a_to_b: None,
             b_to_a: None,
             outbox: Outbox::new(),
-            events: VecDeque::with_capacity(BRIDGE_EVENTS_MAX + 1),
+            events: VecDeque::with_capacity(BRIDGE_EVENTS_USUAL),
             phase: Phase::Open,
+            comforts: [false; 2],
             spares: Spares::default(),
             shared: shared.clone(),
             random,
@@ -440,6 +458,16 @@ impl Bridge {
             BridgeCommand::Release { leg } => {
                 if let Some(leg) = self.leg_mut(leg) {
                     leg.release(now);
+                }
+            }
+            BridgeCommand::Hold { leg } => {
+                if let Some(leg) = self.leg_mut(leg) {
+                    leg.hold();
+                }
+            }
+            BridgeCommand::Comfort { leg } => {
+                if let Some(comfort) = self.comforts.get_mut(leg as usize) {
+                    *comfort = true;
                 }
             }
             BridgeCommand::OpenLeg { leg, config } => self.open_spare(now, leg, *config),
@@ -590,16 +618,19 @@ impl Bridge {
 
     /// Lets both flows send what is due; answers when the next of them is.
     fn run_flows(&mut self, now: Instant) -> Instant {
-        let Bridge { a, b, a_to_b, b_to_a, outbox, .. } = self;
+        let Bridge { a, b, a_to_b, b_to_a, outbox, comforts, .. } = self;
         let mut pressed = [None; 2];
         let mut deadline = Instant::NEVER;
-        if let Some(flow) = a_to_b {
-            pressed[0] = flow.run(&mut Exit { now, leg: b, name: LegName::B, outbox });
-            deadline = deadline.min(flow.deadline(b.can_send()));
-        }
-        if let Some(flow) = b_to_a {
-            pressed[1] = flow.run(&mut Exit { now, leg: a, name: LegName::A, outbox });
-            deadline = deadline.min(flow.deadline(a.can_send()));
+        let ways = [(a_to_b, b, LegName::B), (b_to_a, a, LegName::A)];
+        for (index, (flow, leg, name)) in ways.into_iter().enumerate() {
+            let Some(flow) = flow else { continue };
+            let mut exit = Exit { now, leg, name, outbox };
+            pressed[index] = flow.run(&mut exit);
+            if comforts[name as usize] {
+                flow.comfort(&mut exit);
+                deadline = deadline.min(flow.comfort_deadline(exit.can_send()));
+            }
+            deadline = deadline.min(flow.deadline(exit.can_send()));
         }
         for (leg, pressed) in [LegName::A, LegName::B].into_iter().zip(pressed) {
             if let Some(pressed) = pressed {
@@ -619,22 +650,25 @@ impl Bridge {
 
     /// Moves what was counted here to the worker's counters.
     fn count(&mut self, metrics: &mut Metrics) {
-        let stats = self.stats();
-        let concealed = stats.concealed_from_a + stats.concealed_from_b;
+        let concealed = self.concealed(0) + self.concealed(1);
         metrics.packets_concealed += concealed - core::mem::replace(&mut self.concealed_counted, concealed);
         metrics.datagrams_unsent += self.outbox.take_unsent();
         metrics.events_lost += core::mem::take(&mut self.events_lost);
     }
 
+    /// Packets made up in one direction: 0 is A to B.
+    fn concealed(&self, direction: usize) -> u64 {
+        let flow = if direction == 0 { &self.a_to_b } else { &self.b_to_a };
+        self.concealed_before[direction] + flow.as_ref().map_or(0, Flow::concealed)
+    }
+
     /// Figures so far.
     pub fn stats(&self) -> BridgeStats {
-        let concealed =
-            |index: usize, flow: &Option<Flow>| self.concealed_before[index] + flow.as_ref().map_or(0, Flow::concealed);
         BridgeStats {
             a: self.a.stats(),
             b: self.b.stats(),
-            concealed_from_a: concealed(0, &self.a_to_b),
-            concealed_from_b: concealed(1, &self.b_to_a),
+            concealed_from_a: self.concealed(0),
+            concealed_from_b: self.concealed(1),
             playout: [&self.a_to_b, &self.b_to_a].into_iter().flatten().find_map(Flow::playout),
         }
     }

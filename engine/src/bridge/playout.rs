@@ -41,9 +41,11 @@ const LEAN_STEP_NANOS: i64 = 1_000_000;
 /// Surplus that is not worth a change.
 const SURPLUS_NANOS_SMALL: i64 = 2_000_000;
 
-/// Surplus from which it is taken out wherever that can be done at all, and the shortage that is filled likewise.
+/// Shortage that is filled where nobody hears it, when leaning has done what it can.
+const SHORTAGE_NANOS: i64 = -500_000;
+
+/// Surplus that is taken out wherever that can be done at all, and shortage that is filled likewise.
 const SURPLUS_NANOS_LARGE: i64 = 80_000_000;
-const SHORTAGE_NANOS: i64 = -6_000_000;
 const SHORTAGE_NANOS_LARGE: i64 = -15_000_000;
 
 /// What a flow's playout did, for the end of the call and for metrics.
@@ -197,7 +199,7 @@ impl Playout {
         } else if surplus >= 0 {
             let waiting = (self.hearing.samples() - frame) % frame;
             self.hearing.shorten(waiting, Need::Gentle);
-        } else if surplus < SHORTAGE_NANOS && (self.lean >= LEAN_NANOS_MAX || surplus < SHORTAGE_NANOS_LARGE) {
+        } else if surplus < SHORTAGE_NANOS_LARGE || (surplus < SHORTAGE_NANOS && self.lean >= LEAN_NANOS_MAX) {
             let need = if surplus < SHORTAGE_NANOS_LARGE { Need::Urgent } else { Need::Gentle };
             self.hearing.lengthen(frame, need);
         }

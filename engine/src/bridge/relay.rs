@@ -7,10 +7,11 @@
 //! Why not closing gaps: the far side could no longer tell loss from silence, and neither FEC nor concealment would run there.
 
 use super::exit::{Exit, RELAY_BYTES_MAX};
+use super::silence::{self, Silence};
 use super::source::{Place, Source};
 use crate::error::DropReason;
 use crate::limits::PTIME_MS;
-use crate::rtp::header::RtpPacket;
+use crate::rtp::header::{COMFORT_NOISE_PAYLOAD_TYPE, RtpPacket};
 use crate::rtp::sequence::ExtendedSequence;
 use crate::rtp::telephone_event::{EventSender, Pressed};
 use crate::time::{Instant, RtpTimestamp};
@@ -32,6 +33,7 @@ pub(super) struct Relay {
     passes_events: bool,
     events: Option<EventSender>,
     next_key: Instant,
+    silence: Silence,
 }
 
 /// From the source's numbers to ours.
@@ -59,6 +61,7 @@ impl Relay {
             passes_events: from.is_some() && from == to,
             events: to.map(EventSender::new),
             next_key: Instant::NEVER,
+            silence: Silence::new(),
         }
     }
 
@@ -74,7 +77,9 @@ impl Relay {
             Place::Doubtful => return Err(DropReason::JitterLate),
             Place::First(extended) | Place::Step(_, extended) => extended,
         };
-        if !exit.can_send() || self.is_key_active() || (is_event && !self.passes_events) {
+        // The other side need not know comfort noise: to it this is a pause without a word.
+        let is_noise = packet.payload_type == COMFORT_NOISE_PAYLOAD_TYPE && self.ticks == 160;
+        if !exit.can_send() || self.is_key_active() || (is_event && !self.passes_events) || is_noise {
             // What is sent next follows what was sent last; what was left out is no loss.
             self.shift = None;
             return Ok(());
@@ -95,6 +100,7 @@ impl Relay {
             _ => format.send_payload_type,
         };
         let timestamp = packet.timestamp.plus(shift.timestamp);
+        self.silence.heard(exit.now);
         let before = exit.leg.sender().timestamp();
         exit.forward(&RtpPacket { payload_type, sequence, timestamp, ssrc: 0, ..*packet });
         if !self.is_used || exit.leg.sender().timestamp() != before {
@@ -159,6 +165,22 @@ impl Relay {
             self.next_key = self.next_key.plus_millis(PTIME_MS as u64);
             (self.moved, self.is_used) = (Some(self.next_key), false);
         }
+    }
+
+    /// Sends silence where the source is silent. For an exit whose peer must always hear something.
+    pub(super) fn comfort(&mut self, exit: &mut Exit<'_>) {
+        let Some(codec) = exit.leg.format().map(|format| format.codec) else { return };
+        while exit.can_send() && !self.is_key_active() && self.silence.due() <= exit.now {
+            self.move_to(exit.now, exit);
+            exit.audio(false, self.ticks, |out| silence::write(codec, out));
+            (self.moved, self.is_used) = (Some(exit.now.plus_millis(PTIME_MS as u64)), false);
+            self.silence.sent(exit.now);
+        }
+    }
+
+    /// When `comfort` is due.
+    pub(super) fn comfort_deadline(&self, can_send: bool) -> Instant {
+        if can_send && !self.is_key_active() { self.silence.due() } else { Instant::NEVER }
     }
 
     /// Moves our stream on to `at`: its next packet, of whatever kind, takes the sender's timestamp.

@@ -1,8 +1,9 @@
 //! The flow from G.711 to anything, and what speaks at the end of every flow that encodes.
 //!
 //! The packets drive it: what comes is decoded, cut into frames of 20 ms and sent at once, so that no delay is added; the clock of
-//! [`Pace`] steps in only where nothing comes, or too much. Exactly one packet goes per 20 ms of that clock, sequence +1 and timestamp
-//! +20 ms each, whatever the source does. The other way round, Opus to G.711, playout drives: see `playout.rs`.
+//! [`Pace`] steps in only where nothing comes. Sequence +1 and timestamp +20 ms each, whatever the source does: what it lost is made up
+//! before it is encoded, so that the timestamps follow the source's clock to the sample. The other way round, Opus to G.711, playout
+//! drives: see `playout.rs`.
 //!
 //! Why two: the network that Opus came through is a mobile one, and its jitter has to be taken out before G.711, whose
 //! receivers have small buffers and no FEC. The receivers of Opus have large ones of their own: two in a row only add delay.
@@ -10,18 +11,24 @@
 use super::exit::{Exit, frame_ticks};
 use super::hearing::Hearing;
 use super::hold::Backlog;
-use super::pace::Pace;
+use super::pace::{PAUSE_MS, Pace};
 use super::source::{Place, Source};
 use crate::error::DropReason;
+use crate::limits::PTIME_MS;
 use crate::media::decode::DECODED_SAMPLES_MAX;
-use crate::media::encode::{Encoder, FRAME_SAMPLES, FRAME_SAMPLES_MAX};
-use crate::rtp::header::RtpPacket;
+use crate::media::encode::{Encoder, FRAME_SAMPLES_MAX};
+use crate::media::stretch::Need;
+use crate::rtp::header::{COMFORT_NOISE_PAYLOAD_TYPE, RtpPacket};
 use crate::rtp::telephone_event::{EventSender, Pressed};
 use crate::sdp::{Codec, OpusParameters};
 use crate::time::Instant;
 
-/// Lost audio of a G.711 stream that is made up: after 60 ms concealment has faded to nothing anyway (ITU-T G.711 App. I).
-const CONCEAL_SAMPLES_MAX: i32 = 3 * FRAME_SAMPLES as i32;
+/// What may be missing in front of a packet and is filled in, so that the timestamps stay exact: a run of losses, or what comfort waited
+/// for. A larger gap is a jump of the source's clock.
+const FILL_MS_MAX: i32 = PAUSE_MS as i32 + 2 * PTIME_MS as i32;
+
+/// How far comfort may have run ahead of a source that was only late, for the rest to be caught up by stretching.
+const DEBT_MS_MAX: i32 = 500;
 
 /// G.711 to anything: paced by arrival.
 pub(super) struct Arrival {
@@ -29,13 +36,16 @@ pub(super) struct Arrival {
     /// Timestamp that follows the last packet's audio: beyond it something is missing.
     expected: u32,
     hearing: Hearing,
+    clock_rate_hz: i32,
     /// What is said before the exit can send, and later what comes too early.
     backlog: Backlog,
     voice: Voice,
     /// Runs from the first moment that the exit can send.
     pace: Option<Pace>,
-    /// Silent frames since the last packet: they fill the gap that it may find.
+    /// Samples of comfort since the last packet: they fill the gap that it may find.
     comforted: i32,
+    /// Samples by which comfort ran ahead of the source.
+    debt: i32,
 }
 
 impl Arrival {
@@ -43,11 +53,13 @@ impl Arrival {
         Arrival {
             source: Source::default(),
             expected: 0,
-            hearing: Hearing::new(source, 8_000),
+            hearing: Hearing::new(source, voice.rate_hz()),
+            clock_rate_hz: source.clock_rate_hz() as i32,
             backlog: Backlog::new(),
             voice,
             pace: None,
             comforted: 0,
+            debt: 0,
         }
     }
 
@@ -58,59 +70,86 @@ impl Arrival {
         is_event: bool,
         exit: &mut Exit<'_>,
     ) -> Result<(), DropReason> {
-        let step = match self.source.place(packet) {
-            Place::Doubtful => return Err(DropReason::JitterLate),
-            Place::First(_) => 1,
-            Place::Step(..=0, _) => return Err(DropReason::JitterLate),
-            Place::Step(step, _) => step,
-        };
+        let place = self.source.place(packet);
+        if matches!(place, Place::Doubtful | Place::Step(..=0, _)) {
+            return Err(DropReason::JitterLate);
+        }
         if is_event {
             return Ok(());
         }
-        if packet.payload.len() > DECODED_SAMPLES_MAX {
-            return Err(DropReason::JitterFull);
+        if packet.payload_type == COMFORT_NOISE_PAYLOAD_TYPE {
+            self.begin_pause(packet);
+            return Ok(());
         }
-        if step > 1 {
-            self.conceal(packet, exit);
+        let ticks = self.hearing.decoder().duration_ticks(packet.payload, self.clock_rate_hz as u32);
+        let Some(ticks) = ticks.filter(|_| packet.payload.len() <= DECODED_SAMPLES_MAX) else {
+            return Err(DropReason::JitterFull);
+        };
+        if let Place::Step(..) = place {
+            self.bridge_gap(packet, exit);
         }
         self.comforted = 0;
-        // RFC 3551 §4.5.14: one byte is one sample, and one tick.
-        self.expected = packet.timestamp.0.wrapping_add(packet.payload.len() as u32);
+        self.expected = packet.timestamp.0.wrapping_add(ticks);
         self.hearing.decode(packet.payload);
+        self.pay_debt();
         self.send_full_frames(exit);
         Ok(())
     }
 
-    /// Makes up what was lost before `packet`, as far as no silence was sent in its place. A pause of the sender is no loss.
-    fn conceal(&mut self, packet: &RtpPacket<'_>, exit: &mut Exit<'_>) {
-        let lost = packet.timestamp.0.wrapping_sub(self.expected) as i32;
-        let mut missing = lost.saturating_sub(self.comforted * FRAME_SAMPLES as i32).min(CONCEAL_SAMPLES_MAX);
+    /// The source sends noise instead of audio from here on (RFC 3389 §4): its level comes first in the payload.
+    fn begin_pause(&mut self, packet: &RtpPacket<'_>) {
+        if let Some(&level) = packet.payload.first() {
+            self.hearing.comfort().set_level_dbov(level);
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.pause();
+        }
+    }
+
+    /// Fills in what is missing before `packet`, as far as no comfort was sent in its place: lost audio, and the time that comfort waited.
+    fn bridge_gap(&mut self, packet: &RtpPacket<'_>, exit: &mut Exit<'_>) {
+        let ticks = packet.timestamp.0.wrapping_sub(self.expected) as i32;
+        let rate_hz = self.voice.rate_hz() as i32;
+        let samples = (i64::from(ticks) * i64::from(rate_hz) / i64::from(self.clock_rate_hz)) as i32;
+        let mut missing = samples.saturating_sub(self.comforted);
+        if missing < 0 && self.comforted > 0 {
+            self.debt = (-missing).min(rate_hz / 1_000 * DEBT_MS_MAX);
+        }
+        if missing > rate_hz / 1_000 * FILL_MS_MAX {
+            return; // the source's clock jumped
+        }
         while missing > 0 {
             missing -= self.hearing.conceal_at_most(missing as usize) as i32;
             self.send_full_frames(exit);
         }
     }
 
+    /// Takes out what it can of the time by which comfort ran ahead.
+    fn pay_debt(&mut self) {
+        if self.debt > 0 {
+            self.debt -= self.hearing.shorten(self.debt as usize, Need::Urgent) as i32;
+        }
+    }
+
     fn send_full_frames(&mut self, exit: &mut Exit<'_>) {
-        while self.hearing.samples() >= FRAME_SAMPLES {
-            let pcm = self.take_frame();
-            match &self.pace {
-                None => self.backlog.push(&pcm),
+        while self.hearing.samples() >= self.hearing.frame_samples() {
+            let mut frame = [0; FRAME_SAMPLES_MAX];
+            self.hearing.take_frame(&mut frame);
+            let pcm = &frame[..self.hearing.frame_samples()];
+            match &mut self.pace {
+                None => self.backlog.push(pcm),
                 // A key takes the audio's place, and nobody listens to a leg on hold.
                 Some(_) if !exit.can_send() || self.voice.is_key_active() => {}
-                Some(pace) if self.backlog.is_empty() && pace.earliest() <= exit.now => self.send(&pcm, true, exit),
-                Some(_) => self.backlog.push(&pcm),
+                Some(pace) if self.backlog.is_empty() => {
+                    pace.passed(exit.now);
+                    self.voice.speak(pcm, exit);
+                }
+                Some(_) => self.backlog.push(pcm),
             }
         }
     }
 
-    fn take_frame(&mut self) -> [i16; FRAME_SAMPLES] {
-        let mut frame = [0; FRAME_SAMPLES_MAX];
-        self.hearing.take_frame(&mut frame);
-        core::array::from_fn(|index| frame[index])
-    }
-
-    /// Sends what the clock says: packets of a key, the backlog, or silence.
+    /// Sends what the clock says: packets of a key, the backlog, or comfort.
     pub(super) fn run(&mut self, exit: &mut Exit<'_>) {
         if !exit.can_send() {
             return;
@@ -118,42 +157,37 @@ impl Arrival {
         let pace = self.pace.get_or_insert_with(|| Pace::new(exit.now));
         let skipped = pace.skip(exit.now);
         self.voice.skip(skipped, exit);
-        while self.deadline(true) <= exit.now {
-            let (pcm, is_real) = self.next_frame();
-            self.send(&pcm, is_real, exit);
+        loop {
+            let due = self.deadline(true);
+            if due > exit.now {
+                return;
+            }
+            let mut frame = [0; FRAME_SAMPLES_MAX];
+            let pcm = &mut frame[..self.hearing.frame_samples()];
+            if !self.voice.is_key_active() && !self.backlog.pop(pcm) {
+                self.comfort(pcm);
+            }
+            self.voice.speak(pcm, exit);
+            if let Some(pace) = &mut self.pace {
+                pace.played(due);
+            }
         }
     }
 
-    /// The frame that is due, and whether the peer said it.
-    fn next_frame(&mut self) -> ([i16; FRAME_SAMPLES], bool) {
-        let mut pcm = [0; FRAME_SAMPLES];
-        if !self.voice.is_key_active() {
-            if self.backlog.pop(&mut pcm) {
-                return (pcm, true);
-            }
-            self.comforted = self.comforted.saturating_add(1).min(CONCEAL_SAMPLES_MAX);
-            if self.hearing.samples() > 0 {
-                // The rest of a packet that was no multiple of 20 ms: it would otherwise wait for the next word.
-                self.hearing.silence();
-                pcm = self.take_frame();
-                self.hearing.clear();
-            }
-        }
-        (pcm, false)
-    }
-
-    fn send(&mut self, pcm: &[i16; FRAME_SAMPLES], is_real: bool, exit: &mut Exit<'_>) {
-        self.voice.speak(pcm, exit);
-        if let Some(pace) = &mut self.pace {
-            pace.sent(exit.now, is_real);
-        }
+    /// A frame of comfort, behind what is left of a packet that was no multiple of 20 ms: that would otherwise wait for the next word.
+    fn comfort(&mut self, pcm: &mut [i16]) {
+        let left = self.hearing.samples();
+        self.comforted = self.comforted.saturating_add((self.hearing.frame_samples() - left) as i32);
+        self.hearing.silence();
+        let mut frame = [0; FRAME_SAMPLES_MAX];
+        self.hearing.take_frame(&mut frame);
+        pcm.copy_from_slice(&frame[..pcm.len()]);
     }
 
     /// When `run` is due.
     pub(super) fn deadline(&self, can_send: bool) -> Instant {
         match &self.pace {
-            Some(pace) if can_send && self.voice.is_key_active() => pace.key(),
-            Some(pace) if can_send && !self.backlog.is_empty() => pace.earliest(),
+            Some(pace) if can_send && (self.voice.is_key_active() || !self.backlog.is_empty()) => pace.waiting(),
             Some(pace) if can_send => pace.comfort(),
             _ => Instant::NEVER,
         }

@@ -23,6 +23,9 @@ const NOMINATION_WAIT_MS: u64 = 80;
 /// peer sends its check again.
 const REPLIES_MAX: usize = 8;
 
+/// Answers that have their place from the start: the owner drains after each datagram.
+const REPLIES_USUAL: usize = 2;
+
 /// Transactions that try to nominate one pair. The peer may have heard the first and lost only its answers: turning to
 /// another pair would be a switch to it, so the pair is given up late (after about six seconds).
 const NOMINATION_TRANSACTIONS_MAX: u32 = 2;
@@ -156,7 +159,7 @@ impl IceAgent {
             random,
             remote: None,
             pairs: PairTable::new(),
-            replies: VecDeque::with_capacity(REPLIES_MAX),
+            replies: VecDeque::with_capacity(REPLIES_USUAL),
             next_check_at: now,
             nominate_at: Instant::NEVER,
             nominating: None,

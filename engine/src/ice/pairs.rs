@@ -99,13 +99,16 @@ impl Pair {
     }
 }
 
-/// All pairs of a leg, in the order in which they were learned. Its memory is taken at once.
+/// Pairs that have their place from the start: two of a relay, four of a browser. A table of the largest size would be most of a leg.
+const PAIRS_USUAL: usize = 4;
+
+/// All pairs of a leg, in the order in which they were learned.
 #[derive(Debug)]
 pub(super) struct PairTable(Vec<Pair>);
 
 impl PairTable {
     pub(super) fn new() -> PairTable {
-        PairTable(Vec::with_capacity(CANDIDATE_PAIRS_MAX))
+        PairTable(Vec::with_capacity(PAIRS_USUAL))
     }
 
     pub(super) fn as_slice(&self) -> &[Pair] {

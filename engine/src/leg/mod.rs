@@ -15,7 +15,7 @@ pub mod webrtc;
 
 use crate::dtls::DtlsVersion;
 use crate::error::{Cause, DropReason};
-use crate::rtp::header::RtpPacket;
+use crate::rtp::header::{COMFORT_NOISE_PAYLOAD_TYPE, RtpPacket};
 use crate::rtp::rtcp::ReportBlock;
 use crate::rtp::sender::RtpSender;
 use crate::sdp::{Codec, Fingerprint, OpusParameters};
@@ -105,6 +105,14 @@ impl Leg {
         }
     }
 
+    /// Begins a hold; an rtp leg's is in its peer's description.
+    pub fn hold(&mut self) {
+        match self {
+            Leg::Webrtc(leg) => leg.hold(),
+            Leg::Rtp(_) => {}
+        }
+    }
+
     /// Our RTP stream; the flow that sends into this leg writes its headers with it.
     pub fn sender(&mut self) -> &mut RtpSender {
         match self {
@@ -179,9 +187,16 @@ pub struct MediaFormat {
 }
 
 impl MediaFormat {
-    /// Whether `payload_type` is one we declared.
+    /// Whether `payload_type` is one we declared, or comfort noise beside G.711: gateways send it undeclared too (RFC 3389 §5).
     pub fn receives(&self, payload_type: u8) -> bool {
-        payload_type == self.receive_payload_type || self.receives_event(payload_type)
+        payload_type == self.receive_payload_type
+            || self.receives_event(payload_type)
+            || self.receives_noise(payload_type)
+    }
+
+    /// Whether `payload_type` is comfort noise beside a codec of 8 kHz.
+    pub fn receives_noise(&self, payload_type: u8) -> bool {
+        payload_type == COMFORT_NOISE_PAYLOAD_TYPE && self.codec != Codec::Opus
     }
 
     /// Whether `payload_type` is that of telephone-event.

@@ -513,6 +513,11 @@ impl WebrtcLeg {
         self.hold = false;
     }
 
+    /// Holds: neither RTP nor RTCP goes out before `release`.
+    pub fn hold(&mut self) {
+        self.hold = true;
+    }
+
     /// Our RTP stream; the flow that sends into this leg writes its headers with it.
     pub fn sender(&mut self) -> &mut crate::rtp::sender::RtpSender {
         &mut self.stream.sender

@@ -30,6 +30,10 @@ const LATE_SHARE: f32 = 0.005;
 /// Share of packets that may be lost unrecovered because the packet with their FEC came too late.
 const UNRECOVERED_SHARE: f32 = 0.003;
 
+/// Packets lost in a row that are waited out: a decoder that knows that they are lost, and what comes after them, conceals them better than
+/// one that is surprised again and again.
+const BURST_PACKETS_MAX: u32 = 3;
+
 /// Beyond the target: timers tick in milliseconds.
 const MARGIN_NANOS: i64 = 1_000_000;
 
@@ -81,6 +85,9 @@ pub struct Arrivals {
     is_peak: bool,
     target: i64,
     lost_share: f32,
+    /// Packets lost in a row: in the mean, and just now.
+    burst: f32,
+    lost_run: u32,
     /// Share of packets that carry redundancy for the one before.
     redundant_share: f32,
 }
@@ -103,13 +110,20 @@ impl Arrivals {
             is_peak: false,
             target: 0,
             lost_share: 0.0,
+            burst: 1.0,
+            lost_run: 0,
             redundant_share: 0.0,
         }
     }
 
     /// Forgets everything but how lossy the path is.
     pub fn restart(&mut self) {
-        *self = Arrivals { lost_share: self.lost_share, redundant_share: self.redundant_share, ..Arrivals::new() };
+        *self = Arrivals {
+            lost_share: self.lost_share,
+            burst: self.burst,
+            redundant_share: self.redundant_share,
+            ..Arrivals::new()
+        };
     }
 
     /// Whether `transit` can belong to the same timeline as those before.
@@ -135,7 +149,14 @@ impl Arrivals {
 
     /// Takes note of how a packet ended: played, or lost.
     pub fn note_fate(&mut self, is_lost: bool) {
-        self.lost_share += (f32::from(u8::from(is_lost)) - self.lost_share) / MEMORY_PACKETS;
+        let memory = if is_lost && self.lost_share < 0.02 { MEMORY_PACKETS / 4.0 } else { MEMORY_PACKETS };
+        self.lost_share += (f32::from(u8::from(is_lost)) - self.lost_share) / memory;
+        if is_lost {
+            self.lost_run += 1;
+        } else if self.lost_run > 0 {
+            self.burst += (self.lost_run.min(BURST_PACKETS_MAX) as f32 - self.burst) / 4.0;
+            self.lost_run = 0;
+        }
     }
 
     /// Transit at which packets are to be played.
@@ -257,7 +278,8 @@ impl Arrivals {
             target += FIRST_MARGIN_NANOS * i64::from(FIRST_PACKETS - self.packets) / i64::from(FIRST_PACKETS);
         }
         if self.lost_share > UNRECOVERED_SHARE && self.redundant_share > 0.2 {
-            target = target.max(self.quantile(UNRECOVERED_SHARE / self.lost_share) + packet_nanos);
+            let burst = (self.burst + 0.5) as i64;
+            target = target.max(self.quantile(UNRECOVERED_SHARE / self.lost_share) + burst * packet_nanos);
         }
         let fastest = self.fastest();
         if let Some(peak) = self.repeated_peak(at) {

@@ -19,6 +19,9 @@ use crate::time::RtpTimestamp;
 /// Bytes of a header without CSRCs and extension.
 pub const HEADER_BYTES: usize = 12;
 
+/// Payload type of comfort noise at 8 kHz, which has no other (RFC 3389 §5, RFC 3551 table 4).
+pub const COMFORT_NOISE_PAYLOAD_TYPE: u8 = 13;
+
 /// One packet, checked: CSRC list, extension and padding lie inside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RtpPacket<'p> {

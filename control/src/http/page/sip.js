@@ -10,7 +10,7 @@ const TRANSACTION_MS = 32000;
 const GATHER_MS = 500;
 const REGISTER_S = 300;
 const RECONNECT_MS = [500, 1000, 2000, 5000, 10000, 20000];
-const ALLOW = 'INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, NOTIFY, REFER';
+const ALLOW = 'INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, NOTIFY';
 
 const random = (length) => {
   const letters = 'abcdefghijklmnopqrstuvwxyz0123456789';

@@ -10,7 +10,8 @@
 //! length. Only when nobody can tell where the next message begins is the stream lost.
 //!
 //! Why a message without Content-Length does not end the stream here: RFC 3261 requires the header on streams, and peers that leave it
-//! out of a request without a body exist; a length of 0 is what they mean, and if it is not, the next start line shows it.
+//! out of a request without a body exist; a length of 0 is what they mean, and if it is not, everything up to the next start line is
+//! dropped.
 
 use super::super::limits::{HEAD_BYTES_MAX, MESSAGE_BYTES_MAX};
 
@@ -59,6 +60,8 @@ pub struct Framer {
     length: Option<usize>,
     /// A message was seen: the stream is SIP.
     known: bool,
+    /// The last message did not say how long its body was: what is no start line belongs to it.
+    open_ended: bool,
 }
 
 impl Framer {
@@ -75,6 +78,9 @@ impl Framer {
             }
             if !self.known {
                 self.check_protocol()?;
+            }
+            if self.open_ended && !self.find_start() {
+                return if self.buffer.len() >= HEAD_BYTES_MAX { Err(Lost::HeadTooLong) } else { Ok(None) };
             }
             self.length = self.head()?;
         }
@@ -126,6 +132,19 @@ impl Framer {
         })
     }
 
+    /// Drops lines until one begins a message.
+    fn find_start(&mut self) -> bool {
+        while let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
+            let line = self.buffer[..end].trim_ascii();
+            if line.ends_with(b"SIP/2.0") || line.starts_with(b"SIP/2.0 ") {
+                self.open_ended = false;
+                return true;
+            }
+            self.buffer.drain(..=end);
+        }
+        false
+    }
+
     fn check_protocol(&self) -> Result<(), Lost> {
         match self.buffer.as_slice() {
             // A TLS handshake record (RFC 8446 §5.1).
@@ -148,7 +167,8 @@ impl Framer {
         };
         let end = from + end;
         let body = content_length(&self.buffer[..end])?;
-        let length = end + body;
+        self.open_ended = body.is_none();
+        let length = end + body.unwrap_or(0);
         if length > MESSAGE_BYTES_MAX { Err(Lost::Length) } else { Ok(Some(length)) }
     }
 }
@@ -167,8 +187,8 @@ fn head_end(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// The number in Content-Length or `l`; 0 when there is none. Folded lines belong to the line before.
-fn content_length(head: &[u8]) -> Result<usize, Lost> {
+/// The number in Content-Length or `l`. Folded lines belong to the line before.
+fn content_length(head: &[u8]) -> Result<Option<usize>, Lost> {
     let mut found = None;
     let mut lines = head.split(|&byte| byte == b'\n').skip(1).peekable();
     while let Some(line) = lines.next() {
@@ -189,7 +209,7 @@ fn content_length(head: &[u8]) -> Result<usize, Lost> {
         }
         found = Some(length);
     }
-    Ok(found.unwrap_or(0))
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -210,8 +230,7 @@ mod tests {
     #[test]
     fn messages_are_found_whatever_the_reads_cut() {
         let stream = [OPTIONS, INVITE, b"\r\n\r\n", OPTIONS, b"\r\n", INVITE].concat();
-        let expected =
-            [message(OPTIONS), message(INVITE), Frame::Ping, message(OPTIONS), Frame::Pong, message(INVITE)];
+        let expected = [message(OPTIONS), message(INVITE), Frame::Ping, message(OPTIONS), Frame::Pong, message(INVITE)];
         for size in 1..=stream.len() {
             let (mut framer, mut found) = (Framer::default(), Vec::new());
             for piece in stream.chunks(size) {
@@ -246,6 +265,19 @@ mod tests {
     }
 
     #[test]
+    fn a_body_without_a_length_is_dropped_and_the_next_message_found() {
+        let mut framer = Framer::default();
+        framer.push(b"INVITE sip:a@b SIP/2.0\r\nVia: x\r\n\r\nv=0\r\no=- 1 1 IN IP4 x\r\n");
+        assert_eq!(all(&mut framer).len(), 1);
+        framer.push(OPTIONS);
+        framer.push(b"SIP/2.0 200 OK\r\n\r\nleft over");
+        framer.push(b"\r\n");
+        framer.push(INVITE);
+        let found = all(&mut framer);
+        assert_eq!(found, [message(OPTIONS), message(b"SIP/2.0 200 OK\r\n\r\n"), message(INVITE)]);
+    }
+
+    #[test]
     fn a_length_that_nobody_can_trust_loses_the_stream() {
         for value in ["18446744073709551616", "-1", "5x", "70000", "5\r\nl: 6", "0x10", "5, 5"] {
             let mut framer = Framer::default();
@@ -262,7 +294,9 @@ mod tests {
         let mut framer = Framer::default();
         framer.push(&vec![b'a'; HEAD_BYTES_MAX]);
         assert_eq!(framer.next(), Err(Lost::HeadTooLong));
-        for (bytes, lost) in [(&b"\x16\x03\x01\x02\x00\x01"[..], Lost::TlsRecord), (b"GET /sip HTTP/1.1\r\n", Lost::Http)] {
+        for (bytes, lost) in
+            [(&b"\x16\x03\x01\x02\x00\x01"[..], Lost::TlsRecord), (b"GET /sip HTTP/1.1\r\n", Lost::Http)]
+        {
             let mut framer = Framer::default();
             framer.push(bytes);
             assert_eq!(framer.next(), Err(lost));

@@ -1,0 +1,107 @@
+//! What every call of the edge shares: the agent, the way to the engine, and whose a SIP call is.
+
+use super::edge::{EdgeConfig, EdgeOutput};
+use crate::registrar::Gate;
+use crate::route::{Load, TrunkId};
+use crate::sip::{Invite, SipAgent, SipCallId};
+use crate::trace::timeline::{Entry, Step};
+use engine::bridge::{BridgeCommand, BridgeId};
+use engine::random::Random;
+use engine::time::Instant;
+use engine::worker::Command;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Whose the SIP calls are.
+#[derive(Default)]
+pub(super) struct Calls {
+    owners: BTreeMap<SipCallId, Owner>,
+    /// SIP calls that have not ended, by session.
+    live: BTreeMap<u64, usize>,
+}
+
+struct Owner {
+    number: u64,
+    trunk: Option<TrunkId>,
+}
+
+impl Calls {
+    pub fn insert(&mut self, call: SipCallId, number: u64, trunk: Option<TrunkId>) {
+        if self.owners.insert(call, Owner { number, trunk }).is_none() {
+            *self.live.entry(number).or_default() += 1;
+        }
+    }
+
+    pub fn owner(&self, call: SipCallId) -> Option<u64> {
+        self.owners.get(&call).map(|owner| owner.number)
+    }
+
+    /// The call is over; answers whose it was and which trunk carried it.
+    pub fn remove(&mut self, call: SipCallId) -> Option<(u64, Option<TrunkId>)> {
+        let Owner { number, trunk } = self.owners.remove(&call)?;
+        if let Some(live) = self.live.get_mut(&number) {
+            *live -= 1;
+            if *live == 0 {
+                self.live.remove(&number);
+            }
+        }
+        Some((number, trunk))
+    }
+
+    /// Forgets all calls of a session, and answers the trunks that carried them.
+    pub fn forget(&mut self, number: u64) -> Vec<TrunkId> {
+        if self.live.remove(&number).is_none() {
+            return Vec::new();
+        }
+        let calls: Vec<SipCallId> =
+            self.owners.iter().filter(|(_, owner)| owner.number == number).map(|(call, _)| *call).collect();
+        calls.into_iter().filter_map(|call| self.owners.remove(&call)?.trunk).collect()
+    }
+
+    pub fn live(&self, number: u64) -> usize {
+        self.live.get(&number).copied().unwrap_or(0)
+    }
+}
+
+/// What a session or call needs from its edge at every input.
+pub(super) struct Context<'e> {
+    pub now: Instant,
+    pub config: &'e EdgeConfig,
+    pub sip: &'e mut SipAgent,
+    pub out: &'e mut VecDeque<EdgeOutput>,
+    pub random: &'e mut Random,
+    pub load: &'e mut Load,
+    /// Routes, and where users are.
+    pub gate: &'e Gate,
+    pub calls: &'e mut Calls,
+    /// Of the session, which is its bridge's too.
+    pub number: u64,
+    pub worker: usize,
+}
+
+impl Context<'_> {
+    /// Tells the session's bridge something.
+    pub fn command(&mut self, command: BridgeCommand) {
+        let command = Command::Bridge { bridge: BridgeId(self.number), command };
+        self.out.push_back(EdgeOutput::Engine { worker: self.worker, command });
+    }
+
+    /// Places a SIP call for the session.
+    pub fn invite(&mut self, invite: Invite, trunk: Option<TrunkId>) -> SipCallId {
+        let call = self.sip.invite(self.now, invite);
+        self.calls.insert(call, self.number, trunk);
+        if let Some(trunk) = trunk {
+            self.load.begin(trunk);
+        }
+        call
+    }
+
+    /// Ends a SIP call.
+    pub fn hangup(&mut self, call: SipCallId, reason: &str) {
+        self.sip.hangup(self.now, call, Some(reason));
+    }
+
+    /// Writes a line on the call's timeline.
+    pub fn note(&mut self, call_id: &str, step: Step, detail: String) {
+        self.out.push_back(EdgeOutput::Timeline(Entry { call_id: call_id.to_owned(), at: self.now, step, detail }));
+    }
+}

@@ -1,0 +1,551 @@
+//! Our half of one leg's descriptions, through every offer and answer of its dialog (RFC 3264).
+//!
+//! ```text
+//!  incoming: their offer ──► formats ──(the far side chose)──► answer, LegRemote
+//!  outgoing: formats ──► our offer ──► their answer ──► LegRemote, the codec they took
+//!  later:    their new offer ──► our answer: hold, a new address; the codec stays
+//! ```
+//!
+//! The kind of a leg follows the offer when it is theirs (RTP/AVP, RTP/SAVP with `a=crypto`, UDP/TLS with ICE) and the route when
+//! it is ours. Toward an ICE-lite offer we are the full, controlling agent and the DTLS client, toward a full one lite and the
+//! DTLS server.
+//!
+//! Why the answer to a caller waits for the callee's: only a codec that both sides took passes untouched, and whoever answers
+//! first answers blindly. What the caller offered is what the callee is offered, in the same order and with the same wishes
+//! (fmtp); codecs beyond that are offered only where transcoding is allowed.
+
+use super::negotiate::{OPUS_WISHES, codec_name, mirrored, pick_event};
+use crate::route::Ice;
+use crate::sip::gatekeeper::Refusal;
+use engine::bridge::{LegConfig, LegRemote};
+use engine::dtls::{DtlsRole, DtlsVersions};
+use engine::ice::IceRole;
+use engine::leg::rtp::{RtpConfig, RtpRemote};
+use engine::leg::webrtc::{WebrtcConfig, WebrtcRemote};
+use engine::leg::{EventFormat, LocalLeg, MediaFormat};
+use engine::random::Random;
+use engine::sdp::{
+    self, Codec, CodecFormat, CryptoLine, Description, Direction, OpusParameters, Profile, RtpLocal, SDES_SUITES, Sdes,
+    SdpError, Setup, TelephoneEventFormat, WebrtcLocal,
+};
+use engine::srtp::SrtpKeys;
+use std::net::{IpAddr, SocketAddr};
+
+/// Number of telephone-event in offers of ours, unless a codec has it.
+const EVENT_PAYLOAD_TYPE: u8 = 101;
+
+/// `a=mid` of our WebRTC offers.
+const MID: &str = "0";
+
+/// What a leg is on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MediaKind {
+    /// RTP/AVP
+    Rtp,
+    /// RTP/SAVP with `a=crypto`
+    Sdes,
+    /// ICE and DTLS-SRTP
+    Webrtc(Ice),
+}
+
+impl MediaKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            MediaKind::Rtp => "RTP",
+            MediaKind::Sdes => "SDES",
+            MediaKind::Webrtc(_) => "WebRTC",
+        }
+    }
+}
+
+/// What one side can take, in its order, with its numbers and wishes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Formats {
+    pub codecs: Vec<CodecFormat>,
+    pub events: Vec<TelephoneEventFormat>,
+}
+
+impl Formats {
+    /// The format of a codec.
+    pub fn of(&self, codec: Codec) -> Option<CodecFormat> {
+        self.codecs.iter().find(|format| format.codec == codec).copied()
+    }
+
+    /// Names of the codecs.
+    pub fn names(&self) -> String {
+        names(self.codecs.iter().map(|format| format.codec))
+    }
+
+    /// What a callee is offered on behalf of a caller with these formats: their codecs as far as `allowed`. The rest of `allowed`
+    /// is offered only where transcoding is allowed and there is no other way: nothing in common, or `wide`, after a callee has
+    /// refused that. Answers too whether a wide offer would hold more. The error says in words why there is nothing to offer.
+    pub fn toward(&self, allowed: &[Codec], transcoding: bool, wide: bool) -> Result<(Formats, bool), String> {
+        let mut codecs: Vec<CodecFormat> = Vec::new();
+        for format in self.codecs.iter().filter(|format| allowed.contains(&format.codec)) {
+            if codecs.iter().all(|known| known.codec != format.codec) {
+                codecs.push(*format);
+            }
+        }
+        let mut taken: Vec<u8> = codecs.iter().map(|format| format.payload_type).collect();
+        let event = free(EVENT_PAYLOAD_TYPE, &mut taken);
+        let is_narrow = transcoding && !wide && !codecs.is_empty() && codecs.len() < allowed.len();
+        for &codec in allowed.iter().filter(|_| transcoding && !is_narrow) {
+            if codecs.iter().all(|known| known.codec != codec) {
+                codecs.push(own_format(codec, &mut taken));
+            }
+        }
+        let events = vec![TelephoneEventFormat { payload_type: event, clock_rate_hz: 8_000 }];
+        match codecs.is_empty() {
+            false => Ok((Formats { codecs, events }, is_narrow)),
+            true => Err(format!(
+                "no codec in common: the caller has {}, allowed are {}, and transcoding is off",
+                self.names(),
+                names(allowed.iter().copied())
+            )),
+        }
+    }
+}
+
+/// A format of ours, with the static number (RFC 3551 §6) where there is one.
+fn own_format(codec: Codec, taken: &mut Vec<u8>) -> CodecFormat {
+    let (payload_type, opus) = match codec {
+        Codec::Pcmu => (0, OpusParameters::default()),
+        Codec::Pcma => (8, OpusParameters::default()),
+        Codec::Opus => (111, OPUS_WISHES),
+    };
+    CodecFormat { codec, payload_type: free(payload_type, taken), opus }
+}
+
+/// `wanted`, or the first dynamic number that is free.
+fn free(wanted: u8, taken: &mut Vec<u8>) -> u8 {
+    let number = std::iter::once(wanted).chain(96..128).find(|number| !taken.contains(number)).unwrap_or(wanted);
+    taken.push(number);
+    number
+}
+
+fn names(codecs: impl Iterator<Item = Codec>) -> String {
+    let names: Vec<&str> = codecs.map(codec_name).collect();
+    if names.is_empty() { "none of ours".to_owned() } else { names.join(", ") }
+}
+
+/// What we write about ourselves.
+#[derive(Clone, Copy)]
+pub(super) struct Addresses<'a> {
+    /// Into WebRTC descriptions, best first.
+    pub webrtc: &'a [IpAddr],
+    /// Into RTP descriptions.
+    pub rtp: IpAddr,
+}
+
+/// What a new offer of the peer changes.
+#[derive(Debug)]
+pub(super) struct Reoffer {
+    /// Our answer to it.
+    pub answer: String,
+    /// For the leg; `None` where its media stays as it is.
+    pub remote: Option<LegRemote>,
+    /// The peer does not want to hear us.
+    pub held: bool,
+}
+
+/// Our half.
+pub(super) struct Half {
+    pub kind: MediaKind,
+    ice: IceRole,
+    dtls: DtlsRole,
+    session_id: u64,
+    version: u64,
+    /// What was written last, to know when the version must step (RFC 3264 §8).
+    written: String,
+    local: Option<LocalLeg>,
+    sdes: Option<Sdes>,
+    /// Their offer; its shape is that of our answer.
+    theirs: Option<Description>,
+    /// What we offer, or may answer.
+    formats: Formats,
+    /// Whether only the codec in force may be offered or taken later.
+    is_fixed: bool,
+    in_force: Option<InForce>,
+}
+
+/// What was agreed on.
+#[derive(Clone, Copy)]
+struct InForce {
+    /// As we write it.
+    ours: CodecFormat,
+    event: Option<TelephoneEventFormat>,
+}
+
+impl Half {
+    /// Reads the offer of a caller.
+    pub fn incoming(offer: &str, random: &mut Random) -> Result<Half, Refusal> {
+        let offer = sdp::parse(offer).map_err(|error| not_acceptable(offer_fault(error)))?;
+        let kind = kind_of(&offer).map_err(not_acceptable)?;
+        if let Some(ice) = &offer.ice
+            && matches!(kind, MediaKind::Webrtc(_))
+            && ice.lite
+            && ice.candidates.is_empty()
+        {
+            return Err(not_acceptable("the offer is ICE-lite and has no usable UDP candidate"));
+        }
+        if offer.codecs.is_empty() {
+            return Err(not_acceptable("the offer has no codec of ours"));
+        }
+        if kind == MediaKind::Sdes && sdp::usable_lines(&offer).is_err() {
+            return Err(not_acceptable("no a=crypto line of the offer can be used"));
+        }
+        let formats = Formats { codecs: offer.codecs.clone(), events: offer.telephone_events.clone() };
+        let lite = offer.ice.as_ref().is_some_and(|ice| ice.lite);
+        let dtls = match offer.setup {
+            Some(Setup::Active) => DtlsRole::Server,
+            Some(Setup::Passive) => DtlsRole::Client,
+            Some(Setup::ActPass) | None if lite => DtlsRole::Client,
+            Some(Setup::ActPass) | None => DtlsRole::Server,
+        };
+        let ice = if lite { IceRole::Controlling } else { IceRole::Lite };
+        Ok(Half { ice, dtls, theirs: Some(offer), ..Half::new(kind, formats, random) })
+    }
+
+    /// For an offer of ours.
+    pub fn outgoing(kind: MediaKind, formats: Formats, random: &mut Random) -> Half {
+        Half::new(kind, formats, random)
+    }
+
+    fn new(kind: MediaKind, formats: Formats, random: &mut Random) -> Half {
+        Half {
+            kind,
+            ice: if kind == MediaKind::Webrtc(Ice::Full) { IceRole::Controlling } else { IceRole::Lite },
+            dtls: DtlsRole::Server,
+            // RFC 8866 §5.2 wants digits; 62 bits fit every reader's signed integer.
+            session_id: random.next_u64() >> 2,
+            version: 1,
+            written: String::new(),
+            local: None,
+            sdes: (kind == MediaKind::Sdes).then(|| Sdes::new(&SDES_SUITES, random.fork())),
+            theirs: None,
+            formats,
+            is_fixed: false,
+            in_force: None,
+        }
+    }
+
+    /// From now on only the codec in force is offered or taken: the far side must not notice a change.
+    pub fn fix_codec(&mut self) {
+        self.is_fixed = true;
+    }
+
+    /// What may be offered to somebody else on behalf of this side: the codec in force, once there is one.
+    pub fn formats(&self) -> Formats {
+        match &self.in_force {
+            None => self.formats.clone(),
+            Some(in_force) => Formats { codecs: vec![in_force.ours], events: Vec::from_iter(in_force.event) },
+        }
+    }
+
+    /// How the leg begins: the peer is described later, when the codec is known.
+    pub fn config(&self) -> LegConfig {
+        match self.kind {
+            MediaKind::Rtp | MediaKind::Sdes => LegConfig::Rtp(RtpConfig { remote: None }),
+            MediaKind::Webrtc(_) => LegConfig::Webrtc(Box::new(WebrtcConfig {
+                ice: self.ice,
+                // Other gateways speak 1.2 (WhatsApp's does); browsers choose.
+                versions: if self.ice == IceRole::Lite { DtlsVersions::Auto } else { DtlsVersions::V12 },
+                credentials: None,
+                hold: false,
+                remote: None,
+            })),
+        }
+    }
+
+    /// The leg is there. False when it is of the other kind, which would be a bug.
+    pub fn opened(&mut self, local: LocalLeg) -> bool {
+        let fits = matches!(local, LocalLeg::Webrtc { .. }) == matches!(self.kind, MediaKind::Webrtc(_));
+        self.local = Some(local);
+        fits
+    }
+
+    /// Answers the caller's offer with `codec`, one of its own; `wishes` are what it may send us (fmtp).
+    pub fn answer(
+        &mut self,
+        addresses: Addresses<'_>,
+        codec: Codec,
+        wishes: OpusParameters,
+    ) -> Result<(String, LegRemote), Refusal> {
+        let Some(offer) = self.theirs.clone() else { return Err(not_acceptable("there is no offer to answer")) };
+        let theirs = self.formats.of(codec).ok_or_else(|| not_acceptable("the codec was not offered"))?;
+        let event = pick_event(&offer.telephone_events, codec);
+        let opus = if codec == Codec::Opus { wishes } else { OpusParameters::default() };
+        self.in_force = Some(InForce { ours: CodecFormat { opus, ..theirs }, event });
+        let format = format(theirs, theirs.payload_type, event.map(mirrored));
+        self.write_answer(addresses, &offer, format)
+    }
+
+    /// Our offer, first or again.
+    pub fn offer(&mut self, addresses: Addresses<'_>) -> String {
+        let mut codecs = self.formats.codecs.clone();
+        if let Some(in_force) = self.in_force {
+            codecs.retain(|format| format.codec != in_force.ours.codec && !self.is_fixed);
+            codecs.insert(0, in_force.ours);
+        }
+        let events = self.formats.events.clone();
+        match self.kind {
+            MediaKind::Webrtc(_) => {
+                let Some(first) = codecs.first().copied() else { return String::new() };
+                let Some(local) = self.webrtc_local(addresses, first, events.first().copied(), Setup::ActPass) else {
+                    return String::new();
+                };
+                let others = (codecs.get(1..).unwrap_or(&[]), events.get(1..).unwrap_or(&[]));
+                let text = sdp::write_webrtc_offer(&local, MID, others.0, others.1);
+                self.versioned(text)
+            }
+            MediaKind::Rtp | MediaKind::Sdes => {
+                let crypto = self.sdes.as_mut().map(Sdes::offer).unwrap_or_default();
+                let local = self.rtp_local(addresses, codecs, events, crypto, Direction::SendRecv);
+                let text = sdp::write_rtp_offer(&local);
+                self.versioned(text)
+            }
+        }
+    }
+
+    /// The answer to our offer: what the leg must know, and the codec with the peer's number and wishes.
+    pub fn read_answer(&mut self, answer: &str) -> Result<(LegRemote, CodecFormat), String> {
+        let answer = sdp::parse(answer).map_err(|error| offer_fault(error).to_owned())?;
+        let offered = |format: &&CodecFormat| {
+            self.formats.of(format.codec).is_some()
+                && (!self.is_fixed || self.in_force.is_none_or(|now| now.ours.codec == format.codec))
+        };
+        let theirs = *answer.codecs.iter().find(offered).ok_or("the answer has no codec that was offered")?;
+        let ours = self.formats.of(theirs.codec).unwrap_or(theirs);
+        let their_event = pick_event(&answer.telephone_events, theirs.codec);
+        let event = their_event.map(|event| EventFormat {
+            send_payload_type: event.payload_type,
+            receive_payload_type: self.event_payload_type(event),
+            clock_rate_hz: event.clock_rate_hz,
+        });
+        let format = format(theirs, ours.payload_type, event);
+        let remote = match self.kind {
+            MediaKind::Webrtc(_) => {
+                let (Some(ice), Some(fingerprint)) = (answer.ice.clone(), answer.fingerprint) else {
+                    return Err("the answer has no ICE credentials or no sha-256 fingerprint".to_owned());
+                };
+                self.dtls = if answer.setup == Some(Setup::Passive) { DtlsRole::Client } else { DtlsRole::Server };
+                LegRemote::Webrtc(WebrtcRemote { ice, fingerprint, dtls: self.dtls, format })
+            }
+            MediaKind::Rtp | MediaKind::Sdes => {
+                let srtp = match &mut self.sdes {
+                    None if matches!(answer.profile, Profile::RtpAvp | Profile::RtpAvpf) => None,
+                    None => return Err("the answer has another transport than the offer".to_owned()),
+                    Some(sdes) => Some(sdes.read_answer(&answer).cloned().map_err(|e| format!("a=crypto: {e:?}"))?),
+                };
+                LegRemote::Rtp(rtp_remote(&answer, format, srtp)?)
+            }
+        };
+        let our_event = event
+            .map(|e| TelephoneEventFormat { payload_type: e.receive_payload_type, clock_rate_hz: e.clock_rate_hz });
+        self.in_force = Some(InForce { ours, event: our_event });
+        self.theirs = Some(answer);
+        Ok((remote, theirs))
+    }
+
+    /// A new offer within the dialog: our answer to it, and what changes. The error leaves everything as it was.
+    pub fn read_offer(&mut self, addresses: Addresses<'_>, offer: &str) -> Result<Reoffer, Refusal> {
+        let offer = sdp::parse(offer).map_err(|error| not_acceptable(offer_fault(error)))?;
+        let Some(in_force) = self.in_force else { return Err(not_acceptable("nothing is agreed on yet")) };
+        if !same_kind(kind_of(&offer).map_err(not_acceptable)?, self.kind) {
+            return Err(not_acceptable("the offer changes the kind of media"));
+        }
+        let kept = offer.codecs.iter().find(|format| format.codec == in_force.ours.codec);
+        let other = || offer.codecs.iter().find(|format| !self.is_fixed && self.formats.of(format.codec).is_some());
+        let theirs = *kept.or_else(other).ok_or_else(|| not_acceptable("the offer leaves out the codec in force"))?;
+        let event = pick_event(&offer.telephone_events, theirs.codec);
+        if matches!(self.kind, MediaKind::Webrtc(_)) {
+            let before = self.theirs.as_ref().and_then(|theirs| theirs.ice.as_ref()).map(|ice| &ice.ufrag);
+            if offer.ice.as_ref().map(|ice| &ice.ufrag) != before {
+                return Err(not_acceptable("an ICE restart is not served"));
+            }
+            if theirs.payload_type != in_force.ours.payload_type {
+                return Err(not_acceptable("the offer renumbers the codec in force"));
+            }
+        }
+        let held = !matches!(offer.direction, Direction::SendRecv | Direction::RecvOnly);
+        let opus = if theirs.codec == in_force.ours.codec { in_force.ours.opus } else { OpusParameters::default() };
+        self.in_force = Some(InForce { ours: CodecFormat { opus, ..theirs }, event });
+        let format = format(theirs, theirs.payload_type, event.map(mirrored));
+        let (answer, remote) = self.write_answer(addresses, &offer, format)?;
+        self.theirs = Some(offer);
+        // A webrtc leg is not described twice; that its peer holds is said to the bridge in another way.
+        let remote = Some(remote).filter(|remote| matches!(remote, LegRemote::Rtp(_)));
+        Ok(Reoffer { answer, remote, held })
+    }
+
+    fn write_answer(
+        &mut self,
+        addresses: Addresses<'_>,
+        offer: &Description,
+        format: MediaFormat,
+    ) -> Result<(String, LegRemote), Refusal> {
+        let Some(InForce { ours, event }) = self.in_force else { return Err(not_acceptable("no codec")) };
+        match self.kind {
+            MediaKind::Webrtc(_) => {
+                let setup = if self.dtls == DtlsRole::Client { Setup::Active } else { Setup::Passive };
+                let local = self.webrtc_local(addresses, ours, event, setup);
+                let (Some(local), Some(ice), Some(fingerprint)) = (local, offer.ice.clone(), offer.fingerprint) else {
+                    return Err(not_acceptable("the offer has no ICE credentials or no sha-256 fingerprint"));
+                };
+                let text = sdp::write_webrtc_answer(offer, &local);
+                let remote = LegRemote::Webrtc(WebrtcRemote { ice, fingerprint, dtls: self.dtls, format });
+                Ok((self.versioned(text), remote))
+            }
+            MediaKind::Rtp | MediaKind::Sdes => {
+                let (crypto, srtp) = match &mut self.sdes {
+                    None => (Vec::new(), None),
+                    Some(sdes) => match sdes.read_offer(offer) {
+                        Ok((line, keys)) => (vec![line], Some(keys.clone())),
+                        Err(_) => return Err(not_acceptable("no a=crypto line of the offer can be used")),
+                    },
+                };
+                let remote = rtp_remote(offer, format, srtp).map_err(|fault| not_acceptable(&fault))?;
+                let direction = reversed(offer.direction);
+                let local = self.rtp_local(addresses, vec![ours], Vec::from_iter(event), crypto, direction);
+                let text = sdp::write_rtp_answer(offer, &local);
+                Ok((self.versioned(text), LegRemote::Rtp(remote)))
+            }
+        }
+    }
+
+    fn webrtc_local(
+        &self,
+        addresses: Addresses<'_>,
+        codec: CodecFormat,
+        telephone_event: Option<TelephoneEventFormat>,
+        setup: Setup,
+    ) -> Option<WebrtcLocal> {
+        let Some(LocalLeg::Webrtc { ufrag, pwd, fingerprint, ssrc, port }) = &self.local else { return None };
+        Some(WebrtcLocal {
+            addresses: addresses.webrtc.to_vec(),
+            port: *port,
+            ufrag: ufrag.clone(),
+            pwd: pwd.clone(),
+            lite: self.ice == IceRole::Lite,
+            fingerprint: *fingerprint,
+            setup,
+            ssrc: *ssrc,
+            codec,
+            telephone_event,
+            direction: Direction::SendRecv,
+            session_id: self.session_id,
+            session_version: 1,
+        })
+    }
+
+    fn rtp_local(
+        &self,
+        addresses: Addresses<'_>,
+        codecs: Vec<CodecFormat>,
+        telephone_events: Vec<TelephoneEventFormat>,
+        crypto: Vec<CryptoLine>,
+        direction: Direction,
+    ) -> RtpLocal {
+        let port = match &self.local {
+            Some(LocalLeg::Rtp { port, .. } | LocalLeg::Webrtc { port, .. }) => *port,
+            None => 0,
+        };
+        RtpLocal {
+            address: addresses.rtp,
+            port,
+            profile: if crypto.is_empty() { Profile::RtpAvp } else { Profile::RtpSavp },
+            rtcp_mux: false,
+            crypto,
+            codecs,
+            telephone_events,
+            direction,
+            session_id: self.session_id,
+            session_version: 1,
+        }
+    }
+
+    /// `text`, written with version 1, with the version that it has now.
+    fn versioned(&mut self, text: String) -> String {
+        if !self.written.is_empty() && text != self.written {
+            self.version += 1;
+        }
+        self.written.clone_from(&text);
+        let origin = |version: u64| format!("o=- {} {version} ", self.session_id);
+        text.replacen(&origin(1), &origin(self.version), 1)
+    }
+
+    fn event_payload_type(&self, theirs: TelephoneEventFormat) -> u8 {
+        let ours = self.formats.events.iter().find(|event| event.clock_rate_hz == theirs.clock_rate_hz);
+        ours.map_or(theirs.payload_type, |event| event.payload_type)
+    }
+}
+
+/// A 488 with its reason in words.
+pub(super) fn not_acceptable(words: &str) -> Refusal {
+    Refusal::warned(488, words)
+}
+
+fn same_kind(a: MediaKind, b: MediaKind) -> bool {
+    std::mem::discriminant(&a) == std::mem::discriminant(&b)
+}
+
+/// What kind of leg an offer wants.
+fn kind_of(offer: &Description) -> Result<MediaKind, &'static str> {
+    let is_webrtc = offer.fingerprint.is_some() && offer.ice.is_some();
+    match offer.profile {
+        // `a=crypto` below RTP/AVP is an offer to encrypt if we can (RFC 8643); the profile that it names is the plain one.
+        Profile::RtpAvp | Profile::RtpAvpf => Ok(MediaKind::Rtp),
+        Profile::RtpSavp | Profile::RtpSavpf if !offer.crypto.is_empty() => Ok(MediaKind::Sdes),
+        Profile::RtpSavp | Profile::RtpSavpf if is_webrtc => Ok(MediaKind::Webrtc(Ice::Lite)),
+        Profile::RtpSavp | Profile::RtpSavpf => Err("RTP/SAVP without a=crypto"),
+        Profile::UdpTlsRtpSavp | Profile::UdpTlsRtpSavpf if is_webrtc => Ok(MediaKind::Webrtc(Ice::Lite)),
+        Profile::UdpTlsRtpSavp | Profile::UdpTlsRtpSavpf => {
+            Err("DTLS-SRTP without ICE or without a sha-256 fingerprint")
+        }
+    }
+}
+
+fn offer_fault(error: SdpError) -> &'static str {
+    match error {
+        SdpError::Malformed => "the description is not SDP",
+        SdpError::TooLong => "the description is longer than the limit",
+        SdpError::NoAudio => "the description has no audio section with a port",
+        SdpError::NoCommonCodec => "the description has no codec of ours",
+        SdpError::UnknownProfile => "the description's audio transport is unknown",
+    }
+}
+
+fn format(theirs: CodecFormat, receive_payload_type: u8, telephone_event: Option<EventFormat>) -> MediaFormat {
+    MediaFormat {
+        codec: theirs.codec,
+        send_payload_type: theirs.payload_type,
+        receive_payload_type,
+        opus: theirs.opus,
+        telephone_event,
+    }
+}
+
+/// RFC 3264 §6.1.
+fn reversed(direction: Direction) -> Direction {
+    match direction {
+        Direction::SendOnly => Direction::RecvOnly,
+        Direction::RecvOnly => Direction::SendOnly,
+        Direction::SendRecv | Direction::Inactive => direction,
+    }
+}
+
+/// What the peer says about its end. An unspecified address is the old way to say hold (RFC 3264 §8.4).
+fn rtp_remote(description: &Description, format: MediaFormat, srtp: Option<SrtpKeys>) -> Result<RtpRemote, String> {
+    let address = description.address.ok_or("the description's address is a name")?;
+    let next = SocketAddr::new(address.ip(), address.port().saturating_add(1));
+    let rtcp_address = if description.rtcp_mux { address } else { description.rtcp_address.unwrap_or(next) };
+    let wants = matches!(description.direction, Direction::SendRecv | Direction::RecvOnly);
+    Ok(RtpRemote {
+        address,
+        rtcp_address,
+        rtcp_mux: description.rtcp_mux,
+        format,
+        sending: wants && !address.ip().is_unspecified(),
+        srtp,
+    })
+}

@@ -1,0 +1,75 @@
+//! One side of a call that is up: its dialog, its leg, and what its peer changes about them.
+
+use super::context::Context;
+use super::half::{Addresses, Half};
+use crate::route::{Caller, Source};
+use crate::sip::SipCallId;
+use engine::bridge::{BridgeCommand, LegName, LegRemote};
+
+/// One side, with SIP behind it.
+pub(super) struct Party {
+    /// Its leg.
+    pub seat: LegName,
+    /// Its dialog; `None` once it hung up (while others take its place) or has been replaced.
+    pub call: Option<SipCallId>,
+    pub half: Half,
+    /// `user alice`, `trunk siperb`: for people.
+    pub subject: String,
+    /// Who it is to whoever is called on its behalf.
+    pub caller: Caller,
+    /// Which rules hold for what it asks for.
+    pub source: Option<Source>,
+    /// Whether its trunk lets its calls be transcoded.
+    pub transcoding: bool,
+    /// It put us on hold.
+    pub held: bool,
+}
+
+/// What we write into descriptions.
+pub(super) fn addresses<'c>(cx: &Context<'c>) -> Addresses<'c> {
+    Addresses { webrtc: &cx.config.webrtc_addresses, rtp: cx.config.rtp_address }
+}
+
+impl Party {
+    /// Tells the leg about its peer.
+    pub fn set_remote(&self, cx: &mut Context, remote: LegRemote) {
+        cx.command(BridgeCommand::SetRemote { leg: self.seat, remote: Box::new(remote) });
+    }
+
+    /// A re-INVITE: hold, resume, a new address. Whatever changes here stays here: the bridge absorbs it, and the far side's
+    /// description is not touched. Answers what happened, in words, if it is worth a line.
+    pub fn reinvited(&mut self, cx: &mut Context, call: SipCallId, sdp: Option<&str>) -> Option<&'static str> {
+        let addresses = addresses(cx);
+        let Some(offer) = sdp else {
+            // The peer wants our offer; its answer comes as `LateAnswer`, in the ACK.
+            let offer = self.half.offer(addresses);
+            cx.sip.answer_reinvite(cx.now, call, Some(&offer));
+            return None;
+        };
+        let reoffer = match self.half.read_offer(addresses, offer) {
+            Ok(reoffer) => reoffer,
+            Err(refusal) => {
+                tracing::debug!(words = ?refusal.warning, "a re-INVITE is refused");
+                cx.sip.answer_reinvite(cx.now, call, None);
+                return None;
+            }
+        };
+        cx.sip.answer_reinvite(cx.now, call, Some(&reoffer.answer));
+        match reoffer.remote {
+            Some(remote) => self.set_remote(cx, remote),
+            // A webrtc leg is described once: only whether its peer wants to hear us can change.
+            None if reoffer.held != self.held && reoffer.held => cx.command(BridgeCommand::Hold { leg: self.seat }),
+            None if reoffer.held != self.held => cx.command(BridgeCommand::Release { leg: self.seat }),
+            None => {}
+        }
+        let changed = reoffer.held != std::mem::replace(&mut self.held, reoffer.held);
+        changed.then_some(if reoffer.held { "on hold" } else { "resumed" })
+    }
+
+    /// The answer to an offer of ours in a 2xx (RFC 3264 §5). One that cannot be used leaves the call as it was.
+    pub fn answered_late(&mut self, cx: &mut Context, sdp: &str) {
+        if let Ok((remote @ LegRemote::Rtp(_), _)) = self.half.read_answer(sdp) {
+            self.set_remote(cx, remote);
+        }
+    }
+}

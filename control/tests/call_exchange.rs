@@ -1,0 +1,437 @@
+//! Calls between trunks and users in virtual time: the real edge with its routes, registrar and agent; phones and trunks with
+//! agents of their own on links with seeded faults; an engine that is played, and checks what it is told.
+
+mod exchange_world;
+
+use control::call::EdgeEventKind;
+use control::route::MediaProfile;
+use control::sip::SipEnd;
+use control::trace::timeline::Step;
+use engine::bridge::{LegConfig, LegName, LegRemote};
+use engine::ice::IceRole;
+use engine::random::Random;
+use engine::sdp::{Codec, Direction, Setup};
+use exchange_world::*;
+
+/// Seeds of the swarm; `SIM_SEED` runs a single one.
+const SEEDS: u64 = 400;
+
+#[test]
+fn a_trunks_call_rings_every_device_and_the_first_answer_wins() {
+    let mut world = World::new(1);
+    world.phone(ALICE).does = Does::Answer { after_ms: 3_000 };
+    world.phone(ALICE_TOO).does = Does::Answer { after_ms: 1_000 };
+    let call = world.dial(TRUNK_A, "alice", Offer::rtp(&[Codec::Opus, Codec::Pcmu]));
+    world.run_ms(10_000);
+    let answer = world.answer(TRUNK_A, call);
+    assert_eq!(answer.codecs.len(), 1);
+    assert_eq!(answer.codecs[0].codec, Codec::Opus, "the first that both have");
+    assert_eq!(world.phone(ALICE_TOO).calls.len(), 1);
+    assert_eq!(world.phone(ALICE_TOO).live(), 1);
+    assert_eq!(world.phone(ALICE).ends(), [SipEnd::CancelReceived]);
+    let bridge = world.only_bridge();
+    assert_eq!(bridge.legs.len(), 2, "no leg of a device that lost is left");
+    assert_eq!(bridge.seats, 1, "the second device's leg took the seat of the first's");
+    world.hang_up(TRUNK_A, call);
+    world.run_ms(1_000);
+    assert!(world.end_line().contains("trunk a") && world.end_line().contains("bye"), "{}", world.end_line());
+    world.settle();
+}
+
+#[test]
+fn an_offer_passes_with_its_numbers_and_wishes_and_so_does_the_answer() {
+    let mut world = World::new(2);
+    let opus = "maxaveragebitrate=20000;maxplaybackrate=16000;minptime=20;sprop-maxcapturerate=16000;useinbandfec=1";
+    world.phone(BOB).wishes = Some("maxplaybackrate=24000;useinbandfec=1");
+    let call = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]).with(opus).header("x-wa-meta-cta-payload", "p1"));
+    world.run_ms(2_000);
+    let invite = world.phone(BOB).invite();
+    let wishes = invite.sdp.lines().find(|line| line.starts_with("a=fmtp:111 ")).unwrap();
+    assert!(opus.split(';').all(|wish| wishes.contains(wish)), "{wishes}");
+    assert!(invite.sdp.contains("a=rtpmap:111 opus/48000/2"), "{}", invite.sdp);
+    assert!(!invite.sdp.contains("PCMU"), "what the caller cannot take is not offered where nothing is transcoded");
+    assert!(
+        invite.headers.iter().any(|(name, value)| (name.as_str(), value.as_str()) == ("x-wa-meta-cta-payload", "p1"))
+    );
+    assert_eq!(world.answer(TRUNK_A, call).codecs[0].opus.max_playback_rate_hz, Some(24_000));
+    assert!(world.steps.iter().any(|(step, words)| *step == Step::Answered && words.contains("passed through")));
+    world.settle();
+}
+
+#[test]
+fn a_codec_that_nobody_shares_is_refused_in_words_or_transcoded_where_that_is_allowed() {
+    let mut world = World::with(3, |routes| {
+        let a = &mut routes.trunks[0];
+        (a.transcoding, a.codecs) = (false, vec![Codec::Opus]);
+        routes.trunks[1].codecs = vec![Codec::Pcma];
+    });
+    // Toward trunk a (lowest weight): PCMU only, and it takes Opus only; then toward b, which may transcode.
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Pcmu]));
+    world.run_ms(3_000);
+    assert!(world.phone(TRUNK_A).calls.is_empty(), "trunk a is not even asked");
+    assert_eq!(world.answer(BOB, call).codecs[0].codec, Codec::Pcmu);
+    assert!(world.phone(TRUNK_B).invite().sdp.contains("PCMA"));
+    world.hang_up(BOB, call);
+    world.run_ms(2_000);
+
+    world.gateway.gate().routes.trunks[1].transcoding = false;
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Pcmu]));
+    world.run_ms(3_000);
+    let Some(SipEnd::Rejected { code: 488, reason }) = world.end(BOB, call) else {
+        panic!("{:?}", world.end(BOB, call))
+    };
+    assert!(reason.contains("transcoding is off") && reason.contains("trunk b"), "{reason}");
+    world.settle();
+}
+
+#[test]
+fn a_callee_that_takes_none_of_the_callers_codecs_is_asked_again_where_transcoding_is_allowed() {
+    let mut world = World::new(18);
+    world.phone(CAROL).takes = Some(Codec::Pcma);
+    let call = world.dial(TRUNK_A, "carol", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(3_000);
+    let offers: Vec<bool> = world.phone(CAROL).calls.iter().map(|call| call.sdp.contains("PCMA")).collect();
+    assert_eq!(offers, [false, true], "first what passes untouched, then what can be transcoded");
+    assert_eq!(world.answer(TRUNK_A, call).codecs[0].codec, Codec::Opus);
+    assert!(world.steps.iter().any(|(step, words)| *step == Step::Answered && words.ends_with("PCMA, transcoded")));
+    world.settle();
+}
+
+#[test]
+fn a_dead_trunk_is_followed_by_the_next_and_tried_last_afterwards() {
+    let mut world = World::new(4);
+    world.phone(TRUNK_A).does = Does::Refuse { code: 503, after_ms: 10 };
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(3_000);
+    assert!(world.answer(BOB, call).codecs.len() == 1);
+    assert!(world.steps.iter().any(|(step, words)| *step == Step::Failover && words.contains("trunk a: 503")));
+    let asked = world.phone(TRUNK_A).calls.len();
+    world.hang_up(BOB, call);
+    world.run_ms(1_000);
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(3_000);
+    assert!(world.end(BOB, call).is_none());
+    assert_eq!(world.phone(TRUNK_A).calls.len(), asked, "it rests");
+    world.hang_up(BOB, call);
+    // A trunk that says something about the person speaks for all.
+    let mut busy = World::new(5);
+    busy.phone(TRUNK_A).does = Does::Refuse { code: 486, after_ms: 10 };
+    let call = busy.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    busy.run_ms(3_000);
+    assert!(matches!(busy.end(BOB, call), Some(SipEnd::Rejected { code: 486, .. })));
+    assert!(busy.phone(TRUNK_B).calls.is_empty());
+    world.settle();
+    busy.settle();
+}
+
+#[test]
+fn a_trunk_that_is_silent_is_given_up_for_the_next_one() {
+    let mut world = World::new(6);
+    world.phone(TRUNK_A).does = Does::Dead;
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(40_000);
+    assert!(world.answer(BOB, call).codecs.len() == 1);
+    world.settle();
+}
+
+#[test]
+fn media_kinds_follow_the_offer_inbound_and_the_trunk_outbound() {
+    for (profile, needle) in [
+        (MediaProfile::Rtp, " RTP/AVP "),
+        (MediaProfile::Sdes, " RTP/SAVP "),
+        (MediaProfile::Webrtc, " UDP/TLS/RTP/SAVPF "),
+    ] {
+        for offer in [Offer::rtp(&[Codec::Opus]), Offer::sdes(), Offer::browser(), Offer::lite()] {
+            let mut world = World::with(7, |routes| routes.trunks[0].media = profile);
+            let kind = offer.kind;
+            let call = world.dial(BOB, "+447700900123", offer);
+            world.run_ms(3_000);
+            let sent = world.phone(TRUNK_A).invite().sdp.clone();
+            assert!(sent.contains(needle), "{sent}");
+            let answer = world.answer(BOB, call);
+            assert_eq!(answer.codecs[0].codec, Codec::Opus);
+            match kind {
+                OfferKind::Sdes => assert_eq!(answer.crypto.len(), 1),
+                OfferKind::Browser => {
+                    assert!(answer.ice.as_ref().is_some_and(|ice| ice.lite));
+                    assert_eq!(answer.setup, Some(Setup::Passive));
+                }
+                OfferKind::Lite => {
+                    assert!(answer.ice.as_ref().is_some_and(|ice| !ice.lite));
+                    assert_eq!(answer.setup, Some(Setup::Active));
+                    let LegConfig::Webrtc(config) = &world.only_bridge().configs[&LegName::A] else { panic!() };
+                    assert_eq!(config.ice, IceRole::Controlling);
+                }
+                OfferKind::Rtp => assert!(answer.crypto.is_empty()),
+            }
+            assert!(!world.only_bridge().remotes.is_empty());
+            world.hang_up(BOB, call);
+            world.settle();
+        }
+    }
+}
+
+#[test]
+fn nobody_there_is_told_in_words_and_leaves_nothing() {
+    let mut world = World::new(8);
+    for (dialed, code, words) in
+        [("dave", 480, "no device is registered for dave"), ("nobody", 404, "nobody of that name")]
+    {
+        let call = world.dial(TRUNK_A, dialed, Offer::rtp(&[Codec::Opus]));
+        world.run_ms(1_000);
+        match world.end(TRUNK_A, call) {
+            Some(SipEnd::Rejected { code: got, reason }) => {
+                assert_eq!(got, code);
+                assert!(reason.contains(words), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(world.bridges.is_empty());
+    world.settle();
+}
+
+#[test]
+fn a_caller_that_gives_up_cancels_every_device() {
+    let mut world = World::new(9);
+    for phone in [ALICE, ALICE_TOO] {
+        world.phone(phone).does = Does::Ring;
+    }
+    let call = world.dial(TRUNK_A, "alice", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    world.hang_up(TRUNK_A, call);
+    world.run_ms(2_000);
+    for phone in [ALICE, ALICE_TOO] {
+        assert_eq!(world.phone(phone).ends(), [SipEnd::CancelReceived]);
+    }
+    assert!(world.bridges.is_empty());
+    world.settle();
+}
+
+#[test]
+fn hold_is_absorbed_and_the_other_side_is_not_touched() {
+    let mut world = World::new(10);
+    let call = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    let (before, offers) = (world.only_bridge().remotes.len(), world.phone(TRUNK_A).offers_seen);
+    for direction in [Direction::SendOnly, Direction::SendRecv] {
+        world.offer_anew(BOB, direction);
+        world.run_ms(1_000);
+    }
+    let remotes = &world.only_bridge().remotes[before..];
+    assert_eq!(remotes.len(), 2);
+    for ((leg, remote), sending) in remotes.iter().zip([false, true]) {
+        let LegRemote::Rtp(remote) = remote else { panic!("{remote:?}") };
+        assert_eq!((*leg, remote.sending), (LegName::B, sending));
+    }
+    assert_eq!(world.phone(TRUNK_A).offers_seen, offers, "no re-INVITE to the other side");
+    let held: Vec<&str> = world.steps.iter().filter(|(step, _)| *step == Step::Hold).map(|(_, w)| w.as_str()).collect();
+    assert_eq!(held, ["user bob: on hold", "user bob: resumed"]);
+    world.hang_up(TRUNK_A, call);
+    world.settle();
+}
+
+#[test]
+fn a_user_transfers_a_trunks_call_to_another_user() {
+    let mut world = World::new(11);
+    let call = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus, Codec::Pcmu]));
+    world.run_ms(2_000);
+    let offers = world.phone(TRUNK_A).offers_seen;
+    let (asked, remotes) = (world.refer(BOB, "sip:carol@192.0.2.1"), world.only_bridge().remotes.len());
+    world.run_ms(3_000);
+    assert_eq!(world.phone(BOB).transfers.last(), Some(&(200, true)));
+    assert!(world.end(BOB, asked).is_some(), "the one who asked is let go");
+    assert_eq!(world.phone(CAROL).live(), 1);
+    let invite = world.phone(CAROL).invite();
+    assert!(invite.from.contains("+441632960000"), "the caller is shown, not the one who transferred: {}", invite.from);
+    assert!(invite.sdp.contains("opus") && !invite.sdp.contains("PCMU"), "the codec in force: {}", invite.sdp);
+    let bridge = world.only_bridge();
+    assert!(
+        bridge.remotes[remotes..].iter().all(|(leg, _)| *leg != LegName::A),
+        "the trunk's leg is not described anew"
+    );
+    assert_eq!((bridge.legs.len(), bridge.seats), (2, 1));
+    assert_eq!(world.phone(TRUNK_A).offers_seen, offers);
+    assert!(world.end(TRUNK_A, call).is_none());
+    // And on: the new party may hold, and ends the call.
+    world.offer_anew(CAROL, Direction::SendOnly);
+    world.run_ms(500);
+    world.hang_up_all(CAROL);
+    world.run_ms(1_000);
+    assert!(world.end(TRUNK_A, call).is_some());
+    world.settle();
+}
+
+#[test]
+fn the_caller_transfers_too_and_out_through_a_trunk() {
+    let mut world = World::new(12);
+    let call = world.dial(BOB, "carol", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    world.refer(BOB, "sip:+447700900123@192.0.2.1");
+    world.run_ms(3_000);
+    assert!(world.end(BOB, call).is_some());
+    assert_eq!((world.phone(CAROL).live(), world.phone(TRUNK_A).live()), (1, 1));
+    assert_eq!(world.only_bridge().legs.len(), 2);
+    world.hang_up_all(TRUNK_A);
+    world.run_ms(1_000);
+    assert_eq!(world.phone(CAROL).live(), 0);
+    world.settle();
+}
+
+#[test]
+fn a_transfer_that_fails_leaves_the_call_as_it_was_or_ends_it_where_nobody_is_left() {
+    let mut world = World::new(13);
+    world.phone(CAROL).does = Does::Refuse { code: 486, after_ms: 500 };
+    let call = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    world.refer(BOB, "sip:carol@192.0.2.1");
+    world.run_ms(2_000);
+    assert_eq!(world.phone(BOB).transfers.last(), Some(&(486, true)));
+    assert_eq!((world.phone(BOB).live(), world.only_bridge().legs.len()), (1, 2));
+    world.refer(BOB, "sip:nobody-at-all@192.0.2.1");
+    world.run_ms(2_000);
+    assert_eq!(world.phone(BOB).transfers.last(), Some(&(404, true)));
+    // This time bob does not wait.
+    world.refer(BOB, "sip:carol@192.0.2.1");
+    world.run_ms(100);
+    world.hang_up_all(BOB);
+    world.run_ms(3_000);
+    assert!(world.end(TRUNK_A, call).is_some());
+    assert!(world.end_line().contains("transfer_failed"), "{}", world.end_line());
+    world.settle();
+}
+
+#[test]
+fn whatsapps_call_is_answered_by_a_softphone_and_transferred() {
+    let mut world = World::new(14);
+    world.new_session("user:bob");
+    world.run_ms(2_000);
+    let invite = world.phone(BOB).invite();
+    assert!(invite.headers.iter().any(|(name, _)| name == "X-WA-Call-ID"));
+    let opus = invite.sdp.find("opus").unwrap();
+    assert!(invite.sdp.find("PCMU").is_none_or(|pcmu| opus < pcmu), "Opus comes first: {}", invite.sdp);
+    assert!(world.events.contains(&EdgeEventKind::Answered));
+    let before = world.only_bridge().remotes.len();
+    world.refer(BOB, "sip:carol@192.0.2.1");
+    world.run_ms(3_000);
+    assert_eq!((world.phone(BOB).live(), world.phone(CAROL).live()), (0, 1));
+    assert!(world.only_bridge().remotes[before..].iter().all(|(leg, _)| *leg != LegName::A));
+    assert_eq!(world.events.iter().filter(|event| **event == EdgeEventKind::Answered).count(), 1);
+    world.hang_up_all(CAROL);
+    world.run_ms(1_000);
+    assert!(matches!(world.events.last(), Some(EdgeEventKind::Ended { .. })), "{:?}", world.events);
+    world.settle();
+}
+
+#[test]
+fn early_media_of_a_trunk_reaches_the_caller_and_the_answer_stays_the_same() {
+    let mut world = World::new(15);
+    world.phone(TRUNK_A).does = Does::Early { after_ms: 2_000 };
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(1_000);
+    let early = world.phone(BOB).placed[&call].early.clone().expect("a 183 with SDP");
+    world.run_ms(3_000);
+    assert_eq!(world.phone(BOB).placed[&call].answer.as_ref(), Some(&early));
+    world.settle();
+}
+
+#[test]
+fn a_draining_edge_refuses_new_calls_and_lets_others_go_on() {
+    let mut world = World::new(16);
+    let first = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    world.gateway.drain();
+    let second = world.dial(TRUNK_A, "carol", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(1_000);
+    assert!(matches!(world.end(TRUNK_A, second), Some(SipEnd::Rejected { code: 503, .. })));
+    assert!(world.end(TRUNK_A, first).is_none());
+    world.settle();
+}
+
+#[test]
+fn a_trunk_carries_no_more_calls_than_it_may() {
+    let mut world = World::with(17, |routes| {
+        routes.trunks[0].calls_max = 1;
+        routes.trunks[1].pattern = None;
+    });
+    let first = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    let second = world.dial(CAROL, "+447700900124", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    assert!(world.end(BOB, first).is_none() && world.end(CAROL, second).is_some());
+    world.hang_up(BOB, first);
+    world.run_ms(2_000);
+    let third = world.dial(CAROL, "+447700900124", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    assert!(world.end(CAROL, third).is_none());
+    world.settle();
+}
+
+/// Forks, failovers, transfers, holds and hang-ups at any instant, on links that lose, delay and repeat: every call ends, and
+/// nothing is left behind anywhere.
+#[test]
+fn whatever_happens_every_call_ends_and_nothing_is_left() {
+    let one = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds = one.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
+    let (mut bridged, mut transferred) = (0, 0);
+    for seed in seeds {
+        let outcome = std::panic::catch_unwind(|| one_seed(seed));
+        let (up, moved) =
+            outcome.unwrap_or_else(|_| panic!("SIM_SEED={seed} cargo test -p control --test call_exchange"));
+        bridged += u64::from(up);
+        transferred += u64::from(moved);
+    }
+    if one.is_none() {
+        assert!(bridged > SEEDS / 3, "only {bridged} calls were bridged");
+        assert!(transferred > SEEDS / 20, "only {transferred} calls were transferred");
+    }
+}
+
+fn one_seed(seed: u64) -> (bool, bool) {
+    let mut world = World::new(1_000 + seed);
+    let mut random = Random::from_test_seed(seed);
+    for phone in [ALICE, ALICE_TOO, BOB, CAROL, TRUNK_A, TRUNK_B] {
+        let after_ms = u64::from(random.below(3_000));
+        world.phone(phone).does = match random.below(8) {
+            0 => Does::Refuse { code: [480, 486, 503, 603][random.below(4) as usize], after_ms },
+            1 => Does::Ring,
+            2 => Does::Dead,
+            3 => Does::Early { after_ms },
+            _ => Does::Answer { after_ms },
+        };
+    }
+    world.faults =
+        Faults { loss_pct: random.below(15), duplicate_pct: random.below(8), delay_ms_max: random.below(300) };
+    let (from, to) =
+        [(TRUNK_A, "alice"), (TRUNK_A, "everyone"), (BOB, "+447700900123"), (BOB, "alice"), (TRUNK_B, "carol")]
+            [random.below(5) as usize];
+    let offer = match random.below(4) {
+        0 => Offer::sdes(),
+        1 => Offer::browser(),
+        _ => Offer::rtp(&[Codec::Opus, Codec::Pcmu]),
+    };
+    let call = world.dial(from, to, offer);
+    for _ in 0..4 {
+        world.run_ms(u64::from(random.below(4_000)));
+        let phone = [ALICE, ALICE_TOO, BOB, CAROL, TRUNK_A, TRUNK_B][random.below(6) as usize];
+        match random.below(6) {
+            0 => world.hang_up(from, call),
+            1 => world.hang_up_all(phone),
+            2 => world.offer_anew(phone, [Direction::SendOnly, Direction::SendRecv][random.below(2) as usize]),
+            _ => {
+                world.try_refer(
+                    phone,
+                    ["sip:carol@192.0.2.1", "sip:alice@192.0.2.1", "sip:+4477009001@192.0.2.1"]
+                        [random.below(3) as usize],
+                );
+            }
+        }
+    }
+    world.run_ms(5_000);
+    let up = world.steps.iter().any(|(step, _)| *step == Step::Answered);
+    let moved = world.steps.iter().any(|(step, words)| *step == Step::Transfer && words.ends_with("answered"));
+    world.faults = Faults::default();
+    world.hang_up(from, call);
+    world.settle();
+    (up, moved)
+}

@@ -1,0 +1,741 @@
+//! The world of `call_exchange`: a gateway, phones and trunks with agents of their own, links with faults, and an engine that is
+//! played and checks what it is told.
+
+use control::call::EdgeEventKind;
+use control::call::edge::{Edge, EdgeConfig, EdgeOutput};
+use control::call::{EdgeReply, EdgeRequest, NewSession};
+use control::registrar::{Group, User};
+use control::route::{Pattern, Routes, Transport, Trunk};
+use control::sip::locate::{Question, Records};
+use control::sip::transport::{Hop, PeerIdentity};
+use control::sip::{Credentials, Invite, Register, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput};
+use control::trace::timeline::Step;
+use engine::bridge::{BridgeCommand, BridgeEvent, BridgeId, LegConfig, LegName, LegRemote};
+use engine::error::{Cause, End, Side};
+use engine::leg::LocalLeg;
+use engine::random::Random;
+use engine::sdp::{self, Codec, CodecFormat, Description, Direction, RtpLocal, SDES_SUITES, Sdes, Setup, WebrtcLocal};
+use engine::time::{Duration, Instant};
+use engine::worker::{Command, Event};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+pub(crate) const GATEWAY: &str = "192.0.2.1:5060";
+pub(crate) const ALICE: &str = "198.51.100.11:5060";
+pub(crate) const ALICE_TOO: &str = "198.51.100.12:5060";
+pub(crate) const BOB: &str = "198.51.100.13:5060";
+pub(crate) const CAROL: &str = "198.51.100.14:5060";
+pub(crate) const TRUNK_A: &str = "203.0.113.5:5060";
+pub(crate) const TRUNK_B: &str = "203.0.113.6:5060";
+
+/// Rounds of one drain; more means that two parts answer each other without end.
+const DRAIN_ROUNDS_MAX: usize = 10_000;
+
+/// What a phone or trunk does with calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Does {
+    Answer {
+        after_ms: u64,
+    },
+    /// 183 with SDP at once, 200 later.
+    Early {
+        after_ms: u64,
+    },
+    Refuse {
+        code: u16,
+        after_ms: u64,
+    },
+    Ring,
+    /// Hears and says nothing.
+    Dead,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OfferKind {
+    Rtp,
+    Sdes,
+    Browser,
+    Lite,
+}
+
+/// What a caller offers.
+pub(crate) struct Offer {
+    pub(crate) kind: OfferKind,
+    pub(crate) sdp: String,
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+impl Offer {
+    pub(crate) fn rtp(codecs: &[Codec]) -> Offer {
+        let mut numbers = String::new();
+        let mut maps = String::new();
+        for codec in codecs {
+            let (number, map) = match codec {
+                Codec::Opus => (111, "a=rtpmap:111 opus/48000/2\r\na=fmtp:111 useinbandfec=1\r\n"),
+                Codec::Pcmu => (0, "a=rtpmap:0 PCMU/8000\r\n"),
+                _ => (8, "a=rtpmap:8 PCMA/8000\r\n"),
+            };
+            numbers = format!("{numbers} {number}");
+            maps.push_str(map);
+        }
+        let sdp = format!(
+            "v=0\r\no=- 7 1 IN IP4 198.51.100.9\r\ns=-\r\nc=IN IP4 198.51.100.9\r\nt=0 0\r\n\
+             m=audio 4000 RTP/AVP{numbers} 101\r\n{maps}a=rtpmap:101 telephone-event/8000\r\na=ptime:20\r\na=sendrecv\r\n"
+        );
+        Offer { kind: OfferKind::Rtp, sdp, headers: Vec::new() }
+    }
+
+    pub(crate) fn sdes() -> Offer {
+        let crypto = "a=crypto:7 AES_CM_128_HMAC_SHA1_80 inline:cdj7a2dPCu5IdGwDfzIDXJrYWUE2GkVcPmxT3gbN\r\n";
+        let rtp = Offer::rtp(&[Codec::Opus]);
+        let sdp = rtp.sdp.replace("RTP/AVP", "RTP/SAVP").replace("a=ptime:20\r\n", crypto);
+        Offer { kind: OfferKind::Sdes, sdp, ..rtp }
+    }
+
+    pub(crate) fn browser() -> Offer {
+        let rtp = Offer::rtp(&[Codec::Opus]);
+        let webrtc = format!(
+            "a=mid:0\r\na=rtcp-mux\r\na=ice-ufrag:abcd\r\na=ice-pwd:{}\r\na=setup:actpass\r\na=fingerprint:sha-256 {}\r\n",
+            "p".repeat(24),
+            ["AB"; 32].join(":")
+        );
+        let sdp = rtp.sdp.replace("RTP/AVP", "UDP/TLS/RTP/SAVPF").replace("a=ptime:20\r\n", &webrtc);
+        Offer { kind: OfferKind::Browser, sdp, ..rtp }
+    }
+
+    pub(crate) fn lite() -> Offer {
+        let browser = Offer::browser();
+        let candidate = "a=mid:0\r\na=candidate:1 1 udp 2130706431 203.0.113.49 3480 typ host\r\n";
+        let sdp = browser.sdp.replace("t=0 0\r\n", "t=0 0\r\na=ice-lite\r\n").replace("a=mid:0\r\n", candidate);
+        Offer { kind: OfferKind::Lite, sdp, ..browser }
+    }
+
+    pub(crate) fn with(mut self, fmtp: &str) -> Offer {
+        self.sdp = self.sdp.replace("a=fmtp:111 useinbandfec=1", &format!("a=fmtp:111 {fmtp}"));
+        self
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Offer {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// A call that a phone placed.
+#[derive(Default)]
+pub(crate) struct Placed {
+    pub(crate) early: Option<String>,
+    pub(crate) answer: Option<String>,
+    pub(crate) end: Option<SipEnd>,
+}
+
+/// A call that came to a phone.
+pub(crate) struct Came {
+    pub(crate) call: SipCallId,
+    pub(crate) sdp: String,
+    pub(crate) from: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) act_at: Instant,
+    pub(crate) answered: bool,
+    pub(crate) end: Option<SipEnd>,
+}
+
+/// A phone, or a trunk's server.
+pub(crate) struct Phone {
+    pub(crate) agent: SipAgent,
+    pub(crate) deadline: Instant,
+    pub(crate) does: Does,
+    /// fmtp of Opus in its answers.
+    pub(crate) wishes: Option<&'static str>,
+    /// The only codec that it has.
+    pub(crate) takes: Option<Codec>,
+    pub(crate) placed: BTreeMap<SipCallId, Placed>,
+    pub(crate) calls: Vec<Came>,
+    /// Re-INVITEs that came.
+    pub(crate) offers_seen: usize,
+    pub(crate) transfers: Vec<(u16, bool)>,
+    pub(crate) port: u16,
+}
+
+impl Phone {
+    pub(crate) fn live(&self) -> usize {
+        self.calls.iter().filter(|call| call.answered && call.end.is_none()).count()
+    }
+
+    pub(crate) fn ends(&self) -> Vec<SipEnd> {
+        self.calls.iter().filter_map(|call| call.end.clone()).collect()
+    }
+
+    pub(crate) fn invite(&self) -> &Came {
+        self.calls.last().expect("nobody has called")
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Faults {
+    pub(crate) loss_pct: u32,
+    pub(crate) duplicate_pct: u32,
+    pub(crate) delay_ms_max: u32,
+}
+
+/// A bridge as the played engine knows it.
+#[derive(Default)]
+pub(crate) struct Played {
+    pub(crate) legs: Vec<LegName>,
+    pub(crate) configs: BTreeMap<LegName, LegConfig>,
+    pub(crate) remotes: Vec<(LegName, LegRemote)>,
+    pub(crate) seats: usize,
+}
+
+pub(crate) struct World {
+    pub(crate) now: Instant,
+    pub(crate) gateway: Edge,
+    pub(crate) gateway_deadline: Instant,
+    pub(crate) phones: BTreeMap<SocketAddr, Phone>,
+    pub(crate) bridges: BTreeMap<BridgeId, Played>,
+    pub(crate) next_port: u16,
+    pub(crate) wire: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
+    pub(crate) count: u64,
+    pub(crate) faults: Faults,
+    pub(crate) random: Random,
+    pub(crate) steps: Vec<(Step, String)>,
+    pub(crate) events: Vec<EdgeEventKind>,
+    pub(crate) token: String,
+}
+
+pub(crate) fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn routes() -> Routes {
+    let trunk = |name: &str, host: &str, weight: u32| Trunk {
+        port: Some(5060),
+        allowed_sources: vec![format!("{host}/32").parse().unwrap()],
+        pattern: Some(Pattern::new(r"^\+?[1-9]\d{6,14}$").unwrap().0),
+        weight,
+        number: Some("+441632960111".to_owned()),
+        ..Trunk::new(name, host, Transport::Udp)
+    };
+    let users = ["alice", "bob", "carol", "dave"].map(|name| (name.to_owned(), User::new(name, "secret")));
+    let everyone = Group::new("everyone", &["alice", "carol", "dave"]);
+    Routes {
+        trunks: vec![trunk("a", "203.0.113.5", 1), trunk("b", "203.0.113.6", 2)],
+        users: users.into_iter().collect(),
+        groups: BTreeMap::from([("everyone".to_owned(), everyone)]),
+        ..Routes::default()
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> World {
+        World::with(seed, |_| {})
+    }
+
+    /// Every user but dave registered, nobody calling.
+    pub(crate) fn with(seed: u64, change: impl FnOnce(&mut Routes)) -> World {
+        let mut random = Random::from_test_seed(seed);
+        let mut config = EdgeConfig::new(
+            SipConfig::new(address(GATEWAY), "tandem", "tandem"),
+            address(GATEWAY).ip(),
+            "sip:bot@198.51.100.99:5060",
+        );
+        config.dialplan = routes();
+        change(&mut config.dialplan);
+        let mut phones = BTreeMap::new();
+        for (index, text) in [ALICE, ALICE_TOO, BOB, CAROL, TRUNK_A, TRUNK_B].into_iter().enumerate() {
+            let agent = SipAgent::new(SipConfig::new(address(text), "phone", "phone"), random.fork());
+            let phone = Phone {
+                agent,
+                deadline: Instant::NEVER,
+                does: Does::Answer { after_ms: 200 },
+                wishes: None,
+                takes: None,
+                placed: BTreeMap::new(),
+                calls: Vec::new(),
+                offers_seen: 0,
+                transfers: Vec::new(),
+                port: 30_000 + 1_000 * index as u16,
+            };
+            phones.insert(address(text), phone);
+        }
+        let mut world = World {
+            now: Instant::from_millis(1_000),
+            gateway: Edge::new(config, 1, random.fork()),
+            gateway_deadline: Instant::NEVER,
+            phones,
+            bridges: BTreeMap::new(),
+            next_port: 10_000,
+            wire: BTreeMap::new(),
+            count: 0,
+            faults: Faults::default(),
+            random,
+            steps: Vec::new(),
+            events: Vec::new(),
+            token: String::new(),
+        };
+        for (text, user) in [(ALICE, "alice"), (ALICE_TOO, "alice"), (BOB, "bob"), (CAROL, "carol")] {
+            world.register(text, user);
+        }
+        world.run_ms(1_000);
+        assert_eq!(world.gateway.gate().registrar.count(), 4);
+        world
+    }
+
+    pub(crate) fn register(&mut self, text: &str, user: &str) {
+        let now = self.now;
+        let credentials = Some(Credentials { username: user.to_owned(), password: "secret".to_owned() });
+        self.phone(text).agent.register(
+            now,
+            Register {
+                registrar: "sip:192.0.2.1".to_owned(),
+                aor: format!("sip:{user}@192.0.2.1"),
+                contact_user: Some(user.to_owned()),
+                credentials,
+                expires_s: 3_600,
+                ..Register::default()
+            },
+        );
+    }
+
+    pub(crate) fn phone(&mut self, text: &str) -> &mut Phone {
+        self.phones.get_mut(&address(text)).unwrap()
+    }
+
+    /// A phone or trunk calls somebody through the gateway.
+    pub(crate) fn dial(&mut self, from: &str, dialed: &str, offer: Offer) -> SipCallId {
+        let now = self.now;
+        let user = [(ALICE, "alice"), (BOB, "bob"), (CAROL, "carol")].into_iter().find(|(text, _)| *text == from);
+        let credentials =
+            user.map(|(_, name)| Credentials { username: name.to_owned(), password: "secret".to_owned() });
+        let invite = Invite {
+            target: format!("sip:{dialed}@192.0.2.1:5060"),
+            from_user: user.map_or("+441632960000", |(_, name)| name).to_owned(),
+            headers: offer.headers,
+            sdp: offer.sdp,
+            credentials,
+            ring_ms_max: 200_000,
+            ..Invite::default()
+        };
+        let phone = self.phone(from);
+        let call = phone.agent.invite(now, invite);
+        phone.placed.insert(call, Placed::default());
+        self.drain();
+        call
+    }
+
+    pub(crate) fn new_session(&mut self, destination: &str) {
+        let what = EdgeRequest::New(Box::new(NewSession {
+            call_id: "wacid.1".to_owned(),
+            sdp_offer: Offer::lite().sdp,
+            from: Some("447700900123".to_owned()),
+            destination: Some(destination.to_owned()),
+            hold_media: false,
+            ..NewSession::default()
+        }));
+        self.gateway.handle_request(self.now, 1, what);
+        self.drain();
+    }
+
+    pub(crate) fn answer(&mut self, from: &str, call: SipCallId) -> Description {
+        let placed = &self.phone(from).placed[&call];
+        let text = placed.answer.clone().unwrap_or_else(|| panic!("no answer; {:?}", placed.end));
+        sdp::parse(&text).unwrap()
+    }
+
+    pub(crate) fn end(&mut self, from: &str, call: SipCallId) -> Option<SipEnd> {
+        let phone = self.phone(from);
+        let came = phone.calls.iter().find(|came| came.call == call);
+        match phone.placed.get(&call) {
+            Some(placed) => placed.end.clone(),
+            None => came.and_then(|came| came.end.clone()),
+        }
+    }
+
+    pub(crate) fn hang_up(&mut self, from: &str, call: SipCallId) {
+        let now = self.now;
+        self.phone(from).agent.hangup(now, call, None);
+        self.drain();
+    }
+
+    /// Ends every call of a phone, placed and answered.
+    pub(crate) fn hang_up_all(&mut self, text: &str) {
+        let now = self.now;
+        let phone = self.phone(text);
+        let calls: Vec<SipCallId> = phone.placed.keys().copied().chain(phone.calls.iter().map(|c| c.call)).collect();
+        for call in calls {
+            phone.agent.hangup(now, call, None);
+        }
+        self.drain();
+    }
+
+    /// The call that a phone is in, if any.
+    pub(crate) fn talking(&mut self, text: &str) -> Option<SipCallId> {
+        let phone = self.phone(text);
+        let came = phone.calls.iter().find(|call| call.answered && call.end.is_none()).map(|call| call.call);
+        let placed = phone.placed.iter().find(|(_, placed)| placed.answer.is_some() && placed.end.is_none());
+        came.or(placed.map(|(call, _)| *call))
+    }
+
+    pub(crate) fn refer(&mut self, text: &str, to: &str) -> SipCallId {
+        self.try_refer(text, to).expect("a call to transfer")
+    }
+
+    pub(crate) fn try_refer(&mut self, text: &str, to: &str) -> Option<SipCallId> {
+        let (now, call) = (self.now, self.talking(text)?);
+        self.phone(text).agent.refer(now, call, to, None);
+        self.drain();
+        Some(call)
+    }
+
+    /// Puts a phone's call on hold, or takes it back.
+    pub(crate) fn offer_anew(&mut self, text: &str, direction: Direction) {
+        let (now, Some(call)) = (self.now, self.talking(text)) else { return };
+        let port = self.phone(text).port;
+        let offer = Offer::rtp(&[Codec::Opus, Codec::Pcmu]).sdp;
+        let word = if direction == Direction::SendOnly { "a=sendonly" } else { "a=sendrecv" };
+        let offer = offer.replace("a=sendrecv", word).replace("m=audio 4000", &format!("m=audio {port}"));
+        self.phone(text).agent.reinvite(now, call, &offer);
+        self.drain();
+    }
+
+    pub(crate) fn only_bridge(&self) -> &Played {
+        assert_eq!(self.bridges.len(), 1);
+        self.bridges.values().next().unwrap()
+    }
+
+    pub(crate) fn end_line(&self) -> String {
+        let end = self.steps.iter().rev().find(|(step, _)| *step == Step::End);
+        end.map(|(_, words)| words.clone()).unwrap_or_default()
+    }
+
+    /// Ends every call and checks that nothing is left anywhere.
+    pub(crate) fn settle(&mut self) {
+        for phone in [ALICE, ALICE_TOO, BOB, CAROL, TRUNK_A, TRUNK_B] {
+            if self.phone(phone).does == Does::Dead {
+                self.phone(phone).does = Does::Refuse { code: 480, after_ms: 0 };
+            }
+            self.hang_up_all(phone);
+        }
+        if !self.token.is_empty() {
+            let what = EdgeRequest::Hangup { edge_session_id: self.token.clone() };
+            self.gateway.handle_request(self.now, 2, what);
+        }
+        // The longest ring, and SIP's own timers behind it.
+        self.run_ms(300_000);
+        let alive = self.gateway.alive();
+        assert_eq!((alive.sessions, alive.sip_calls, alive.sip_transactions), (0, 0, 0), "{:#?}", self.steps);
+        assert!(self.bridges.is_empty(), "a bridge is left");
+        let counters = self.gateway.counters();
+        assert_eq!(counters.sessions_abandoned, 0);
+        assert_eq!(counters.sessions_begun, counters.sessions_ended);
+        let ends = self.steps.iter().filter(|(step, _)| *step == Step::End).count() as u64;
+        assert_eq!(ends, counters.sessions_ended, "one line per call says how it ended");
+        for (name, phone) in &self.phones {
+            assert_eq!(phone.agent.alive(), (0, 0), "left at {name}");
+        }
+    }
+
+    pub(crate) fn run_ms(&mut self, millis: u64) {
+        let end = self.now.plus_millis(millis);
+        loop {
+            self.drain();
+            let phones = self.phones.values().map(|phone| {
+                let acts = phone.calls.iter().map(|call| call.act_at).min().unwrap_or(Instant::NEVER);
+                phone.deadline.min(acts)
+            });
+            let arrival = self.wire.first_key_value().map_or(Instant::NEVER, |((at, _), _)| *at);
+            let next = phones.min().unwrap().min(self.gateway_deadline).min(arrival);
+            if next > end {
+                break;
+            }
+            self.now = self.now.max(next);
+            self.step();
+        }
+        self.now = end;
+    }
+
+    pub(crate) fn step(&mut self) {
+        let now = self.now;
+        if self.gateway_deadline <= now {
+            self.gateway.handle_timeout(now);
+        }
+        for phone in self.phones.values_mut() {
+            if phone.deadline <= now {
+                phone.agent.handle_timeout(now);
+            }
+            act(phone, now);
+        }
+        while let Some(((at, _), _)) = self.wire.first_key_value()
+            && *at <= now
+        {
+            let (_, (from, to, bytes)) = self.wire.pop_first().unwrap();
+            if to == address(GATEWAY) {
+                self.gateway.handle_sip_message(now, &Hop::udp(from), &PeerIdentity::default(), &bytes);
+            } else if let Some(phone) = self.phones.get_mut(&to).filter(|phone| phone.does != Does::Dead) {
+                phone.agent.handle_datagram(now, from, &bytes);
+            }
+            self.drain();
+        }
+    }
+
+    pub(crate) fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        let copies = 1 + u32::from(self.random.below(100) < self.faults.duplicate_pct);
+        for _ in 0..copies {
+            if self.random.below(100) < self.faults.loss_pct {
+                continue;
+            }
+            let delay_ms = 1 + u64::from(self.random.below(self.faults.delay_ms_max + 1));
+            self.count += 1;
+            self.wire.insert((self.now + Duration::from_millis(delay_ms), self.count), (from, to, bytes.to_vec()));
+        }
+    }
+
+    pub(crate) fn drain(&mut self) {
+        for _ in 0..DRAIN_ROUNDS_MAX {
+            let quiet = self.drain_gateway();
+            let addresses: Vec<SocketAddr> = self.phones.keys().copied().collect();
+            let quiet = addresses.into_iter().fold(quiet, |quiet, phone| self.drain_phone(phone) && quiet);
+            if quiet {
+                assert!(self.gateway_deadline > self.now, "the gateway's deadline lies in the past");
+                return;
+            }
+        }
+        panic!("somebody talks without end at {:?}", self.now);
+    }
+
+    pub(crate) fn drain_gateway(&mut self) -> bool {
+        let mut quiet = true;
+        loop {
+            match self.gateway.poll_output(self.now) {
+                EdgeOutput::Timeout(at) => {
+                    self.gateway_deadline = at;
+                    return quiet;
+                }
+                EdgeOutput::Engine { command, .. } => self.command(command),
+                EdgeOutput::Sip { hop, bytes } => self.send(address(GATEWAY), hop.remote, &bytes),
+                EdgeOutput::Timeline(entry) => self.steps.push((entry.step, entry.detail)),
+                EdgeOutput::Resolve { query, question } => self.gateway.resolved(self.now, query, &nothing(&question)),
+                EdgeOutput::Notify { event, .. } => self.events.push(event.kind),
+                EdgeOutput::Reply { result: Ok(EdgeReply::Created(created)), .. } => {
+                    self.token = created.edge_session_id
+                }
+                EdgeOutput::Reply { result, .. } => assert!(result.is_ok(), "{result:?}"),
+                EdgeOutput::Trace(_) | EdgeOutput::Linked { .. } => {}
+            }
+            quiet = false;
+        }
+    }
+
+    pub(crate) fn drain_phone(&mut self, at: SocketAddr) -> bool {
+        let mut quiet = true;
+        loop {
+            let now = self.now;
+            let phone = self.phones.get_mut(&at).unwrap();
+            match phone.agent.poll_output(now) {
+                SipOutput::Timeout(deadline) => {
+                    phone.deadline = deadline;
+                    return quiet;
+                }
+                SipOutput::Transmit { hop, bytes } => {
+                    if phone.does != Does::Dead {
+                        self.send(at, hop.remote, &bytes);
+                    }
+                }
+                SipOutput::Event(event) => hear(phone, now, event),
+                SipOutput::Resolve { query, question } => phone.agent.resolved(now, query, &nothing(&question)),
+                SipOutput::Trace(_) => {}
+            }
+            quiet = false;
+        }
+    }
+
+    /// The engine's part: legs come and go, and what is said about one that is not there is a bug.
+    pub(crate) fn command(&mut self, command: Command) {
+        match command {
+            Command::Open { bridge, config } => {
+                let mut played = Played { legs: vec![LegName::A, LegName::B], ..Played::default() };
+                let (a, b) = (self.local(&config.a), self.local(&config.b));
+                played.configs.extend([(LegName::A, config.a), (LegName::B, config.b)]);
+                assert!(self.bridges.insert(bridge, played).is_none(), "a bridge's number was used twice");
+                self.gateway.handle_engine(self.now, 0, Event::Opened { bridge, a, b });
+            }
+            Command::Bridge { bridge, command } => self.bridge_command(bridge, command),
+            Command::Stop => panic!("the edge stops no worker"),
+        }
+    }
+
+    pub(crate) fn bridge_command(&mut self, bridge: BridgeId, command: BridgeCommand) {
+        let Some(mut played) = self.bridges.remove(&bridge) else { panic!("{command:?} to a bridge that is gone") };
+        let mut event = None;
+        match command {
+            BridgeCommand::OpenLeg { leg, config } => {
+                assert!(leg.is_spare() && !played.legs.contains(&leg), "{leg:?} is taken");
+                played.legs.push(leg);
+                event = Some(BridgeEvent::LegOpened { leg, local: self.local(&config) });
+                played.configs.insert(leg, *config);
+            }
+            BridgeCommand::CloseLeg { leg } => {
+                assert!(leg.is_spare() && played.legs.contains(&leg), "{leg:?} is not there");
+                played.legs.retain(|known| *known != leg);
+                event = Some(BridgeEvent::LegClosed { leg, cause: None, stats: Default::default() });
+            }
+            BridgeCommand::SeatLeg { leg, seat } => {
+                assert!(leg.is_spare() && !seat.is_spare() && played.legs.contains(&leg), "{leg:?} into {seat:?}");
+                played.legs.retain(|known| *known != leg);
+                played.seats += 1;
+                event = Some(BridgeEvent::LegClosed { leg, cause: None, stats: Default::default() });
+            }
+            BridgeCommand::SetRemote { leg, remote } => {
+                assert!(played.legs.contains(&leg), "{leg:?} is not there");
+                played.remotes.push((leg, *remote));
+            }
+            BridgeCommand::Close => {
+                let end = End { side: Side::Engine, cause: Cause::Closed };
+                let event = BridgeEvent::Ended { end, stats: Default::default() };
+                return self.gateway.handle_engine(self.now, 0, Event::Bridge { bridge, event });
+            }
+            _ => {}
+        }
+        self.bridges.insert(bridge, played);
+        if let Some(event) = event {
+            self.gateway.handle_engine(self.now, 0, Event::Bridge { bridge, event });
+        }
+    }
+
+    pub(crate) fn local(&mut self, config: &LegConfig) -> LocalLeg {
+        self.next_port += 2;
+        match config {
+            LegConfig::Rtp(_) => LocalLeg::Rtp { ssrc: 1, port: self.next_port },
+            LegConfig::Webrtc(_) => LocalLeg::Webrtc {
+                ufrag: format!("u{}", self.next_port),
+                pwd: "p".repeat(24),
+                fingerprint: [7; 32],
+                ssrc: 2,
+                port: self.next_port,
+            },
+        }
+    }
+}
+
+pub(crate) fn nothing(question: &Question) -> Records {
+    match question {
+        Question::Naptr(_) => Records::Naptr(Vec::new()),
+        Question::Srv(_) => Records::Srv(Vec::new()),
+        Question::Address(_) => Records::Addresses(Vec::new()),
+    }
+}
+
+pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
+    match event {
+        SipEvent::Incoming { call, from, sdp, headers, .. } => {
+            let (after_ms, sdp) = (after_ms(phone.does), sdp.expect("the gateway offers"));
+            let has = |codec| sdp::parse(&sdp).unwrap().codecs.iter().any(|format| format.codec == codec);
+            match phone.does {
+                _ if phone.takes.is_some_and(|codec| !has(codec)) => phone.agent.reject(now, call, 488),
+                Does::Early { .. } => {
+                    let answer = answer_to(&sdp, phone.port, phone.wishes, phone.takes);
+                    phone.agent.ring(now, call, Some(&answer));
+                }
+                _ => phone.agent.ring(now, call, None),
+            }
+            let act_at = after_ms.map_or(Instant::NEVER, |after_ms| now.plus_millis(after_ms));
+            phone.calls.push(Came { call, sdp, from, headers, act_at, answered: false, end: None });
+        }
+        SipEvent::Provisional { call, sdp, .. } => {
+            if let Some(placed) = phone.placed.get_mut(&call) {
+                placed.early = sdp.or(placed.early.take());
+            }
+        }
+        SipEvent::Answered { call, sdp, .. } => phone.placed.get_mut(&call).unwrap().answer = Some(sdp),
+        SipEvent::Ended { call, end } => {
+            let came = phone.calls.iter_mut().find(|came| came.call == call);
+            let known = match came {
+                Some(came) => {
+                    came.act_at = Instant::NEVER;
+                    &mut came.end
+                }
+                None => &mut phone.placed.get_mut(&call).unwrap().end,
+            };
+            assert!(known.is_none(), "ended twice: {known:?}, then {end:?}");
+            *known = Some(end);
+        }
+        SipEvent::ReInvite { call, sdp } => {
+            phone.offers_seen += 1;
+            let answer = sdp.map(|sdp| answer_to(&sdp, phone.port, phone.wishes, phone.takes));
+            phone.agent.answer_reinvite(now, call, answer.as_deref());
+        }
+        SipEvent::TransferProgress { code, over, .. } => phone.transfers.push((code, over)),
+        _ => {}
+    }
+}
+
+pub(crate) fn after_ms(does: Does) -> Option<u64> {
+    match does {
+        Does::Answer { after_ms } | Does::Early { after_ms } | Does::Refuse { after_ms, .. } => Some(after_ms),
+        Does::Ring | Does::Dead => None,
+    }
+}
+
+pub(crate) fn act(phone: &mut Phone, now: Instant) {
+    for came in phone.calls.iter_mut().filter(|came| came.act_at <= now) {
+        came.act_at = Instant::NEVER;
+        match phone.does {
+            Does::Refuse { code, .. } => phone.agent.reject(now, came.call, code),
+            _ => {
+                came.answered = true;
+                phone.agent.accept(now, came.call, &answer_to(&came.sdp, phone.port, phone.wishes, phone.takes));
+            }
+        }
+    }
+}
+
+/// What a phone answers to an offer: the first codec, whatever the kind.
+pub(crate) fn answer_to(offer: &str, port: u16, wishes: Option<&str>, takes: Option<Codec>) -> String {
+    let offer = sdp::parse(offer).unwrap();
+    let codec = *offer.codecs.iter().find(|format| takes.is_none_or(|codec| format.codec == codec)).unwrap();
+    let here: IpAddr = "198.51.100.50".parse().unwrap();
+    let text = match offer.fingerprint {
+        Some(_) => sdp::write_webrtc_answer(
+            &offer,
+            &WebrtcLocal {
+                addresses: vec![here],
+                port,
+                ufrag: "phone".to_owned(),
+                pwd: "q".repeat(24),
+                lite: false,
+                fingerprint: [9; 32],
+                setup: Setup::Active,
+                ssrc: 5,
+                codec,
+                telephone_event: offer.telephone_events.first().copied(),
+                direction: Direction::SendRecv,
+                session_id: 5,
+                session_version: 1,
+            },
+        ),
+        None => {
+            let mut sdes = Sdes::new(&SDES_SUITES, Random::from_test_seed(u64::from(port)));
+            let crypto = sdes.read_offer(&offer).map(|(line, _)| vec![line]).unwrap_or_default();
+            let local = RtpLocal {
+                address: here,
+                port,
+                profile: offer.profile,
+                rtcp_mux: false,
+                crypto,
+                codecs: vec![CodecFormat { opus: Default::default(), ..codec }],
+                telephone_events: offer.telephone_events.clone(),
+                direction: Direction::SendRecv,
+                session_id: 5,
+                session_version: 1,
+            };
+            sdp::write_rtp_answer(&offer, &local)
+        }
+    };
+    match wishes {
+        Some(wishes) => text.replace(
+            &format!("a=rtpmap:{} opus/48000/2\r\n", codec.payload_type),
+            &format!("a=rtpmap:{0} opus/48000/2\r\na=fmtp:{0} {wishes}\r\n", codec.payload_type),
+        ),
+        None => text,
+    }
+}
