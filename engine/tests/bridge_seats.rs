@@ -209,7 +209,7 @@ impl World {
             let next = self.now.plus_millis(20 - self.now.as_millis() % 20);
             let due = self.peers.iter().map(|peer| peer.deadline).min().unwrap().min(self.deadline);
             self.now = next.min(due.max(self.now.plus_millis(1))).min(end);
-            if self.now.as_millis() % 20 == 0 {
+            if self.now.as_millis().is_multiple_of(20) {
                 (0..self.peers.len()).for_each(|index| self.speak(index));
             }
             for peer in self.peers.iter_mut().filter(|peer| peer.deadline <= self.now) {
