@@ -11,7 +11,6 @@
 
 mod bot;
 mod call;
-#[cfg(test)]
 mod demo;
 mod graph;
 mod hosts;
