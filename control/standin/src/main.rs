@@ -11,6 +11,8 @@
 
 mod bot;
 mod call;
+#[cfg(test)]
+mod chaos;
 mod demo;
 mod graph;
 mod hosts;
