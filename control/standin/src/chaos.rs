@@ -186,7 +186,8 @@ impl User {
             Kind::Overtaken => {
                 self.world.ended_by_user(&id);
                 self.deliver(&terminate(&id)).await;
-                tokio::join!(self.thrice(&connect), self.thrice(&terminate(&id)));
+                let terminate = terminate(&id);
+                tokio::join!(self.thrice(&connect), self.thrice(&terminate));
             }
             Kind::HangsUpEarly => {
                 self.thrice(&connect).await;
