@@ -13,7 +13,7 @@ test:
 	tests/install.sh test
 	tests/run.sh
 
-# The shipped program. CPU=x86-64-v3 or CPU=native builds it, libopus included, for such processors only: a twentieth more calls.
+# The shipped program. CPU=x86-64-v3 or CPU=native builds it, libopus included, for such processors only.
 build:
 	$(if $(CPU),RUSTFLAGS="-C target-cpu=$(CPU)") cargo build --release --locked -p control
 

@@ -61,11 +61,11 @@ fn baresip_speaks_every_suite_it_knows_with_an_sdes_leg() {
             suites.extend(sdp::SDES_SUITES.into_iter().filter(|other| *other != suite));
             let mut call = Call::place(&suites, random.fork()).await;
             assert_eq!(call.sdes.keys().map(|keys| keys.profile), Some(suite));
-            call.talk(&speech::read_wav(&said), Duration::from_millis(3_500)).await;
+            call.talk(&speech::read_wav(&said), Duration::from_millis(4_500)).await;
             if suite == SUITES[0] {
                 call.refresh().await;
                 call.heard.clear();
-                call.talk(&speech::read_wav(&said), Duration::from_millis(3_500)).await;
+                call.talk(&speech::read_wav(&said), Duration::from_millis(4_500)).await;
             }
             let stats = call.leg.stats();
             println!("{}: {stats:?}", sdp::suite_name(suite));

@@ -22,8 +22,8 @@ pub mod route;
 pub mod runtime;
 pub mod server;
 pub mod sip;
-pub mod store;
 pub mod sip_io;
+pub mod store;
 pub mod trace;
 pub mod whatsapp;
 

@@ -562,7 +562,7 @@ impl Runtime {
 fn wall_micros(now: Instant) -> u64 {
     let ntp = clock::wall_anchor().ntp(now);
     let seconds = (ntp >> 32).saturating_sub(NTP_UNIX_OFFSET_S);
-    seconds * 1_000_000 + ((ntp & 0xffff_ffff) * 1_000_000 >> 32)
+    seconds * 1_000_000 + (((ntp & 0xffff_ffff) * 1_000_000) >> 32)
 }
 
 /// Unix time. Read anew for every webhook: a host that was suspended must not take a fresh `connect` for a stale one.

@@ -278,7 +278,7 @@ fn reach(sip: &SipIo, ip: IpAddr) -> Vec<(Transport, SocketAddr)> {
 /// Unix time in milliseconds.
 fn wall_millis() -> u64 {
     let ntp = u128::from(clock::wall_anchor().ntp(clock::now()));
-    let since_1900_ms = u64::try_from(ntp * 1_000 >> 32).unwrap_or(u64::MAX);
+    let since_1900_ms = u64::try_from((ntp * 1_000) >> 32).unwrap_or(u64::MAX);
     since_1900_ms.saturating_sub(NTP_UNIX_OFFSET_S * 1_000)
 }
 

@@ -34,6 +34,7 @@ async fn every_fixture_has_a_row_and_every_row_is_true() {
     }
     for row in &rows {
         let [fixture, outcome, graph, shown] = row.as_slice() else { panic!("{row:?} has not four columns") };
+        println!("{fixture}");
         let bench = Bench::start(None).await;
         let (body, ids) = fresh(fixture);
         assert_eq!(bench.post(&body).await, 200, "{fixture}: every fixture is acknowledged");
@@ -201,7 +202,8 @@ impl Bench {
 
     async fn stop(self) {
         self.running.inputs.send(Input::Stop).await.unwrap();
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.running.finished()).await;
+        // SIP lingers for its last answers; the next row has ports of its own and need not wait.
+        tokio::spawn(self.running.finished());
     }
 }
 

@@ -312,6 +312,25 @@ fn an_offer_of_ours_is_answered_or_refused_and_meets_the_peers_own() {
 }
 
 #[test]
+fn an_offer_too_large_for_a_datagram_goes_back_to_udp_where_nobody_listens_on_tcp() {
+    let mut t = Table::new(everywhere());
+    place(&mut t, |_| {});
+    let invite = t.take();
+    t.reply(&invite, 200, |m| answer(m, "<sip:192.0.2.2>"));
+    t.take();
+    t.events();
+    let large = format!("{HOLD}{}", "a=x-padding\r\n".repeat(100));
+    t.agent.reinvite(t.now, t.call, &large);
+    let (hop, _) = t.take_with_hop();
+    assert_eq!(hop.transport, Transport::Tcp);
+    t.agent.transport_failed(t.now, &hop);
+    let (hop, again) = t.take_with_hop();
+    assert_eq!((hop.transport, again.sdp()), (Transport::Udp, Some(large.as_str())));
+    t.reply(&again, 200, |m| answer(m, "<sip:192.0.2.2>"));
+    assert_eq!(t.events(), [SipEvent::ReInviteAnswered { call: t.call, sdp: ANSWER.into() }]);
+}
+
+#[test]
 fn a_key_goes_out_by_info_and_a_vanished_dialog_ends_the_call() {
     let mut t = Table::answered(|_| {});
     t.events();

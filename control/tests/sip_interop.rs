@@ -16,6 +16,7 @@ use engine::time::Instant;
 use sip_wire::{Certificates, Node, SDP, everywhere, folder, play, play_one};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -42,6 +43,8 @@ impl Program {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
+            // Kamailio forks: its children end with the group.
+            .process_group(0)
             .spawn();
         Program(child.unwrap_or_else(|error| panic!("{name} cannot be started: {error}")))
     }
@@ -53,6 +56,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.0.id())]).status();
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -4,6 +4,7 @@ mod common;
 
 use common::{IN_BRIDGE, Kind, Speech, World};
 use engine::sdp::Codec;
+use engine::srtp::SrtpProfile;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -71,6 +72,7 @@ fn no_frame_of_a_call_allocates() {
         (Kind::Browser(opus), Kind::Rtp(Codec::Pcma)),
         (Kind::WhatsApp(opus), Kind::Browser(opus)),
         (Kind::Rtp(pcmu), Kind::Rtp(Codec::Pcma)),
+        (Kind::Sdes(pcmu, SrtpProfile::AesCm256HmacSha1_32), Kind::Sdes(opus, SrtpProfile::AeadAes256Gcm)),
     ] {
         let (allocations, sent) = allocations(a, b);
         assert!(sent > 2_000, "{sent}");

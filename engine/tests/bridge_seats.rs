@@ -209,7 +209,7 @@ impl World {
             let next = self.now.plus_millis(20 - self.now.as_millis() % 20);
             let due = self.peers.iter().map(|peer| peer.deadline).min().unwrap().min(self.deadline);
             self.now = next.min(due.max(self.now.plus_millis(1))).min(end);
-            if self.now.as_millis() % 20 == 0 {
+            if self.now.as_millis().is_multiple_of(20) {
                 (0..self.peers.len()).for_each(|index| self.speak(index));
             }
             for peer in self.peers.iter_mut().filter(|peer| peer.deadline <= self.now) {
@@ -246,7 +246,7 @@ impl World {
         let mut out = [0; DATAGRAM_BYTES_MAX];
         loop {
             match self.bridge.poll_output(self.now, &mut out, &mut self.metrics) {
-                Output::Transmit { port, len, .. } => self.to_peer(port, &mut out[..len]),
+                Output::Transmit { port, len, .. } => self.deliver(port, &mut out[..len]),
                 Output::Event(event) => self.events.push(event),
                 Output::Timeout(at) => {
                     assert!(at > self.now);
@@ -260,7 +260,7 @@ impl World {
         }
     }
 
-    fn to_peer(&mut self, port: Port, bytes: &mut [u8]) {
+    fn deliver(&mut self, port: Port, bytes: &mut [u8]) {
         let now = self.now;
         let Some(index) = self.peers.iter().position(|peer| peer.at == port.leg) else { return };
         let peer = &mut self.peers[index];

@@ -39,6 +39,7 @@ fn rtp() -> LegConfig {
     LegConfig::Rtp(RtpConfig { remote: None })
 }
 
+#[expect(clippy::disallowed_methods, reason = "this is the peer's socket")]
 fn peer() -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -88,6 +89,7 @@ impl Rig {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a port is tried whether it is free")]
 fn a_spare_leg_brings_its_sockets_to_the_seat_and_the_replaced_one_gives_its_ports_back() {
     for driver in [Driver::IoUring, Driver::Mmsg] {
         let config = EngineConfig {

@@ -461,10 +461,7 @@ fn draw_behaviour(random: &mut Random) -> Behaviour {
 }
 
 fn edge_config() -> EdgeConfig {
-    let sip = SipConfig {
-        accept_incoming: false,
-        ..SipConfig::new(gateway::SIP, "tandem", "tandem")
-    };
+    let sip = SipConfig { accept_incoming: false, ..SipConfig::new(gateway::SIP, "tandem", "tandem") };
     let mut edge = EdgeConfig::new(sip, gateway::ADDRESS, &format!("sip:bot@{}", bot::SIP));
     let credentials = Credentials { username: bot::USERNAME.to_owned(), password: bot::PASSWORD.to_owned() };
     edge.default_route = Some(Route { credentials: Some(credentials), ..Route::new(&format!("sip:bot@{}", bot::SIP)) });

@@ -101,6 +101,7 @@ impl Route {
 }
 
 /// What `poll_output` answers.
+#[expect(clippy::large_enum_variant, reason = "made and taken at once; a box would be made per message")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EdgeOutput {
     /// The outcome of a request.

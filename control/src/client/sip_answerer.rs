@@ -114,10 +114,7 @@ impl SipAnswerer {
         let socket = UdpSocket::bind((config.bind, config.port)).await?;
         let address = socket.local_addr()?;
         let agent = SipAgent::new(
-            SipConfig {
-                demand: config.demand.clone(),
-                ..SipConfig::new(address, "bot", &config.product)
-            },
+            SipConfig { demand: config.demand.clone(), ..SipConfig::new(address, "bot", &config.product) },
             system_random(),
         );
         let (publish, calls) = watch::channel(Calls::new());

@@ -122,10 +122,7 @@ struct Caller {
 impl Caller {
     async fn start() -> Caller {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let config = SipConfig {
-            accept_incoming: false,
-            ..SipConfig::new(socket.local_addr().unwrap(), "gw", "test")
-        };
+        let config = SipConfig { accept_incoming: false, ..SipConfig::new(socket.local_addr().unwrap(), "gw", "test") };
         Caller { agent: SipAgent::new(config, system_random()), socket }
     }
 

@@ -81,8 +81,16 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("media.workers", "MEDIA_WORKERS", "write a number of threads, or 0 for one per core"),
     setting("media.pin", "MEDIA_PIN", "write true or false"),
     setting("media.driver", "MEDIA_DRIVER", "write auto, io_uring or mmsg"),
-    setting("media.complexity_min", "MEDIA_COMPLEXITY_MIN", "write a number from 0 to 10, at most MEDIA_COMPLEXITY_MAX"),
-    setting("media.complexity_max", "MEDIA_COMPLEXITY_MAX", "write a number from 0 to 10, at least MEDIA_COMPLEXITY_MIN"),
+    setting(
+        "media.complexity_min",
+        "MEDIA_COMPLEXITY_MIN",
+        "write a number from 0 to 10, at most MEDIA_COMPLEXITY_MAX",
+    ),
+    setting(
+        "media.complexity_max",
+        "MEDIA_COMPLEXITY_MAX",
+        "write a number from 0 to 10, at least MEDIA_COMPLEXITY_MIN",
+    ),
 ];
 
 /// Tables whose keys are the operator's own.

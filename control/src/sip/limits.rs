@@ -58,7 +58,7 @@ pub const WATCHES_MAX: usize = 1_024;
 pub const QUERIES_MAX: usize = CALLS_MAX;
 
 /// Time the resolver may take; after it the name counts as not resolvable.
-pub const RESOLVE_MS_MAX: u64 = 5_000;
+pub const RESOLVE_MS_MAX: u64 = 10_000;
 
 /// Headers of the caller's own choice in one INVITE. Further ones are left out.
 pub const EXTRA_HEADERS_MAX: usize = 32;

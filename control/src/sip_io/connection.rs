@@ -246,7 +246,7 @@ async fn read_stream<S: AsyncRead>(
             },
         }
         loop {
-            match framer.next() {
+            match framer.next_frame() {
                 Ok(Some(Frame::Message(bytes))) => {
                     watch.on_message();
                     let message = Heard::Message { hop: hop.clone(), peer: peer.clone(), bytes };

@@ -10,7 +10,7 @@ pub const CONNECTIONS_MAX: usize = 16_384;
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 4_096;
 
 /// Handshakes (TLS, WebSocket) under way at once. Past it new connections wait in the listener's backlog.
-pub const HANDSHAKES_MAX: usize = 512;
+pub const HANDSHAKES_MAX: usize = 4_096;
 
 /// Messages and other news waiting for the runtime. Past it readers wait, each with one message.
 pub const HEARD_MAX: usize = 4_096;
@@ -25,7 +25,7 @@ pub const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
 pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// Time an incoming connection has for its handshakes.
-pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+pub const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Time an incoming connection has for its first message.
 pub const FIRST_MESSAGE_TIME_MAX: Duration = Duration::from_secs(30);

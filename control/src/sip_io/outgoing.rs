@@ -53,6 +53,7 @@ pub(super) async fn run(connector: Connector, line: Line) {
     drop(seat);
 }
 
+#[expect(clippy::large_enum_variant, reason = "one per connection, moved once into its task")]
 enum Stream {
     Tcp(TcpStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),

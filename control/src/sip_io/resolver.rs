@@ -6,13 +6,13 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use std::time::Duration;
 
 /// Time one server has for one question.
-const ANSWER_TIME_MAX: Duration = Duration::from_millis(1_500);
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(900);
 
 /// Questions to the same servers before they count as silent.
 const ATTEMPTS_MAX: usize = 2;
 
 /// Time for one question in all.
-const QUESTION_TIME_MAX: Duration = Duration::from_secs(4);
+const QUESTION_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Asks the DNS. Cheap to clone.
 #[derive(Clone)]

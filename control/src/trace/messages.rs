@@ -144,7 +144,7 @@ impl Messages {
         if entry.messages.is_empty() {
             entry.begin(parsed.as_ref(), self.policy);
         }
-        entry.call_ids.insert(seen.call_id.to_owned());
+        entry.call_ids.extend([seen.call_id.to_owned(), name.clone()]);
         entry.last = seen.at;
         entry.note_outcome(parsed.as_ref());
         let cost = text.len() + 128;

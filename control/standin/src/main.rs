@@ -12,6 +12,7 @@
 mod bot;
 mod call;
 #[cfg(test)]
+mod chaos;
 mod demo;
 mod graph;
 mod hosts;

@@ -100,7 +100,7 @@ mod tests {
     fn audio_with_jitter_never_meets_comfort() {
         let mut pace = Pace::new(ms(0));
         for frame in 0..10_000_u64 {
-            let at = ms(frame * 20 + [0, 100, 40, 3][frame as usize % 4]);
+            let at = ms(frame * 20 + [0, 90, 40, 3][frame as usize % 4]);
             assert!(frame == 0 || pace.comfort() > at, "frame {frame}");
             pace.passed(at);
         }

@@ -187,11 +187,9 @@ impl<C: Core> Worker<C> {
         command: BridgeCommand,
     ) -> Option<BridgeCommand> {
         match &command {
-            BridgeCommand::OpenLeg { leg, config } => {
-                if self.bind_spare(now, key, *leg, config).is_err() {
-                    self.post(key, BridgeEvent::LegRefused { leg: *leg });
-                    return None;
-                }
+            BridgeCommand::OpenLeg { leg, config } if self.bind_spare(now, key, *leg, config).is_err() => {
+                self.post(key, BridgeEvent::LegRefused { leg: *leg });
+                return None;
             }
             BridgeCommand::SeatLeg { leg, seat } => {
                 // The bridge does the same with the legs: both know the same spares between two commands.

@@ -348,6 +348,20 @@ impl Call {
         true
     }
 
+    /// A request that was too large for a datagram found nobody on TCP: in pieces it may still arrive (RFC 3261 §18.1.1).
+    fn back_to_datagrams(&mut self, core: &mut Core, now: Instant, id: TransactionId) -> bool {
+        let tcp = |outgoing: &Outgoing| outgoing.transaction == id && outgoing.hop.transport == Transport::Tcp;
+        let Some(at) = self.outgoing.iter().position(tcp) else { return false };
+        match self.next_hop(core, self.outgoing[at].leg) {
+            Next::Hop(hop) if hop.transport == Transport::Udp && self.outgoing[at].tries < DIALOG_FAILOVERS_MAX => {
+                let Outgoing { leg, request, purpose, tries, .. } = self.outgoing.remove(at);
+                self.dispatch(core, now, leg, request, purpose, hop, tries + 1);
+                true
+            }
+            Next::Hop(_) | Next::Name(_) => false,
+        }
+    }
+
     /// Sends a challenged request once more, with credentials. `false`: it was not challenged, or they will not help.
     fn answered_challenge(&mut self, core: &mut Core, now: Instant, id: TransactionId, response: &Message) -> bool {
         if !matches!(response.code(), Some(401 | 407)) {
@@ -374,6 +388,7 @@ impl Call {
         match purpose {
             Purpose::Invite => self.on_invite_timeout(core, now, id, lost),
             Purpose::Cancel | Purpose::Serve => {}
+            _ if lost && self.back_to_datagrams(core, now, id) => {}
             _ if self.try_elsewhere(core, now, id) => {}
             Purpose::Reinvite => {
                 self.reinvite = None;

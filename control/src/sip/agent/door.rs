@@ -80,7 +80,7 @@ impl SipAgent {
         if self.calls.len() >= CALLS_MAX {
             return self.core.refuse_with(now, id, request, 503, |m| m.push("Retry-After", "5"));
         }
-        let replaces = match request.header("Replaces").map(|value| replaces_of(value)) {
+        let replaces = match request.header("Replaces").map(replaces_of) {
             None => None,
             // RFC 3891 §3: a dialog that is not ours cannot be replaced.
             Some(named) => {

@@ -71,7 +71,7 @@ impl Framer {
     }
 
     /// The next thing in the stream; `None`: more bytes are needed.
-    pub fn next(&mut self) -> Result<Option<Frame>, Lost> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, Lost> {
         if self.length.is_none() {
             if let Some(keep_alive) = self.keep_alive() {
                 return Ok(Some(keep_alive));
@@ -220,7 +220,7 @@ mod tests {
     const INVITE: &[u8] = b"INVITE sip:a@b SIP/2.0\r\nl : \r\n 5\r\nX: y\r\n\r\nv=0\r\n";
 
     fn all(framer: &mut Framer) -> Vec<Frame> {
-        std::iter::from_fn(|| framer.next().unwrap()).collect()
+        std::iter::from_fn(|| framer.next_frame().unwrap()).collect()
     }
 
     fn message(bytes: &[u8]) -> Frame {
@@ -246,13 +246,13 @@ mod tests {
     fn half_a_ping_waits_and_a_pong_alone_is_settled() {
         let mut framer = Framer::default();
         framer.push(b"\r\n");
-        assert_eq!(framer.next(), Ok(None));
+        assert_eq!(framer.next_frame(), Ok(None));
         framer.push(b"\r");
-        assert_eq!((framer.next(), framer.settle()), (Ok(None), None));
+        assert_eq!((framer.next_frame(), framer.settle()), (Ok(None), None));
         framer.push(b"\n");
-        assert_eq!(framer.next(), Ok(Some(Frame::Ping)));
+        assert_eq!(framer.next_frame(), Ok(Some(Frame::Ping)));
         framer.push(b"\r\n");
-        assert_eq!((framer.next(), framer.settle()), (Ok(None), Some(Frame::Pong)));
+        assert_eq!((framer.next_frame(), framer.settle()), (Ok(None), Some(Frame::Pong)));
         assert_eq!(framer.settle(), None);
     }
 
@@ -305,24 +305,24 @@ mod tests {
         for value in ["18446744073709551616", "-1", "5x", "70000", "5\r\nl: 6", "0x10", "5, 5"] {
             let mut framer = Framer::default();
             framer.push(format!("BYE sip:a SIP/2.0\r\nContent-Length: {value}\r\n\r\n").as_bytes());
-            assert_eq!(framer.next(), Err(Lost::Length), "{value}");
+            assert_eq!(framer.next_frame(), Err(Lost::Length), "{value}");
         }
         let mut framer = Framer::default();
         framer.push(b"BYE sip:a SIP/2.0\r\nContent-Length: 0\r\nl: 0\r\n\r\n");
-        assert!(matches!(framer.next(), Ok(Some(Frame::Message(_)))));
+        assert!(matches!(framer.next_frame(), Ok(Some(Frame::Message(_)))));
     }
 
     #[test]
     fn a_head_without_end_and_foreign_protocols_lose_the_stream() {
         let mut framer = Framer::default();
         framer.push(&vec![b'a'; HEAD_BYTES_MAX]);
-        assert_eq!(framer.next(), Err(Lost::HeadTooLong));
+        assert_eq!(framer.next_frame(), Err(Lost::HeadTooLong));
         for (bytes, lost) in
             [(&b"\x16\x03\x01\x02\x00\x01"[..], Lost::TlsRecord), (b"GET /sip HTTP/1.1\r\n", Lost::Http)]
         {
             let mut framer = Framer::default();
             framer.push(bytes);
-            assert_eq!(framer.next(), Err(lost));
+            assert_eq!(framer.next_frame(), Err(lost));
         }
     }
 
@@ -332,7 +332,7 @@ mod tests {
             let mut framer = Framer::default();
             for piece in bytes.chunks(7) {
                 framer.push(piece);
-                while let Ok(Some(_)) = framer.next() {}
+                while let Ok(Some(_)) = framer.next_frame() {}
             }
         }
     }
