@@ -5,7 +5,7 @@ mod sip_table;
 
 use control::sip::digest::Algorithm;
 use control::sip::gatekeeper::{Admission, Admitted, Asking, Gatekeeper, Refusal, Registered, Secret};
-use control::sip::limits::DIALOG_FAILOVERS_MAX;
+use control::sip::limits::{DIALOG_FAILOVERS_MAX, RESOLVE_MS_MAX};
 use control::sip::locate::{Question, Records, Srv};
 use control::sip::message::Message;
 use control::sip::transport::{ConnectionId, Hop, PeerIdentity, Transport};
@@ -111,7 +111,7 @@ fn a_request_inside_a_dialog_that_nobody_answers_is_given_up_though_its_name_is_
         m.push("Record-Route", "<sip:proxy.example;lr>");
         answer(m, "<sip:172.25.16.223>");
     });
-    t.run_for(6_000);
+    t.run_for(RESOLVE_MS_MAX + 1);
     assert_eq!(t.take().method(), Some("ACK"));
     t.agent.hangup(t.now, t.call, None);
     // The resolver is as silent as the peer.

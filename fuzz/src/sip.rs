@@ -84,7 +84,7 @@ fn frames(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Option<Lost>) {
         framer.push(piece);
         let mut steps = 0;
         loop {
-            match framer.next() {
+            match framer.next_frame() {
                 Ok(Some(Frame::Message(message))) => messages.push(message),
                 Ok(Some(Frame::Ping | Frame::Pong)) => {}
                 Ok(None) => break,
