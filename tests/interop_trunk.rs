@@ -27,7 +27,7 @@ fn a_phone_with_sdes_reaches_another_behind_the_second_trunk() {
             "<sip:{NUMBER}@{HOST}>;auth_user=bob;auth_pass=secret;outbound=\"sip:{HOST}:5060;transport=udp\";regint=60;\
              answermode=auto;audio_codecs=opus/48000/2"
         );
-        let options = Options { name: "bob", control_port: 4_444, modules: &["opus"] };
+        let options = Options { name: "bob", control_port: 4_444, modules: &["opus"], certificate: None };
         let mut bob =
             Baresip::start_as(folder, &options, &format!("{HOST}:5070"), &stereo(folder, "far", &far[1]), &account)
                 .await;
@@ -35,7 +35,7 @@ fn a_phone_with_sdes_reaches_another_behind_the_second_trunk() {
 
         let mut tandem = tandem(folder).await;
         let account = format!("<sip:pbx@{HOST}>;regint=0;mediaenc=srtp-mand;audio_codecs=opus/48000/2");
-        let options = Options { name: "alice", control_port: 4_445, modules: &["opus"] };
+        let options = Options { name: "alice", control_port: 4_445, modules: &["opus"], certificate: None };
         let mut alice =
             Baresip::start_as(folder, &options, &format!("{HOST}:5072"), &stereo(folder, "near", &near[1]), &account)
                 .await;

@@ -6,8 +6,10 @@ use crate::config::{Config, Mode, TlsFiles};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
 use crate::http::{self, Access, HttpCounters, Shared, calls, edge_api, listen, status, webhook};
+use crate::route::{Routes, Trunk};
 use crate::runtime::{Input, LocalEdge, LocalOrchestrator, NTP_UNIX_OFFSET_S, Runtime};
 use crate::sip::transport::{TRANSPORTS, Transport};
+use crate::sip::uri::SipUri;
 use crate::sip_io::resolver::Resolver;
 use crate::sip_io::tls::TlsSettings;
 use crate::sip_io::{SipIo, SipIoSettings};
@@ -107,11 +109,13 @@ impl Running {
 
 /// Starts everything that `mode` needs. Ports of 0 are chosen by the system.
 pub async fn start(config: Config, mode: Mode) -> Result<Running> {
+    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // `tandem` alone runs both planes, also when EDGE_API makes them speak over HTTP; `tandem orchestrator` runs without an edge.
     let wants_edge = mode != Mode::Orchestrator;
     let edge = if wants_edge { Some(start_edge(&config).await?) } else { None };
     let orchestrator = if mode.orchestrates() { Some(make_orchestrator(&config)?) } else { None };
     let sip = edge.as_ref().and_then(|edge| edge.sip.address(Transport::Udp));
+    let bound = edge.as_ref().map(|edge| edge.sip.bound().to_vec()).unwrap_or_default();
     let driver = edge.as_ref().map(|edge| edge.engine.driver());
     let door = edge.as_ref().map(|edge| edge.sip.door());
 
@@ -147,7 +151,7 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
         edge_address =
             Some(serve(config.edge.bind, "EDGE_BIND", routes, config.edge.tls.as_ref(), &shared, stopped).await?);
     }
-    announce(&config, webhooks, edge_address, sip, driver);
+    announce(&config, webhooks, edge_address, &bound, driver);
     let done = tokio::spawn(runtime.run());
     Ok(Running { webhooks, edge_api: edge_address, sip, inputs, draining, done, stop_servers })
 }
@@ -266,8 +270,20 @@ fn sip_settings(config: &Config) -> SipIoSettings {
             trusted: sip.trusted.clone(),
             ..TlsSettings::default()
         },
+        unverified: unverified(&config.routes),
         ..SipIoSettings::default()
     }
+}
+
+/// The servers of trunks with `verify_certificate = false`, unless another trunk wants to have the same one verified.
+fn unverified(routes: &Routes) -> Vec<String> {
+    let server = |trunk: &Trunk| {
+        let proxy = trunk.proxy.as_deref().and_then(SipUri::parse).map(|proxy| proxy.host.to_owned());
+        proxy.unwrap_or_else(|| trunk.host.clone())
+    };
+    let of = |verified| routes.trunks.iter().filter(move |trunk| trunk.verify_certificate == verified).map(server);
+    let verified: Vec<String> = of(true).collect();
+    of(false).filter(|server| !verified.contains(server)).collect()
 }
 
 /// What peers reach us at over each transport. Connecting out by TCP and TLS needs no listener; where there is none, peers answer on
@@ -350,13 +366,13 @@ fn announce(
     config: &Config,
     webhooks: Option<SocketAddr>,
     edge: Option<SocketAddr>,
-    sip: Option<SocketAddr>,
+    sip: &[(Transport, SocketAddr)],
     driver: Option<&str>,
 ) {
     let mut parts = Vec::new();
     parts.extend(webhooks.map(|address| format!("webhooks http://{address}/wa/webhook")));
     parts.extend(edge.map(|address| format!("edge API http://{address}/webrtc/new")));
-    parts.extend(sip.map(|address| format!("SIP udp {address}")));
+    parts.extend(sip.iter().map(|(transport, address)| format!("SIP {transport} {address}")));
     let ports = &config.media.ports;
     parts.extend(driver.map(|driver| format!("media udp {}-{} by {driver}", ports.start(), ports.end())));
     tracing::info!("serving {}", parts.join(", "));

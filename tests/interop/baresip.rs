@@ -15,10 +15,12 @@ pub struct Options<'a> {
     pub control_port: u16,
     /// Modules beside the usual ones, such as `opus`.
     pub modules: &'a [&'a str],
+    /// Certificate and key in one file, which its TLS transport wants to have.
+    pub certificate: Option<&'a Path>,
 }
 
 /// The one that most tests need.
-const BARESIP: Options<'static> = Options { name: "baresip", control_port: 4_444, modules: &[] };
+const BARESIP: Options<'static> = Options { name: "baresip", control_port: 4_444, modules: &[], certificate: None };
 
 /// A running baresip with one account.
 pub struct Baresip {
@@ -117,12 +119,13 @@ impl Baresip {
 }
 
 fn config(options: &Options<'_>, address: &str, source: &Path) -> String {
-    let Options { name, control_port, modules } = options;
+    let Options { name, control_port, modules, certificate } = options;
+    let certificate = certificate.map_or(String::new(), |path| format!("sip_certificate {}\n", path.display()));
     let modules: String = modules.iter().map(|module| format!("module {module}.so\n")).collect();
     format!(
         "poll_method epoll
 sip_listen {address}
-call_local_timeout 120
+{certificate}call_local_timeout 120
 call_max_calls 20
 audio_source aufile,{}
 audio_player aubridge,nil

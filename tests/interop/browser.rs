@@ -30,7 +30,8 @@ window.RTCPeerConnection = class extends Native {
       await context.audioWorklet.addModule(URL.createObjectURL(new Blob([source], { type: 'text/javascript' })));
       const node = new AudioWorkletNode(context, 'recorder', { numberOfOutputs: 1 });
       context.createMediaStreamSource(stream).connect(node); node.connect(context.destination);
-      node.port.onmessage = message => window.tandemHeard.push(message.data);
+      // Only the newest track: the one of a call that is over goes on being silent.
+      node.port.onmessage = message => { if (window.tandemContext === context) window.tandemHeard.push(message.data); };
     });
   }
 };

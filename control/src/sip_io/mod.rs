@@ -57,6 +57,8 @@ pub struct SipIoSettings {
     pub origins_allowed: Vec<String>,
     /// Connections from one address; 0: the default.
     pub connections_per_address_max: usize,
+    /// Names and addresses of servers whose certificate is not verified when we connect.
+    pub unverified: Vec<String>,
 }
 
 /// What reaches the runtime from the sockets.
@@ -199,7 +201,7 @@ impl SipIo {
             let acceptor = transport.is_secure().then(|| settings.certificates.acceptor(transport)).transpose()?;
             tokio::spawn(listener::run(socket, transport, acceptor, shared.clone()));
         }
-        let connector = outgoing::Connector::new(&settings.certificates)?;
+        let connector = outgoing::Connector::new(settings)?;
         Ok(SipIo {
             udp,
             heard,

@@ -1,13 +1,14 @@
 //! Connecting: TCP, then TLS against the name that was asked for, then WebSocket.
 
-use super::Heard;
 use super::connection::{Line, Reason, websocket_config};
 use super::limits::CONNECT_TIME_MAX;
-use super::tls::{TlsSettings, peer_identity};
+use super::tls::peer_identity;
+use super::{Heard, SipIoSettings};
 use crate::sip::transport::{Hop, PeerIdentity, Transport};
 use rustls::pki_types::ServerName;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -21,11 +22,21 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 #[derive(Clone)]
 pub(super) struct Connector {
     tls: TlsConnector,
+    /// For the servers below.
+    trusting: TlsConnector,
+    unverified: Arc<[String]>,
 }
 
 impl Connector {
-    pub fn new(settings: &TlsSettings) -> io::Result<Connector> {
-        Ok(Connector { tls: settings.connector()? })
+    pub fn new(settings: &SipIoSettings) -> io::Result<Connector> {
+        let (tls, trusting) = (settings.certificates.connector(true)?, settings.certificates.connector(false)?);
+        Ok(Connector { tls, trusting, unverified: settings.unverified.clone().into() })
+    }
+
+    /// The one for a server: `asked` is its name, or its address where it has none.
+    fn toward(&self, asked: &str) -> &TlsConnector {
+        let unverified = self.unverified.iter().any(|name| name.eq_ignore_ascii_case(asked));
+        if unverified { &self.trusting } else { &self.tls }
     }
 }
 
@@ -87,6 +98,7 @@ async fn connect(connector: Connector, hop: &Hop) -> Result<Stream, Reason> {
 }
 
 /// TLS with SNI, verified against the domain that was asked for (RFC 5922 §7.1); an address against itself.
+/// Of servers that need not prove who they are, only the handshake's signature is checked.
 async fn secure(
     connector: Connector,
     stream: TcpStream,
@@ -97,7 +109,8 @@ async fn secure(
             .map_err(|_| Reason::Tls(format!("{domain} is no name that a certificate could carry")))?,
         None => ServerName::IpAddress(hop.remote.ip().into()),
     };
-    connector.tls.connect(name, stream).await.map_err(|error| Reason::Tls(error.to_string()))
+    let asked = name.to_str();
+    connector.toward(&asked).connect(name.clone(), stream).await.map_err(|error| Reason::Tls(error.to_string()))
 }
 
 /// RFC 7118 §4.1: the subprotocol is asked for and must be granted.
