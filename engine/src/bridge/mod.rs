@@ -23,6 +23,7 @@ mod outbox;
 mod pace;
 mod playout;
 mod relay;
+mod reorder;
 mod silence;
 mod source;
 mod spare;

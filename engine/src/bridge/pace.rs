@@ -55,6 +55,11 @@ impl Pace {
         self.patient_until = now.plus_millis(PAUSE_MS);
     }
 
+    /// The source speaks, though what it says is not sent now: comfort waits for what comes next, which may be late.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.patient_until = now.plus_millis(PAUSE_MS);
+    }
+
     /// Counts one frame that went because it was due at `due`.
     pub(super) fn played(&mut self, due: Instant) {
         self.next = due.plus_millis(PTIME_MS as u64);

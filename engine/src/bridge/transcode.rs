@@ -12,6 +12,7 @@ use super::exit::{Exit, frame_ticks};
 use super::hearing::Hearing;
 use super::hold::Backlog;
 use super::pace::{PAUSE_MS, Pace};
+use super::reorder::{HeldKind, Reorder, Turn};
 use super::source::{Place, Source};
 use crate::error::DropReason;
 use crate::limits::PTIME_MS;
@@ -33,6 +34,7 @@ const DEBT_MS_MAX: i32 = 500;
 /// G.711 to anything: paced by arrival.
 pub(super) struct Arrival {
     source: Source,
+    reorder: Reorder,
     /// Timestamp that follows the last packet's audio: beyond it something is missing.
     expected: u32,
     hearing: Hearing,
@@ -42,9 +44,9 @@ pub(super) struct Arrival {
     voice: Voice,
     /// Runs from the first moment that the exit can send.
     pace: Option<Pace>,
-    /// Samples of comfort since the last packet: they fill the gap that it may find.
+    /// Samples of comfort and keys since the last packet: they fill the gap that it may find.
     comforted: i32,
-    /// Samples by which comfort ran ahead of the source.
+    /// Samples by which comfort and keys ran ahead of the source; negative where they fell behind.
     debt: i32,
 }
 
@@ -52,6 +54,7 @@ impl Arrival {
     pub(super) fn new(source: Codec, voice: Voice) -> Arrival {
         Arrival {
             source: Source::default(),
+            reorder: Reorder::new(),
             expected: 0,
             hearing: Hearing::new(source, voice.rate_hz()),
             clock_rate_hz: source.clock_rate_hz() as i32,
@@ -63,42 +66,76 @@ impl Arrival {
         }
     }
 
-    /// Decodes one packet and sends each full frame at once.
+    /// Decodes one packet and sends each full frame at once; behind a gap it may wait for the one before.
     pub(super) fn handle(
         &mut self,
         packet: &RtpPacket<'_>,
         is_event: bool,
         exit: &mut Exit<'_>,
     ) -> Result<(), DropReason> {
+        let kind = match packet.payload_type {
+            _ if is_event => HeldKind::Event,
+            COMFORT_NOISE_PAYLOAD_TYPE => HeldKind::Noise,
+            _ => HeldKind::Audio,
+        };
+        let (timestamp, payload) = (packet.timestamp.0, if is_event { &[] } else { packet.payload });
         let place = self.source.place(packet);
-        if matches!(place, Place::Doubtful | Place::Step(..=0, _)) {
+        if matches!(place, Place::Doubtful) {
             return Err(DropReason::JitterLate);
         }
-        if is_event {
-            return Ok(());
-        }
-        if packet.payload_type == COMFORT_NOISE_PAYLOAD_TYPE {
-            self.begin_pause(packet);
-            return Ok(());
-        }
-        let ticks = self.hearing.decoder().duration_ticks(packet.payload, self.clock_rate_hz as u32);
-        let Some(ticks) = ticks.filter(|_| packet.payload.len() <= DECODED_SAMPLES_MAX) else {
+        if kind == HeldKind::Audio && (payload.len() > DECODED_SAMPLES_MAX || self.ticks(payload).is_none()) {
             return Err(DropReason::JitterFull);
-        };
-        if let Place::Step(..) = place {
-            self.bridge_gap(packet, exit);
         }
-        self.comforted = 0;
-        self.expected = packet.timestamp.0.wrapping_add(ticks);
-        self.hearing.decode(packet.payload);
-        self.pay_debt();
-        self.send_full_frames(exit);
+        let sequence = match place {
+            Place::Step(_, sequence) => sequence.0,
+            Place::First(sequence) => {
+                self.hear_held(true, exit);
+                self.reorder.begin(sequence.0);
+                (self.comforted, self.debt, self.expected) = (0, 0, timestamp);
+                self.hear(timestamp, kind, payload, exit);
+                return Ok(());
+            }
+            Place::Doubtful => return Err(DropReason::JitterLate),
+        };
+        if !self.reorder.can_take(sequence, payload.len()) {
+            self.hear_held(true, exit);
+        }
+        if self.reorder.take(exit.now, sequence, timestamp, kind, payload)? == Turn::Now {
+            self.hear(timestamp, kind, payload, exit);
+        }
+        self.hear_held(false, exit);
         Ok(())
     }
 
+    /// Goes on with the packets that waited, once what they waited for has come or is given up.
+    fn hear_held(&mut self, all: bool, exit: &mut Exit<'_>) {
+        while let Some(held) = self.reorder.pop(exit.now, all) {
+            self.hear(held.timestamp, held.kind, held.payload(), exit);
+        }
+    }
+
+    /// Hears one packet, whose turn it is.
+    fn hear(&mut self, timestamp: u32, kind: HeldKind, payload: &[u8], exit: &mut Exit<'_>) {
+        match kind {
+            HeldKind::Event => {}
+            HeldKind::Noise => self.begin_pause(payload),
+            HeldKind::Audio => {
+                self.bridge_gap(timestamp, exit);
+                self.expected = timestamp.wrapping_add(self.ticks(payload).unwrap_or(0));
+                self.hearing.decode(payload);
+                self.pay_debt();
+                self.send_full_frames(exit);
+            }
+        }
+    }
+
+    fn ticks(&self, payload: &[u8]) -> Option<u32> {
+        self.hearing.decoder().duration_ticks(payload, self.clock_rate_hz as u32)
+    }
+
     /// The source sends noise instead of audio from here on (RFC 3389 §4): its level comes first in the payload.
-    fn begin_pause(&mut self, packet: &RtpPacket<'_>) {
-        if let Some(&level) = packet.payload.first() {
+    fn begin_pause(&mut self, payload: &[u8]) {
+        if let Some(&level) = payload.first() {
             self.hearing.comfort().set_level_dbov(level);
         }
         if let Some(pace) = &mut self.pace {
@@ -106,17 +143,19 @@ impl Arrival {
         }
     }
 
-    /// Fills in what is missing before `packet`, as far as no comfort was sent in its place: lost audio, and the time that comfort waited.
-    fn bridge_gap(&mut self, packet: &RtpPacket<'_>, exit: &mut Exit<'_>) {
-        let ticks = packet.timestamp.0.wrapping_sub(self.expected) as i32;
+    /// Fills in what is missing before a packet, as far as nothing was sent in its place: lost audio, and the time that comfort waited.
+    fn bridge_gap(&mut self, timestamp: u32, exit: &mut Exit<'_>) {
+        let ticks = timestamp.wrapping_sub(self.expected) as i32;
         let rate_hz = self.voice.rate_hz() as i32;
         let samples = (i64::from(ticks) * i64::from(rate_hz) / i64::from(self.clock_rate_hz)) as i32;
-        let mut missing = samples.saturating_sub(self.comforted);
-        if missing < 0 && self.comforted > 0 {
-            self.debt = (-missing).min(rate_hz / 1_000 * DEBT_MS_MAX);
-        }
-        if missing > rate_hz / 1_000 * FILL_MS_MAX {
+        let ahead = core::mem::take(&mut self.comforted).saturating_add(core::mem::take(&mut self.debt));
+        let mut missing = samples.saturating_sub(ahead);
+        let jump = rate_hz / 1_000 * FILL_MS_MAX;
+        if missing > jump || samples < -jump {
             return; // the source's clock jumped
+        }
+        if missing < 0 {
+            self.debt = (-missing).min(rate_hz / 1_000 * DEBT_MS_MAX);
         }
         while missing > 0 {
             missing -= self.hearing.conceal_at_most(missing as usize) as i32;
@@ -138,19 +177,32 @@ impl Arrival {
             let pcm = &frame[..self.hearing.frame_samples()];
             match &mut self.pace {
                 None => self.backlog.push(pcm),
-                // A key takes the audio's place, and nobody listens to a leg on hold.
-                Some(_) if !exit.can_send() || self.voice.is_key_active() => {}
+                // Nobody listens to a leg on hold; its clock goes on, so that nothing is to be caught up afterwards.
+                Some(pace) if !exit.can_send() => {
+                    let skipped = pace.skip(exit.now);
+                    pace.passed(exit.now);
+                    self.voice.skip(skipped + 1, exit);
+                }
+                // A key takes the audio's place.
+                Some(pace) if self.voice.is_key_active() => {
+                    pace.heard(exit.now);
+                    self.debt -= self.hearing.frame_samples() as i32;
+                }
                 Some(pace) if self.backlog.is_empty() => {
                     pace.passed(exit.now);
                     self.voice.speak(pcm, exit);
                 }
-                Some(_) => self.backlog.push(pcm),
+                Some(pace) => {
+                    pace.heard(exit.now);
+                    self.backlog.push(pcm);
+                }
             }
         }
     }
 
     /// Sends what the clock says: packets of a key, the backlog, or comfort.
     pub(super) fn run(&mut self, exit: &mut Exit<'_>) {
+        self.hear_held(false, exit);
         if !exit.can_send() {
             return;
         }
@@ -158,13 +210,15 @@ impl Arrival {
         let skipped = pace.skip(exit.now);
         self.voice.skip(skipped, exit);
         loop {
-            let due = self.deadline(true);
+            let due = self.due(true);
             if due > exit.now {
                 return;
             }
             let mut frame = [0; FRAME_SAMPLES_MAX];
             let pcm = &mut frame[..self.hearing.frame_samples()];
-            if !self.voice.is_key_active() && !self.backlog.pop(pcm) {
+            if self.voice.is_key_active() {
+                self.comforted = self.comforted.saturating_add(pcm.len() as i32);
+            } else if !self.backlog.pop(pcm) {
                 self.comfort(pcm);
             }
             self.voice.speak(pcm, exit);
@@ -186,9 +240,15 @@ impl Arrival {
 
     /// When `run` is due.
     pub(super) fn deadline(&self, can_send: bool) -> Instant {
+        self.due(can_send).min(self.reorder.deadline())
+    }
+
+    /// When the clock has something to send.
+    fn due(&self, can_send: bool) -> Instant {
         match &self.pace {
             Some(pace) if can_send && (self.voice.is_key_active() || !self.backlog.is_empty()) => pace.waiting(),
-            Some(pace) if can_send => pace.comfort(),
+            // What waits for an overtaken packet goes before comfort.
+            Some(pace) if can_send && self.reorder.is_empty() => pace.comfort(),
             _ => Instant::NEVER,
         }
     }
