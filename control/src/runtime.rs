@@ -20,6 +20,7 @@ use crate::sip_io::resolver::Resolver;
 use crate::sip_io::{Heard, SipIo, SipIoCounters};
 use crate::store::{Change, Remembered, Store, StoreFigures};
 use crate::trace::board::{self, Board};
+use crate::trace::cdr;
 use crate::trace::redact::CallTag;
 use crate::trace::scrub::scrub;
 use crate::trace::timeline::{Entry, Page, Step, Timeline};
@@ -167,6 +168,8 @@ pub struct Runtime {
     edge: Option<LocalEdge>,
     callbacks: CallbackClient,
     timeline: Timeline,
+    /// Where call detail records go.
+    records: Option<cdr::Writer>,
     board: Board,
     /// For copies of messages to a collector.
     collector: Option<std::net::UdpSocket>,
@@ -216,6 +219,7 @@ impl Runtime {
             edge,
             callbacks,
             timeline: Timeline::new(),
+            records: None,
             board: Board::new(TraceSettings::default(), SocketAddr::from(([127, 0, 0, 1], 0))),
             collector: None,
             memory,
@@ -227,6 +231,11 @@ impl Runtime {
             draining: false,
         };
         (runtime, sender)
+    }
+
+    /// Appends a record of every call to `writer`'s file from now on.
+    pub fn keep_records(&mut self, writer: cdr::Writer) {
+        self.records = Some(writer);
     }
 
     /// Shows SIP messages on `board`, and sends the copies that it makes through `collector`, a connected socket that never blocks.
@@ -531,6 +540,12 @@ impl Runtime {
     fn record(&mut self, entry: &Entry) {
         if !self.timeline.push(entry) {
             return;
+        }
+        if let Some(writer) = &mut self.records
+            && matches!(entry.step, Step::End | Step::Media)
+            && let Some(page) = self.timeline.page(&entry.call_id, 0).filter(|page| cdr::is_complete(page, entry.step))
+        {
+            writer.write(&cdr::record(&entry.call_id, &page, wall_seconds(entry.at)));
         }
         // Other people's words may hold other people's numbers.
         let (call, step, detail) = (CallTag(&entry.call_id), entry.step.name(), scrub(&entry.detail));

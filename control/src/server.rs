@@ -15,6 +15,7 @@ use crate::sip_io::tls::TlsSettings;
 use crate::sip_io::{SipIo, SipIoSettings};
 use crate::store::{FileStore, Store};
 use crate::trace::board::Board;
+use crate::trace::cdr;
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::{GraphClient, GraphClients, outdated_version};
 use anyhow::{Context, Result, anyhow};
@@ -123,6 +124,11 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     let (mut runtime, inputs) = Runtime::new(orchestrator, edge, callbacks);
     let (board, collector) = board(&config, sip)?;
     runtime.show(board, collector);
+    if let Some(path) = &config.trace.cdr {
+        let writer = cdr::Writer::open(path);
+        runtime
+            .keep_records(writer.with_context(|| format!("{} cannot be written: correct CDR_FILE", path.display()))?);
+    }
     let draining = Arc::new(AtomicBool::new(false));
     let shared = Shared {
         inputs: inputs.clone(),

@@ -5,6 +5,7 @@ mod sip_table;
 
 use control::sip::digest::Algorithm;
 use control::sip::gatekeeper::{Admission, Admitted, Asking, Gatekeeper, Refusal, Registered, Secret};
+use control::sip::limits::{DIALOG_FAILOVERS_MAX, RESOLVE_MS_MAX};
 use control::sip::locate::{Question, Records, Srv};
 use control::sip::message::Message;
 use control::sip::transport::{ConnectionId, Hop, PeerIdentity, Transport};
@@ -100,6 +101,24 @@ fn a_request_inside_a_dialog_goes_to_another_place_of_the_name_when_the_first_re
     assert_eq!(again.cseq(), bye.cseq(), "it is the same request");
     t.reply(&again, 200, |_| {});
     t.run_out();
+}
+
+#[test]
+fn a_request_inside_a_dialog_that_nobody_answers_is_given_up_though_its_name_is_never_found() {
+    let mut t = Table::calling();
+    let invite = t.take();
+    t.reply(&invite, 200, |m| {
+        m.push("Record-Route", "<sip:proxy.example;lr>");
+        answer(m, "<sip:172.25.16.223>");
+    });
+    t.run_for(RESOLVE_MS_MAX + 1);
+    assert_eq!(t.take().method(), Some("ACK"));
+    t.agent.hangup(t.now, t.call, None);
+    // The resolver is as silent as the peer.
+    t.run_out();
+    let mut branches: Vec<&str> = t.sent.iter().filter_map(|(_, bye)| bye.via()?.branch()).collect();
+    branches.dedup();
+    assert_eq!(branches.len(), 1 + DIALOG_FAILOVERS_MAX);
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub use bridge::bridge;
 pub use dtls::dtls;
 pub use rtp::{rtcp, rtp_header, telephone_event};
 pub use sdp::sdp;
-pub use sip::{sip_agent, sip_message};
+pub use sip::{sip_agent, sip_message, sip_stream};
 pub use srtp::srtp;
 pub use stun::stun;
 pub use webhook::webhook;
@@ -36,7 +36,7 @@ const DRAIN_STEPS_MAX: usize = 10_000;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("bridge", bridge),
     ("dtls", dtls),
     ("rtcp", rtcp),
@@ -44,6 +44,7 @@ pub const TARGETS: [Target; 11] = [
     ("sdp", sdp),
     ("sip_agent", sip_agent),
     ("sip_message", sip_message),
+    ("sip_stream", sip_stream),
     ("srtp", srtp),
     ("stun", stun),
     ("telephone_event", telephone_event),

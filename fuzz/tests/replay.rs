@@ -121,6 +121,11 @@ fn sip_message() {
 }
 
 #[test]
+fn sip_stream() {
+    replay("sip_stream", 3_000);
+}
+
+#[test]
 fn srtp() {
     replay("srtp", 3_000);
 }

@@ -224,6 +224,50 @@ fn sip() {
     step(&mut script, &[1], options);
     step(&mut script, &[1], b"\r\n\r\n");
     save("sip_agent", "options", &script);
+    // Challenged at the door, over each kind of stream; the connection is lost and the peer comes back.
+    const REGISTER: &[u8] = &[15, 0, 1, 0];
+    const REGISTER_AGAIN: &[u8] = &[15, 0, 2, 4];
+    const INVITE_AGAIN: &[u8] = &[11, 1, 2, 4];
+    const LOSE: &[u8] = &[12, 0];
+    for (name, choice) in [("peer-over-tcp", 1 | 1 << 2), ("peer-over-wss", 1 | 4 << 2)] {
+        let steps =
+            [REGISTER, REGISTER_AGAIN, INVITE, INVITE_AGAIN, RING_THEM, ACCEPT, INVITE_ACK, LOSE, INFO, HANG_UP, OK];
+        save_script(name, choice, &steps);
+    }
+    // Over TLS: an offer of ours, a key, a transfer each way, and nobody reachable at the end.
+    let asked: [&[u8]; 4] = [&[13, 0, 0], ANSWER, &[13, 0, 1], &[4, 0, 3, 0, 1]];
+    let transfers: [&[u8]; 5] = [&[13, 0, 2], OK, &[6, 0, 7, 9, 4], &[6, 0, 9, 10, 0], &[13, 0, 3, 1]];
+    let steps = [&[PLACE, ANSWER][..], &asked, &transfers, &[&[12, 1], HANG_UP, &[12, 1]]].concat();
+    save_script("outgoing-transfers", 2 << 2, &steps);
+    // Reliable provisional responses, theirs and ours.
+    save_script("outgoing-reliable", 0, &[&[2, 0, 4], &[4, 0, 1, 0, 32, 1], OK, &[4, 1, 3, 0, 0], HANG_UP, OK]);
+    let prack: &[u8] = &[6, 0, 8, 2, 1];
+    save_script("incoming-reliable", 0, &[&[11, 0, 1, 2], &[3, 0, 1], prack, ACCEPT, INVITE_ACK, HANG_UP, OK]);
+    // A registration that is challenged, refreshed and taken back; a watch that hears an answer and then nothing.
+    let enlisted: [&[u8]; 7] =
+        [&[14, 0, 0], &[4, 0, 7, 0, 1], OK, &[14, 2, 1], RESOLVE, OK, &[10, 255, 10, 255, 14, 4, 14, 5]];
+    save_script("registration-and-watch", 0, &enlisted);
+    stream();
+}
+
+fn stream() {
+    let message = |length: &str, body: &str| {
+        format!(
+            "INFO sip:gw@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.2;branch=z9hG4bK1\r\nMax-Forwards: 70\r\n\
+            From: <sip:p@192.0.2.2>;tag=1\r\nTo: <sip:gw@192.0.2.1>\r\nCall-ID: s\r\nCSeq: 1 INFO\r\n{length}\r\n{body}"
+        )
+    };
+    let whole = message("Content-Length: 8\r\n", "Signal=5");
+    let save_pieces = |name: &str, pieces: &[&str]| {
+        let mut script = Vec::new();
+        pieces.iter().for_each(|piece| step(&mut script, &[], piece.as_bytes()));
+        save("sip_stream", name, &script);
+    };
+    save_pieces("keep-alives", &["\r\n", "\r\n", &whole, "\r\n\r\n", "\r\n", &whole]);
+    save_pieces("pieces", &[&whole[..30], &whole[30..200], &whole[200..], &message("l: 0\r\n", ""), &whole]);
+    save_pieces("no-length", &[&message("", "Signal=5\r\n"), &whole]);
+    save_pieces("two-lengths", &[&whole, &message("Content-Length: 8\r\nl: 9\r\n", "Signal=5")]);
+    save_pieces("not-sip", &["GET / HTTP/1.1\r\n\r\n"]);
 }
 
 fn bridge() {

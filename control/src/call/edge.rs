@@ -13,6 +13,7 @@ use super::machine::CallEnd;
 use super::negotiate::Plan;
 use super::retained::{Ended, Retained};
 use super::session::{Birth, Session};
+use super::talk::Talk;
 use super::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, SessionCreated, allow, limits};
 use crate::registrar::Gate;
 use crate::route::{Asked, Destination, Load, Routes, Source};
@@ -23,8 +24,7 @@ use crate::sip::{
     Arrival, Credentials, RegistrationId, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput, TraceMessage,
 };
 use crate::trace::timeline::Entry;
-use engine::bridge::{BridgeCommand, BridgeEvent};
-use engine::leg::LocalLeg;
+use engine::bridge::BridgeCommand;
 use engine::random::Random;
 use engine::time::Instant;
 use engine::worker::{Command, Event, RefuseReason};
@@ -212,84 +212,6 @@ struct Entered {
     talk: Talk,
     worker: usize,
     armed: Instant,
-}
-
-/// A call of either kind.
-enum Talk {
-    Session(Box<Session>),
-    Exchange(Box<Exchange>),
-}
-
-impl Talk {
-    fn opened(&mut self, cx: &mut Context, a: &LocalLeg, b: &LocalLeg) {
-        match self {
-            Talk::Session(session) => session.opened(cx, a, b),
-            Talk::Exchange(exchange) => exchange.opened(cx, a, b),
-        }
-    }
-
-    fn refused(&mut self, cx: &mut Context, reason: RefuseReason) {
-        match self {
-            Talk::Session(session) => session.refused(cx, reason),
-            Talk::Exchange(exchange) => exchange.refused(cx, reason),
-        }
-    }
-
-    fn handle_bridge(&mut self, cx: &mut Context, event: BridgeEvent) {
-        match self {
-            Talk::Session(session) => session.handle_bridge(cx, event),
-            Talk::Exchange(exchange) => exchange.handle_bridge(cx, event),
-        }
-    }
-
-    fn handle_sip(&mut self, cx: &mut Context, call: SipCallId, event: SipEvent) {
-        match self {
-            Talk::Session(session) => session.handle_sip(cx, call, event),
-            Talk::Exchange(exchange) => exchange.handle_sip(cx, call, event),
-        }
-    }
-
-    fn end(&mut self, cx: &mut Context, end: CallEnd) {
-        match self {
-            Talk::Session(session) => session.end(cx, end),
-            Talk::Exchange(exchange) => exchange.end(cx, end),
-        }
-    }
-
-    fn handle_timeout(&mut self, cx: &mut Context) -> bool {
-        match self {
-            Talk::Session(session) => session.handle_timeout(cx),
-            Talk::Exchange(exchange) => exchange.handle_timeout(cx),
-        }
-    }
-
-    fn call_id(&self) -> &str {
-        match self {
-            Talk::Session(session) => &session.call_id,
-            Talk::Exchange(exchange) => exchange.call_id(),
-        }
-    }
-
-    fn deadline(&self) -> Instant {
-        match self {
-            Talk::Session(session) => session.deadline(),
-            Talk::Exchange(exchange) => exchange.deadline(),
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        match self {
-            Talk::Session(session) => session.is_over(),
-            Talk::Exchange(exchange) => exchange.is_over(),
-        }
-    }
-
-    fn bury(&mut self, cx: &mut Context) {
-        match self {
-            Talk::Session(session) => session.bury(cx),
-            Talk::Exchange(exchange) => exchange.bury(cx),
-        }
-    }
 }
 
 /// What the edge knows of a worker.

@@ -26,6 +26,7 @@ use crate::route::{Caller, Source};
 use crate::sip::gatekeeper::Refusal;
 use crate::sip::{Replaces, SipCallId, SipEvent};
 use crate::trace::timeline::Step;
+use crate::trace::verdict;
 use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegName};
 use engine::leg::{LegEvent, LocalLeg};
 use engine::rtp::telephone_event::Digit;
@@ -166,10 +167,11 @@ impl Exchange {
             }
             BridgeEvent::LegClosed { .. } => {}
             BridgeEvent::EndDetail { text, .. } => self.end_detail = Some(text),
-            BridgeEvent::Ended { end, .. } => {
+            BridgeEvent::Ended { end, stats } => {
                 self.bridge = BridgeState::Gone;
                 let detail = self.end_detail.take();
                 let names = [self.subject(LegName::A), self.subject(LegName::B)];
+                cx.note(&self.call_id, Step::Media, verdict::media(&stats, [&names[0], &names[1]]));
                 self.end(cx, bridge_end(end, [&names[0], &names[1]], detail.as_deref()));
             }
         }

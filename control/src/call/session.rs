@@ -24,6 +24,7 @@ use crate::route::Caller;
 use crate::sip::gatekeeper::Refusal;
 use crate::sip::{Replaces, SipCallId, SipEnd, SipEvent};
 use crate::trace::timeline::Step;
+use crate::trace::verdict;
 use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegConfig, LegName};
 use engine::dtls::DtlsVersion;
 use engine::error::{Cause, End, Side};
@@ -229,9 +230,10 @@ impl Session {
             }
             BridgeEvent::LegClosed { .. } => {}
             BridgeEvent::EndDetail { text, .. } => self.end_detail = Some(text),
-            BridgeEvent::Ended { end, .. } => {
+            BridgeEvent::Ended { end, stats } => {
                 self.bridge = BridgeState::Gone;
                 let detail = self.end_detail.take();
+                self.note(cx, Step::Media, verdict::media(&stats, ["whatsapp", "sip"]));
                 self.end(cx, bridge_end(end, ["whatsapp", "sip"], detail.as_deref()));
             } // A session asks for no spare legs.
         }

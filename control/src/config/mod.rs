@@ -198,6 +198,8 @@ pub struct TraceSettings {
     pub hep_password: Secret,
     /// Who we are to the collector.
     pub hep_node: u32,
+    /// Where a record of every call is appended.
+    pub cdr: Option<PathBuf>,
 }
 
 impl Default for TraceSettings {
@@ -209,6 +211,7 @@ impl Default for TraceSettings {
             hep: None,
             hep_password: Secret::default(),
             hep_node: 2_001,
+            cdr: None,
         }
     }
 }

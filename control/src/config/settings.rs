@@ -75,6 +75,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("trace.mebibytes", "TRACE_MEBIBYTES", "write a number from 1 to 4096"),
     setting("trace.hep", "TRACE_HEP", "write the address and port of Homer's collector, such as 192.0.2.9:9060"),
     setting("trace.hep_password", "TRACE_HEP_PASSWORD", "write the collector's password"),
+    setting("trace.cdr", "CDR_FILE", "write the path of a file, such as /var/log/tandem/cdr.jsonl"),
     setting("trace.hep_node", "TRACE_HEP_NODE", "write a number from 0 to 4294967295"),
     setting("media.ports", "MEDIA_PORTS", "write a range of UDP ports from 1024 up, such as 10000-60000"),
     setting("media.public_ip", "PUBLIC_IP", "write IP addresses, comma separated"),

@@ -138,6 +138,7 @@ impl Values {
                 hep: v.address("trace.hep")?,
                 hep_password: Secret(v.text("trace.hep_password")),
                 hep_node: v.parsed("trace.hep_node", 2_001)?,
+                cdr: v.optional("trace.cdr").map(Into::into),
             },
             routes,
             warnings,

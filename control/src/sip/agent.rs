@@ -104,8 +104,8 @@ enum Want {
     Invite { call: SipCallId },
     /// The ACK that the leg keeps.
     Ack { call: SipCallId, leg: usize },
-    /// A request inside a dialog.
-    Send { call: SipCallId, leg: usize, request: Box<Message>, purpose: Purpose },
+    /// A request inside a dialog; `tries`: places it was sent to before.
+    Send { call: SipCallId, leg: usize, request: Box<Message>, purpose: Purpose, tries: usize },
     /// A REGISTER.
     Register(RegistrationId),
     /// An OPTIONS.

@@ -238,6 +238,10 @@ impl Message {
 
     fn take_line(&mut self, line: &[u8]) -> Result<(), Malformed> {
         let line = text(line);
+        // A bare CR could be a line break to the next reader.
+        if line.contains('\r') {
+            self.fault = Some(Fault::HeaderLine);
+        }
         if line.starts_with([' ', '\t']) {
             match self.headers.last_mut() {
                 Some(header) if header.value.is_empty() => header.value.push_str(line.trim_start()),
@@ -254,10 +258,6 @@ impl Message {
                 self.headers.push(Header { name: name.trim_end().into(), value: value.trim_start().into() });
             }
             _ => self.fault = Some(Fault::HeaderLine),
-        }
-        // A bare CR could be a line break to the next reader.
-        if line.contains('\r') {
-            self.fault = Some(Fault::HeaderLine);
         }
         Ok(())
     }

@@ -214,3 +214,13 @@ proptest! {
         prop_assert_eq!(Message::parse(&raw).unwrap().to_bytes(), raw);
     }
 }
+
+#[test]
+fn a_bare_carriage_return_is_a_fault_in_a_folded_line_too() {
+    let head = "OPTIONS sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:c@d>\r\n\
+        Call-ID: x\r\nCSeq: 1 OPTIONS\r\n";
+    for (line, judged) in [("X: a\r\n b\r\n", Ok(())), ("X: a\r\n b\rX-Admin: c\r\n", Err(Fault::HeaderLine))] {
+        let message = Message::parse(format!("{head}{line}\r\n").as_bytes()).unwrap();
+        assert_eq!(message.check(), judged, "{line:?}");
+    }
+}

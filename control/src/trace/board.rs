@@ -236,6 +236,7 @@ mod tests {
             hep: Some(SocketAddr::from(([192, 0, 2, 9], 9_060))),
             hep_password: Secret("k".into()),
             hep_node: 7,
+            cdr: None,
         }
     }
 

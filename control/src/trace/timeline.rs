@@ -61,6 +61,8 @@ pub enum Step {
     Restart,
     /// WhatsApp has not acknowledged the end of the call.
     Goodbye,
+    /// The bridge is gone: what the media were like, and why there was silence.
+    Media,
     /// The call ended: why and whose side.
     End,
 }
@@ -90,6 +92,7 @@ impl Step {
             Step::Transfer => "transfer",
             Step::Restart => "restart",
             Step::Goodbye => "goodbye",
+            Step::Media => "media",
             Step::End => "end",
         }
     }

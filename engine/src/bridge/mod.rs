@@ -369,7 +369,7 @@ impl Bridge {
         self.leg(leg).local()
     }
 
-    /// See [`WebrtcLeg::fixed_peer`].
+    /// See [`crate::leg::webrtc::WebrtcLeg::fixed_peer`].
     pub fn fixed_peer(&self, leg: LegName) -> Option<SocketAddr> {
         match self.leg(leg) {
             Leg::Webrtc(leg) => leg.fixed_peer(),

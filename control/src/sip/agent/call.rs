@@ -333,16 +333,16 @@ impl Call {
         }
         let outgoing = self.outgoing.remove(at);
         self.known.retain(|(_, _, hop)| *hop != outgoing.hop);
-        let (leg, purpose) = (outgoing.leg, outgoing.purpose);
+        let (leg, purpose, tries) = (outgoing.leg, outgoing.purpose, outgoing.tries + 1);
         let request = Box::new(outgoing.request.clone());
-        match core.locate(now, &uri, || Want::Send { call: self.id, leg, request, purpose }) {
+        match core.locate(now, &uri, || Want::Send { call: self.id, leg, request, purpose, tries }) {
             Located::Asked => self.queries += 1,
             Located::Known(hops) => {
                 let Some(hop) = core.places.sorted(now, hops).into_iter().find(|hop| !hop.same_place(&outgoing.hop))
                 else {
                     return false;
                 };
-                self.dispatch(core, now, outgoing.leg, outgoing.request, outgoing.purpose, hop, outgoing.tries + 1);
+                self.dispatch(core, now, leg, outgoing.request, purpose, hop, tries);
             }
         }
         true
@@ -449,7 +449,7 @@ impl Call {
             Next::Hop(hop) => hop,
             Next::Name(uri) => {
                 let again = Box::new(request.clone());
-                match core.locate(now, &uri, || Want::Send { call: self.id, leg, request: again, purpose }) {
+                match core.locate(now, &uri, || Want::Send { call: self.id, leg, request: again, purpose, tries: 0 }) {
                     Located::Asked => return self.queries += 1,
                     Located::Known(hops) => self.best(core, now, leg, &uri, hops),
                 }
@@ -539,10 +539,10 @@ impl Call {
                 let hop = self.best(core, now, leg, &uri, hops);
                 self.send_ack_to(core, leg, hop);
             }
-            Want::Send { leg, request, purpose, .. } => {
+            Want::Send { leg, request, purpose, tries, .. } => {
                 let uri = self.legs[leg].dialog.next_hop().to_owned();
                 let hop = self.best(core, now, leg, &uri, hops);
-                self.dispatch(core, now, leg, *request, purpose, hop, 1);
+                self.dispatch(core, now, leg, *request, purpose, hop, tries);
             }
             Want::Register(_) | Want::Options(_) => {}
         }

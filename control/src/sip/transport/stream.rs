@@ -98,6 +98,9 @@ impl Framer {
 
     /// Line breaks between messages.
     fn keep_alive(&mut self) -> Option<Frame> {
+        // A lone LF is no keep-alive but must not stand before one, nor before a start line.
+        let line_feeds = self.buffer.iter().take_while(|&&byte| byte == b'\n').count();
+        self.buffer.drain(..line_feeds);
         if self.buffer.starts_with(b"\r\n\r\n") {
             self.buffer.drain(..4);
             return Some(Frame::Ping);
@@ -106,10 +109,6 @@ impl Framer {
         if self.buffer.starts_with(b"\r\n") && self.buffer.len() > 2 && !b"\r\n".starts_with(&self.buffer[2..]) {
             self.buffer.drain(..2);
             return Some(Frame::Pong);
-        }
-        // A lone LF is no keep-alive but must not stand before a start line either.
-        while self.buffer.first() == Some(&b'\n') {
-            self.buffer.remove(0);
         }
         None
     }
@@ -173,14 +172,15 @@ impl Framer {
     }
 }
 
-/// Behind the empty line that ends a head. Lines may end with LF alone.
+/// Behind the empty line that ends a head. Lines end with CRLF or LF alone, as for `Message::parse`: were a line of several CRs empty
+/// here and not there, two readers of one stream would see different messages.
 fn head_end(bytes: &[u8]) -> Option<usize> {
     let mut line_start = false;
     for (at, &byte) in bytes.iter().enumerate() {
         match byte {
             b'\n' if line_start => return Some(at + 1),
             b'\n' => line_start = true,
-            b'\r' => {}
+            b'\r' if line_start && bytes[at - 1] == b'\n' => {}
             _ => line_start = false,
         }
     }
@@ -254,6 +254,29 @@ mod tests {
         framer.push(b"\r\n");
         assert_eq!((framer.next_frame(), framer.settle()), (Ok(None), Some(Frame::Pong)));
         assert_eq!(framer.settle(), None);
+    }
+
+    #[test]
+    fn a_line_feed_before_a_keep_alive_changes_nothing() {
+        let mut framer = Framer::default();
+        framer.push(&[OPTIONS, b"\n\r\n\r\n\n\r\n", OPTIONS].concat());
+        assert_eq!(all(&mut framer), [message(OPTIONS), Frame::Ping, Frame::Pong, message(OPTIONS)]);
+    }
+
+    #[test]
+    fn several_carriage_returns_are_no_empty_line_however_they_come() {
+        let stream = b"BYE sip:a SIP/2.0\r\n\r\r\r\r\nl: 0\r\n\r\n";
+        for size in 1..=stream.len() {
+            let mut framer = Framer::default();
+            let found: Vec<Frame> = stream
+                .chunks(size)
+                .flat_map(|piece| {
+                    framer.push(piece);
+                    all(&mut framer)
+                })
+                .collect();
+            assert_eq!(found, [message(stream)], "{size} bytes a read");
+        }
     }
 
     #[test]
