@@ -102,6 +102,11 @@ impl Gate {
         Admission::Challenge { realm: self.realm.clone(), algorithms }
     }
 
+    /// Of users MD5 is asked for, over every transport: phones give up on a challenge they do not know, whatever stands beside it.
+    fn challenge_user(&mut self) -> Admission {
+        self.challenge(vec![Algorithm::Md5])
+    }
+
     /// Refuses with a sentence for the peer and one for the log.
     fn refuse(&mut self, now: Instant, asking: &Asking<'_>, code: u16, words: &str, log: &str) -> Admission {
         self.counters.refused += 1;
@@ -129,7 +134,7 @@ impl Gate {
     }
 
     fn admit_register(&mut self, now: Instant, asking: &Asking<'_>) -> Admission {
-        let Some(user) = asking.user else { return self.challenge(Vec::new()) };
+        let Some(user) = asking.user else { return self.challenge_user() };
         let address = asking.request.header("To").and_then(user_of);
         if address.as_deref() == Some(user) && self.routes.users.contains_key(user) {
             return Admission::Accept(Admitted::User(user.to_owned()));
@@ -141,7 +146,7 @@ impl Gate {
     fn admit_call(&mut self, now: Instant, asking: &Asking<'_>) -> Admission {
         if asking.hop.transport.is_websocket() {
             return match asking.user {
-                None => self.challenge(vec![Algorithm::Md5]),
+                None => self.challenge_user(),
                 Some(user) => self.admit_user(now, asking, user),
             };
         }
@@ -167,9 +172,7 @@ impl Gate {
                 let words = format!("calls from here must come over {wanted}");
                 self.refuse(now, asking, 403, &words, &format!("trunk {name} takes its calls over {wanted}"))
             }
-            Recognised::Refused(_) if asking.user.is_none() && !self.routes.users.is_empty() => {
-                self.challenge(Vec::new())
-            }
+            Recognised::Refused(_) if asking.user.is_none() && !self.routes.users.is_empty() => self.challenge_user(),
             Recognised::Refused(why) => {
                 let why: Vec<String> =
                     why.iter().map(|Considered { subject, why, .. }| format!("{subject} {why}")).collect();

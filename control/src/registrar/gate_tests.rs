@@ -67,7 +67,10 @@ fn a_softphone_is_asked_for_its_password_and_may_show_only_itself() {
 fn a_user_registers_its_own_address_only() {
     let mut gate = gate();
     let own = request("REGISTER", "alice");
-    assert!(matches!(ask(&mut gate, &own, Transport::Wss, "192.0.2.1", None), Admission::Challenge { .. }));
+    for transport in [Transport::Wss, Transport::Tls, Transport::Udp] {
+        let asked = ask(&mut gate, &own, transport, "192.0.2.1", None);
+        assert_eq!(asked, Admission::Challenge { realm: "voice.example".into(), algorithms: vec![Algorithm::Md5] });
+    }
     let admitted = ask(&mut gate, &own, Transport::Wss, "192.0.2.1", Some("alice"));
     assert_eq!(admitted, Admission::Accept(Admitted::User("alice".into())));
     let (code, words) =
