@@ -86,6 +86,7 @@ fn a_whole_call_is_told_step_by_step_and_ends_with_the_far_sides_bye() {
         Step::IcePair,
         Step::Dtls,
         Step::Digit,
+        Step::Media,
         Step::End,
     ];
     assert_eq!(bench.steps, expected);
