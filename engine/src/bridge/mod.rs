@@ -395,6 +395,11 @@ impl Bridge {
         [self.a_to_b.as_ref().map(Flow::is_relay), self.b_to_a.as_ref().map(Flow::is_relay)]
     }
 
+    /// Whether media can flow: both directions have their flow.
+    pub fn carries(&self) -> bool {
+        self.a_to_b.is_some() && self.b_to_a.is_some()
+    }
+
     fn leg_mut(&mut self, leg: LegName) -> Option<&mut Leg> {
         match leg {
             LegName::A => Some(&mut self.a),
