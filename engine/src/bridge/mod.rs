@@ -51,7 +51,7 @@ use std::net::SocketAddr;
 const BRIDGE_EVENTS_MAX: usize = 32;
 
 /// Events that have their place from the start: more at once than a call that is up ever has.
-const BRIDGE_EVENTS_USUAL: usize = 4;
+const BRIDGE_EVENTS_USUAL: usize = 2;
 
 /// A bridge of this process. Control chooses the numbers and never uses one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
