@@ -1,6 +1,6 @@
 //! The edge alone, in virtual time: the engine and the SIP far side are played by the test.
 
-use control::call::edge::{Edge, EdgeAlive, EdgeConfig, EdgeOutput};
+use control::call::edge::{CODECS_DEFAULT, Edge, EdgeAlive, EdgeConfig, EdgeOutput};
 use control::call::{EdgeEventKind, EdgeReply, EdgeRequest, NewSession, SessionCreated, limits};
 use control::sip::{Credentials, KeptDialog, SipConfig};
 use control::store::Change;
@@ -13,6 +13,7 @@ use engine::leg::rtp::RtpRemote;
 use engine::leg::{LegEvent, LocalLeg};
 use engine::random::Random;
 use engine::rtp::telephone_event::Digit;
+use engine::sdp::Codec;
 use engine::srtp::SrtpProfile;
 use engine::time::Instant;
 use engine::worker::{Command, Event, RefuseReason};
@@ -60,6 +61,35 @@ fn an_offer_that_leaves_no_choice_is_obeyed() {
         let LegConfig::Webrtc(webrtc) = &config.a else { panic!("{config:?}") };
         assert_eq!(webrtc.remote.as_ref().unwrap().dtls, role, "{setup}");
     }
+}
+
+#[test]
+fn a_number_that_allows_g711_is_passed_through_to_a_bot_where_the_configuration_prefers_it() {
+    let offer = offer().replace("UDP/TLS/RTP/SAVPF 111 126", "UDP/TLS/RTP/SAVPF 111 0 126");
+    assert!(offer.contains(" 111 0 126"), "{offer}");
+    for (codecs, preferred) in [(vec![Codec::Pcmu, Codec::Opus], Codec::Pcmu), (CODECS_DEFAULT.to_vec(), Codec::Opus)] {
+        let mut bench = Bench::with(|config| config.codecs = codecs);
+        bench.new_session("c", &offer);
+        let (bridge, config) = bench.opened_bridge();
+        let LegConfig::Webrtc(webrtc) = &config.a else { panic!("{config:?}") };
+        assert_eq!(webrtc.remote.as_ref().unwrap().format.codec, preferred);
+        bench.open(bridge);
+        let line = format!("RTP/SAVPF {} 126", if preferred == Codec::Pcmu { 0 } else { 111 });
+        let answer = bench.created().sdp_answer;
+        assert!(answer.contains(&line), "{answer}");
+        // What passes untouched is offered alone at first.
+        let invite = bench.sip_request("INVITE");
+        let line = if preferred == Codec::Pcmu { "RTP/AVP 0 101" } else { "RTP/AVP 0 8 101" };
+        assert!(invite.contains(line), "{invite}");
+    }
+}
+
+#[test]
+fn an_offer_without_a_configured_codec_is_refused() {
+    let mut bench = Bench::with(|config| config.codecs = vec![Codec::Pcma]);
+    bench.new_session("c", &offer());
+    assert_eq!(bench.refusal(), (422, "no_common_codec".into()));
+    bench.expect_nothing_left();
 }
 
 #[test]
@@ -366,6 +396,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with(|_| {})
+    }
+
+    /// With something else in its configuration.
+    fn with(change: impl FnOnce(&mut EdgeConfig)) -> Bench {
         let sip = SipConfig {
             accept_incoming: false,
             ..SipConfig::new("127.0.0.1:5060".parse().unwrap(), "tandem", "tandem")
@@ -374,6 +409,7 @@ impl Bench {
         let route = config.default_route.as_mut().unwrap();
         route.headers.push(("X-Twilio-Account".into(), "AC1".into()));
         route.credentials = Some(Credentials { username: "u".into(), password: "p".into() });
+        change(&mut config);
         Bench {
             edge: Edge::new(config, 1, Random::from_test_seed(3)),
             now: Instant::from_millis(1),

@@ -29,11 +29,15 @@ use crate::store::Change;
 use crate::trace::timeline::Entry;
 use engine::bridge::BridgeCommand;
 use engine::random::Random;
+use engine::sdp::Codec;
 use engine::time::Instant;
 use engine::worker::{Command, Event, RefuseReason};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+
+/// Codecs of sessions where the configuration says nothing, best first.
+pub const CODECS_DEFAULT: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
 
 /// Where calls go and what we say about ourselves.
 #[derive(Clone)]
@@ -56,6 +60,8 @@ pub struct EdgeConfig {
     pub destinations_allowed: Vec<String>,
     /// Prefixes of callback URLs that are allowed beside loopback.
     pub callbacks_allowed: Vec<String>,
+    /// Codecs of sessions, best first. Opus leads: PCMU beside it in WhatsApp's offer means that WhatsApp would transcode.
+    pub codecs: Vec<Codec>,
     /// Live sessions; past it `new` is refused.
     pub sessions_max: usize,
     /// Time the SIP side may ring.
@@ -75,6 +81,7 @@ impl EdgeConfig {
             routes: BTreeMap::new(),
             destinations_allowed: Vec::new(),
             callbacks_allowed: Vec::new(),
+            codecs: CODECS_DEFAULT.to_vec(),
             sessions_max: limits::SESSIONS_MAX,
             ring_ms_max: limits::RING_MS_MAX,
         }
@@ -512,7 +519,7 @@ impl Edge {
         {
             return Err(EdgeError::new(403, "callback_forbidden", "callback_url is not allowed by the configuration"));
         }
-        let plan = Plan::read(&new.sdp_offer)?;
+        let plan = Plan::read(&new.sdp_offer, &self.config.codecs)?;
         let ways = self.ways(now, &new)?;
         self.open(now, request, new, ways, plan, offer_digest)
     }
