@@ -7,6 +7,7 @@
 use super::arrive;
 use super::context::{Calls, Context};
 use super::exchange::Exchange;
+use super::farewell::Farewells;
 use super::hunt::Way;
 use super::lease::{SessionName, SessionState};
 use super::machine::CallEnd;
@@ -21,8 +22,10 @@ use crate::sip::gatekeeper::Refusal;
 use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
 use crate::sip::{
-    Arrival, Credentials, RegistrationId, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput, TraceMessage,
+    Arrival, Credentials, Kept, KeptDialog, RegistrationId, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput,
+    TraceMessage,
 };
+use crate::store::Change;
 use crate::trace::timeline::Entry;
 use engine::bridge::BridgeCommand;
 use engine::random::Random;
@@ -155,6 +158,8 @@ pub enum EdgeOutput {
         /// What.
         event: EdgeEvent,
     },
+    /// For the store; only after `restore`.
+    Store(Change),
     /// For the call's timeline.
     Timeline(Entry),
     /// Nothing to do before this instant.
@@ -187,6 +192,8 @@ pub struct EdgeCounters {
     pub mailbox_full: u64,
     /// Datagrams at the SIP port that could not be read.
     pub sip_malformed: u64,
+    /// SIP calls of the last run that were sent a BYE.
+    pub sip_calls_cut: u64,
 }
 
 /// Every session of this process.
@@ -208,6 +215,7 @@ pub struct Edge {
     gate: Gate,
     timers: BTreeSet<(Instant, u64)>,
     retained: Retained,
+    farewells: Farewells,
     workers: Vec<Worker>,
     /// When the backlogs are offered again.
     retry: Instant,
@@ -250,10 +258,21 @@ impl Edge {
             gate,
             timers: BTreeSet::new(),
             retained: Retained::default(),
+            farewells: Farewells::default(),
             workers: (0..workers.max(1)).map(|_| Worker::default()).collect(),
             retry: Instant::NEVER,
             out: VecDeque::new(),
         }
+    }
+
+    /// Ends what the last run left behind, and tells by `Store` from now on what the next one would need. Call once, at the start.
+    pub fn restore(&mut self, now: Instant, dialogs: BTreeMap<String, KeptDialog>) {
+        if !dialogs.is_empty() {
+            tracing::info!("{} SIP calls of the last run are ended with BYE", dialogs.len());
+        }
+        self.sip.keep_dialogs();
+        self.farewells.begin(now, dialogs);
+        self.say_farewells(now);
     }
 
     /// Takes one request; answered by `Reply` with the same number.
@@ -395,6 +414,7 @@ impl Edge {
             }
         }
         self.retained.expire(now);
+        self.say_farewells(now);
     }
 
     /// Call until `Timeout`.
@@ -415,8 +435,12 @@ impl Edge {
                 }
                 SipOutput::Timeout(due) => due,
             };
+            if let Some(kept) = self.sip.poll_kept() {
+                return EdgeOutput::Store(self.change(kept));
+            }
             let session = self.timers.first().map_or(Instant::NEVER, |(due, _)| *due);
             let rest = self.retry.min(self.retained.deadline()).min(self.gate.deadline());
+            let rest = rest.min(self.farewells.deadline());
             return EdgeOutput::Timeout(sip.min(session).min(rest));
         }
     }
@@ -627,6 +651,36 @@ impl Edge {
             self.out.push_back(EdgeOutput::Linked { call_id, sip_call_id });
         }
         self.with(now, number, |talk, cx| talk.handle_sip(cx, call, event));
+    }
+
+    /// What the store is told of a dialog. The user name alone does not say whose credentials they were.
+    fn change(&self, kept: Kept) -> Change {
+        match kept {
+            Kept::Up { call, key, mut dialog } => {
+                let trunk =
+                    self.calls.trunk(call).and_then(|id| self.gate.routes.trunks().find(|(known, _)| *known == id));
+                dialog.trunk = trunk.map(|(_, trunk)| trunk.name.clone());
+                Change::Dialog { key, dialog }
+            }
+            Kept::Over { key } => Change::DialogOver { key },
+        }
+    }
+
+    fn say_farewells(&mut self, now: Instant) {
+        let (config, routes) = (&self.config, &self.gate.routes);
+        // As they are configured now, which the peer may know better than the old ones.
+        let credentials = |dialog: &KeptDialog| {
+            let trunk = routes.trunks.iter().find(|trunk| Some(&trunk.name) == dialog.trunk.as_ref());
+            if let Some(trunk) = trunk {
+                return trunk.credentials.clone();
+            }
+            let all = config.default_route.iter().chain(config.routes.values()).filter_map(|r| r.credentials.as_ref());
+            all.into_iter().find(|known| Some(&known.username) == dialog.username.as_ref()).cloned()
+        };
+        let registrar = &self.gate.registrar;
+        let forget = |change| self.out.push_back(EdgeOutput::Store(change));
+        self.counters.sip_calls_cut +=
+            self.farewells.handle_timeout(now, &mut self.sip, registrar, credentials, forget);
     }
 
     /// Registers at every trunk that wants it. For a program that starts.

@@ -325,6 +325,22 @@ impl Config {
         Ok(())
     }
 
+    /// The file that remembers calls over a restart. An edge has one of its own beside it, so that both processes may share a host
+    /// and a configuration.
+    pub fn store(&self, mode: Mode) -> Option<PathBuf> {
+        let path = self.whatsapp.store.as_ref()?;
+        if mode != Mode::Edge {
+            return Some(path.clone());
+        }
+        let mut name = path.file_stem().unwrap_or_default().to_owned();
+        name.push("-edge");
+        if let Some(extension) = path.extension() {
+            name.push(".");
+            name.push(extension);
+        }
+        Some(path.with_file_name(name))
+    }
+
     /// For the orchestrator.
     pub fn orchestrator(&self) -> OrchestratorConfig {
         OrchestratorConfig {

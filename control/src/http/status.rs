@@ -140,6 +140,7 @@ pub fn exposition(figures: &Figures) -> String {
             ("tandem_sessions_abandoned_total", counted.sessions_abandoned),
             ("tandem_mailbox_full_total", counted.mailbox_full),
             ("tandem_sip_malformed_total", counted.sip_malformed),
+            ("tandem_sip_calls_cut_total", counted.sip_calls_cut),
             ("tandem_sip_unsent_total", figures.sip.unsent),
             ("tandem_sip_connections", figures.sip.connections as u64),
             ("tandem_sip_connections_accepted_total", figures.sip.accepted),
