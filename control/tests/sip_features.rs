@@ -674,8 +674,40 @@ fn an_invite_that_replaces_a_call_names_it_or_is_refused() {
     let events = t.events();
     let [SipEvent::Incoming { arrival, .. }] = &events[..] else { panic!("{events:?}") };
     assert_eq!(arrival.replaces, Some(t.call));
+    let named = format!("{call_id};to-tag={ours};from-tag={theirs}");
+    let mut refused = |number: u32, method: &str, values: &[&str]| {
+        t.request(method, number, |m| {
+            values.iter().for_each(|value| m.push("Replaces", *value));
+            offer(m);
+        });
+        t.take().code()
+    };
+    assert_eq!(refused(2, "INVITE", &["unknown;to-tag=a;from-tag=b"]), Some(481));
+    assert_eq!(refused(3, "INVITE", &[&format!("{call_id};to-tag={theirs};from-tag={ours}")]), Some(481));
+    assert_eq!(refused(4, "INVITE", &[&format!("{named};early-only")]), Some(486));
+    assert_eq!(refused(5, "INVITE", &[&named, &named]), Some(400));
+    assert_eq!(refused(6, "INVITE", &["nothing"]), Some(400));
+    assert_eq!(refused(7, "OPTIONS", &[&named]), Some(400));
+    t.agent.hangup(t.now, t.call, None);
+    assert_eq!(t.take().method(), Some("BYE"));
+    t.request("INVITE", 8, |m| {
+        m.push("Replaces", named.as_str());
+        offer(m);
+    });
+    assert_eq!(t.take().code(), Some(603), "it has ended a moment ago");
+}
+
+#[test]
+fn a_call_that_its_caller_still_waits_for_cannot_be_replaced() {
+    let mut t = Table::listening(None);
+    t.request("INVITE", 1, offer);
+    let events = t.events();
+    let [SipEvent::Incoming { call, arrival, .. }] = &events[..] else { panic!("{events:?}") };
+    t.agent.ring(t.now, *call, None);
+    let ringing = t.take();
+    let (ours, theirs) = (ringing.to_tag().unwrap().to_owned(), arrival.request.from_tag().unwrap().to_owned());
     t.request("INVITE", 2, |m| {
-        m.push("Replaces", "unknown;to-tag=a;from-tag=b");
+        m.push("Replaces", format!("{};to-tag={ours};from-tag={theirs}", arrival.request.call_id()));
         offer(m);
     });
     assert_eq!(t.take().code(), Some(481));

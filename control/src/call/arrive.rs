@@ -16,6 +16,43 @@ use crate::sip::{Arrival, SipCallId};
 /// Max-Forwards of an INVITE that names none (RFC 3261 §8.1.1.6).
 const MAX_FORWARDS: u8 = 70;
 
+/// Who calls, as the gatekeeper has admitted it.
+pub(super) struct Calling {
+    pub source: Source,
+    /// `user alice`: for people.
+    pub subject: String,
+    pub caller: Caller,
+    pub transcoding: bool,
+    pub trunk: Option<TrunkId>,
+}
+
+/// Says who calls; the error is a refusal of trunks and users that have as many calls as they may.
+pub(super) fn caller(cx: &Context, from: &str, arrival: &Arrival) -> Result<Calling, Refusal> {
+    let plan = &cx.gate.routes;
+    let shown = arrival.request.header("P-Asserted-Identity").unwrap_or(from);
+    match &arrival.admitted {
+        Admitted::Trunk(name) => {
+            let Some((id, trunk)) = plan.trunks().find(|(_, trunk)| trunk.name == *name) else {
+                return Err(Refusal::warned(403, "the trunk is not configured"));
+            };
+            if cx.load.calls(id) >= trunk.calls_max {
+                return Err(Refusal::warned(503, "the trunk has as many calls as it may (calls_max)"));
+            }
+            let (source, subject) = (Source::Trunk(id), format!("trunk {name}"));
+            Ok(Calling { source, subject, caller: caller_of(shown), transcoding: trunk.transcoding, trunk: Some(id) })
+        }
+        Admitted::User(name) => {
+            let calls_max = plan.users.get(name).map_or(0, |user| user.calls_max);
+            if cx.calls.of_user(name, cx.number) >= calls_max {
+                return Err(Refusal::warned(486, "the user has as many calls as it may (calls_max)"));
+            }
+            let (source, subject) = (Source::User(name.clone()), format!("user {name}"));
+            Ok(Calling { source, subject, caller: plan.caller_of_user(name), transcoding: true, trunk: None })
+        }
+        Admitted::Anyone => Err(Refusal::warned(404, "calls are taken from trunks and users only")),
+    }
+}
+
 /// Reads an INVITE; the error is its refusal, in words.
 pub(super) fn read(
     cx: &mut Context,
@@ -31,26 +68,10 @@ pub(super) fn read(
     if max_forwards == 0 {
         return Err(Refusal::warned(483, "the call has passed too many servers"));
     }
-    let plan = &cx.gate.routes;
-    let shown = request.header("P-Asserted-Identity").unwrap_or(from);
-    let (source, subject, caller, transcoding, trunk) = match &arrival.admitted {
-        Admitted::Trunk(name) => {
-            let Some((id, trunk)) = plan.trunks().find(|(_, trunk)| trunk.name == *name) else {
-                return Err(Refusal::warned(403, "the trunk is not configured"));
-            };
-            if cx.load.calls(id) >= trunk.calls_max {
-                return Err(Refusal::warned(503, "the trunk has as many calls as it may (calls_max)"));
-            }
-            (Source::Trunk(id), format!("trunk {name}"), caller_of(shown), trunk.transcoding, Some(id))
-        }
-        Admitted::User(name) => {
-            (Source::User(name.clone()), format!("user {name}"), plan.caller_of_user(name), true, None)
-        }
-        Admitted::Anyone => return Err(Refusal::warned(404, "calls are taken from trunks and users only")),
-    };
+    let Calling { source, subject, caller, transcoding, trunk } = self::caller(cx, from, arrival)?;
     let dialed = route::dialed(target);
     let asked = Asked { dialed: dialed.clone(), from: caller.user.clone(), source: source.clone() };
-    let found = plan.destinations(cx.now, cx.load, &asked);
+    let found = cx.gate.routes.destinations(cx.now, cx.load, &asked);
     if found.destinations.is_empty() {
         return Err(Refusal::warned(404, &found.refusal()));
     }

@@ -71,6 +71,13 @@ impl Formats {
         self.codecs.iter().find(|format| format.codec == codec).copied()
     }
 
+    /// One codec, and telephone-event at 8 kHz beside it.
+    pub fn single(codec: CodecFormat, has_event: bool) -> Formats {
+        let payload_type = free(EVENT_PAYLOAD_TYPE, &mut vec![codec.payload_type]);
+        let events = has_event.then_some(TelephoneEventFormat { payload_type, clock_rate_hz: 8_000 });
+        Formats { codecs: vec![codec], events: Vec::from_iter(events) }
+    }
+
     /// Names of the codecs.
     pub fn names(&self) -> String {
         names(self.codecs.iter().map(|format| format.codec))

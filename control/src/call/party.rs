@@ -10,8 +10,10 @@ use engine::bridge::{BridgeCommand, LegName, LegRemote};
 pub(super) struct Party {
     /// Its leg.
     pub seat: LegName,
-    /// Its dialog; `None` once it hung up (while others take its place) or has been replaced.
+    /// Its dialog; `None` once it hung up (while others take its place), has been replaced, or sits in another call.
     pub call: Option<SipCallId>,
+    /// The call behind this side, after an attended transfer: who is meant sits there.
+    pub joined: Option<u64>,
     pub half: Half,
     /// `user alice`, `trunk siperb`: for people.
     pub subject: String,

@@ -29,7 +29,7 @@ use super::places::Places;
 use super::transaction::{Received, TransactionId, TransactionOutput, Transactions};
 use super::transport::{Hop, PeerIdentity, TRANSPORTS, Transport};
 use super::uri::{PORT_DEFAULT, SipUri, escape_user};
-use super::{Invite, RegistrationId, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput, TraceMessage, WatchId};
+use super::{Invite, RegistrationId, Replaces, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput, TraceMessage, WatchId};
 use call::{Call, Purpose};
 use client::{Registration, Watched};
 use engine::random::Random;
@@ -326,6 +326,18 @@ impl SipAgent {
     /// The Call-ID of a call.
     pub fn call_id(&self, call: SipCallId) -> Option<&str> {
         self.calls.get(&call).map(|call| call.call_id.as_str())
+    }
+
+    /// How a call is named to its peer, in the Replaces of a Refer-To or INVITE (RFC 3891 §3).
+    pub fn replaces(&self, call: SipCallId) -> Option<Replaces> {
+        let call = self.calls.get(&call)?;
+        let leg = call.legs.get(call.main.unwrap_or(0))?;
+        Some(Replaces {
+            call_id: call.call_id.clone(),
+            to_tag: leg.dialog.remote_tag.clone(),
+            from_tag: call.local_tag.clone(),
+            early_only: false,
+        })
     }
 
     /// Calls and transactions alive; both are zero when nothing is left behind.

@@ -324,6 +324,15 @@ pub struct Replaces {
     pub early_only: bool,
 }
 
+impl Replaces {
+    /// As the header is written.
+    pub fn header(&self) -> String {
+        let Replaces { call_id, to_tag, from_tag, early_only } = self;
+        let early_only = if *early_only { ";early-only" } else { "" };
+        format!("{call_id};to-tag={to_tag};from-tag={from_tag}{early_only}")
+    }
+}
+
 /// An outbound registration (RFC 3261 §10.2).
 #[derive(Clone, Default)]
 pub struct Register {

@@ -8,7 +8,9 @@ use control::registrar::{Group, User};
 use control::route::{Pattern, Routes, Transport, Trunk};
 use control::sip::locate::{Question, Records};
 use control::sip::transport::{Hop, PeerIdentity};
-use control::sip::{Credentials, Invite, Register, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput};
+use control::sip::{
+    Credentials, Invite, Register, Replaces, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput,
+};
 use control::trace::timeline::Step;
 use engine::bridge::{BridgeCommand, BridgeEvent, BridgeId, LegConfig, LegName, LegRemote};
 use engine::error::{Cause, End, Side};
@@ -201,6 +203,10 @@ pub(crate) struct World {
     pub(crate) steps: Vec<(Step, String)>,
     pub(crate) events: Vec<EdgeEventKind>,
     pub(crate) token: String,
+    /// The engine has no spare leg for this bridge.
+    pub(crate) refuses_legs: Option<BridgeId>,
+    /// The engine says nothing about spare legs.
+    pub(crate) mute_engine: bool,
 }
 
 pub(crate) fn address(text: &str) -> SocketAddr {
@@ -272,6 +278,8 @@ impl World {
             steps: Vec::new(),
             events: Vec::new(),
             token: String::new(),
+            refuses_legs: None,
+            mute_engine: false,
         };
         for (text, user) in [(ALICE, "alice"), (ALICE_TOO, "alice"), (BOB, "bob"), (CAROL, "carol")] {
             world.register(text, user);
@@ -304,7 +312,9 @@ impl World {
     /// A phone or trunk calls somebody through the gateway.
     pub(crate) fn dial(&mut self, from: &str, dialed: &str, offer: Offer) -> SipCallId {
         let now = self.now;
-        let user = [(ALICE, "alice"), (BOB, "bob"), (CAROL, "carol")].into_iter().find(|(text, _)| *text == from);
+        let user = [(ALICE, "alice"), (ALICE_TOO, "alice"), (BOB, "bob"), (CAROL, "carol")]
+            .into_iter()
+            .find(|(text, _)| *text == from);
         let credentials =
             user.map(|(_, name)| Credentials { username: name.to_owned(), password: "secret".to_owned() });
         let invite = Invite {
@@ -385,6 +395,35 @@ impl World {
         self.phone(text).agent.refer(now, call, to, None);
         self.drain();
         Some(call)
+    }
+
+    /// The calls that a phone is in, in the order in which they came up.
+    pub(crate) fn all_talking(&mut self, text: &str) -> Vec<SipCallId> {
+        let phone = self.phone(text);
+        let came = phone.calls.iter().filter(|call| call.answered && call.end.is_none()).map(|call| call.call);
+        let placed = phone.placed.iter().filter(|(_, placed)| placed.answer.is_some() && placed.end.is_none());
+        let mut calls: Vec<SipCallId> = came.chain(placed.map(|(call, _)| *call)).collect();
+        calls.sort();
+        calls
+    }
+
+    /// In the call `asked` a phone asks to be replaced by who is in its call `other`.
+    pub(crate) fn attend(&mut self, text: &str, asked: SipCallId, other: SipCallId) {
+        let replaces = self.phone(text).agent.replaces(other).expect("a dialog");
+        self.attend_naming(text, asked, &replaces);
+    }
+
+    pub(crate) fn attend_naming(&mut self, text: &str, asked: SipCallId, replaces: &Replaces) {
+        let now = self.now;
+        let escaped = replaces.header().replace(';', "%3B").replace('=', "%3D").replace('@', "%40");
+        let to = format!("sip:carol@192.0.2.1?Replaces={escaped}");
+        self.phone(text).agent.refer(now, asked, &to, Some("<sip:bob@192.0.2.1>"));
+        self.drain();
+    }
+
+    /// A phone's INVITE takes the place of another call.
+    pub(crate) fn replace(&mut self, from: &str, replaces: &Replaces, offer: Offer) -> SipCallId {
+        self.dial(from, "anybody", offer.header("Replaces", &replaces.header()))
     }
 
     /// Puts a phone's call on hold, or takes it back.
@@ -569,10 +608,14 @@ impl World {
         let Some(mut played) = self.bridges.remove(&bridge) else { panic!("{command:?} to a bridge that is gone") };
         let mut event = None;
         match command {
+            BridgeCommand::OpenLeg { leg, .. } if self.refuses_legs == Some(bridge) => {
+                event = Some(BridgeEvent::LegRefused { leg });
+            }
             BridgeCommand::OpenLeg { leg, config } => {
                 assert!(leg.is_spare() && !played.legs.contains(&leg), "{leg:?} is taken");
                 played.legs.push(leg);
-                event = Some(BridgeEvent::LegOpened { leg, local: self.local(&config) });
+                let local = self.local(&config);
+                event = (!self.mute_engine).then_some(BridgeEvent::LegOpened { leg, local });
                 played.configs.insert(leg, *config);
             }
             BridgeCommand::CloseLeg { leg } => {
