@@ -29,7 +29,9 @@ use super::places::Places;
 use super::transaction::{Received, TransactionId, TransactionOutput, Transactions};
 use super::transport::{Hop, PeerIdentity, TRANSPORTS, Transport};
 use super::uri::{PORT_DEFAULT, SipUri, escape_user};
-use super::{Invite, RegistrationId, Replaces, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput, TraceMessage, WatchId};
+use super::{
+    Invite, RegistrationId, Replaces, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput, TraceMessage, WatchId,
+};
 use call::{Call, Purpose};
 use client::{Registration, Watched};
 use engine::random::Random;
