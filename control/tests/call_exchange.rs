@@ -10,7 +10,7 @@ use control::trace::timeline::Step;
 use engine::bridge::{LegConfig, LegName, LegRemote};
 use engine::ice::IceRole;
 use engine::random::Random;
-use engine::sdp::{Codec, Direction, Setup};
+use engine::sdp::{self, Codec, Direction, Setup};
 use exchange_world::*;
 use std::net::SocketAddr;
 
@@ -557,6 +557,50 @@ fn a_user_is_in_no_more_calls_than_it_may_be() {
     world.run_ms(2_000);
     assert!(world.end(TRUNK_A, third).is_none() && world.phone(ALICE).live() == 1);
     world.settle();
+}
+
+#[test]
+fn a_caller_that_offers_nothing_is_offered_the_callees_codec_and_answers_in_its_ack() {
+    let mut world = World::new(26);
+    world.phone(BOB).takes = Some(Codec::Pcma);
+    let answers = world.script("INVITE", 1, None, "");
+    let codes: Vec<u16> = answers.iter().filter_map(|answer| answer.code()).collect();
+    assert!(codes.contains(&180) && codes.contains(&200), "{codes:?}");
+    let ok = answers.last().unwrap().clone();
+    let offer = sdp::parse(ok.sdp().unwrap()).unwrap();
+    assert_eq!(offer.codecs[0].codec, Codec::Pcma, "what bob took comes first");
+    assert!(offer.codecs.len() == 3 && !offer.telephone_events.is_empty(), "what can be transcoded follows");
+    assert!(world.only_bridge().remotes.iter().all(|(leg, _)| *leg == LegName::B));
+    world.script("ACK", 1, Some(&ok), &Offer::rtp(&[Codec::Pcma]).sdp);
+    let (leg, LegRemote::Rtp(remote)) = world.only_bridge().remotes.last().unwrap() else { panic!() };
+    assert_eq!((*leg, remote.address.port(), remote.format.codec), (LegName::A, 4_000, Codec::Pcma));
+    // Hold by UPDATE, which is served as a re-INVITE is.
+    let hold = Offer::rtp(&[Codec::Pcma]).sdp.replace("a=sendrecv", "a=sendonly");
+    let answers = world.script("UPDATE", 2, Some(&ok), &hold);
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert!(answers[0].code() == Some(200) && answers[0].sdp().unwrap().contains("a=recvonly"));
+    let LegRemote::Rtp(remote) = &world.only_bridge().remotes.last().unwrap().1 else { panic!() };
+    assert!(!remote.sending);
+    world.script("BYE", 3, Some(&ok), "");
+    assert_eq!(world.phone(BOB).live(), 0);
+    world.settle();
+}
+
+#[test]
+fn a_caller_whose_late_answer_cannot_be_used_is_let_go_with_the_callee() {
+    for (transcoding, answer) in
+        [(false, Offer::rtp(&[Codec::Pcmu]).sdp), (true, "v=0\r\n".to_owned()), (true, String::new())]
+    {
+        let mut world = World::with(27, |routes| routes.trunks[0].transcoding = transcoding);
+        let answers = world.script("INVITE", 1, None, "");
+        let ok = answers.last().unwrap().clone();
+        assert_eq!(sdp::parse(ok.sdp().unwrap()).unwrap().codecs.len(), if transcoding { 3 } else { 1 });
+        let answers = world.script("ACK", 1, Some(&ok), &answer);
+        let bye = answers.iter().find(|message| message.method() == Some("BYE")).expect("a BYE");
+        assert!(bye.header("Call-ID") == Some("scripted"));
+        assert_eq!((world.phone(BOB).live(), world.bridges.len()), (0, 0));
+        world.settle();
+    }
 }
 
 #[test]

@@ -29,6 +29,51 @@ fn addresses(list: &[&str]) -> Records {
     Records::Addresses(list.iter().map(|ip| ip.parse().unwrap()).collect())
 }
 
+// ---- offers by UPDATE (RFC 3311) ------------------------------------------------------------------------------------
+
+#[test]
+fn an_offer_by_update_is_asked_about_and_answered_or_refused_without_an_ack() {
+    let mut t = Table::answered(|_| {});
+    t.events();
+    let update =
+        |t: &mut Table, number: u32, sdp: &str| t.request("UPDATE", number, |m| m.set_body("application/sdp", sdp));
+    update(&mut t, 1, "v=0\r\nheld");
+    assert_eq!(t.events(), [SipEvent::ReInvite { call: t.call, sdp: Some("v=0\r\nheld".into()) }]);
+    // One offer at a time.
+    update(&mut t, 2, OFFER);
+    let second = t.take();
+    assert_eq!((second.code(), second.header("Retry-After").is_some()), (Some(500), true));
+    t.agent.answer_reinvite(t.now, t.call, Some("v=0\r\nanswer"));
+    let response = t.take();
+    assert_eq!((response.code(), response.cseq()), (Some(200), Some((1, "UPDATE"))));
+    assert_eq!((response.sdp(), response.contact().is_some()), (Some("v=0\r\nanswer"), true));
+    t.run_for(5_000);
+    t.assert_silent();
+    // The same once more is a refresh.
+    update(&mut t, 3, "v=0\r\nheld");
+    assert_eq!((t.take().sdp().map(str::to_owned), t.events()), (Some("v=0\r\nanswer".to_owned()), vec![]));
+    update(&mut t, 4, "v=0\r\nnonsense");
+    t.events();
+    t.agent.answer_reinvite(t.now, t.call, None);
+    assert_eq!(t.take().code(), Some(488));
+    // Ours is under way.
+    t.agent.reinvite(t.now, t.call, OFFER);
+    assert_eq!(t.take().method(), Some("INVITE"));
+    update(&mut t, 5, "v=0\r\nheld");
+    assert_eq!(t.take().code(), Some(491));
+}
+
+#[test]
+fn an_offer_by_update_before_the_answer_is_put_off() {
+    let mut t = Table::incoming();
+    t.agent.ring(t.now, t.call, None);
+    let ringing = t.take();
+    t.follow(&ringing);
+    t.request("UPDATE", 9, offer);
+    let response = t.take();
+    assert_eq!((response.code(), response.header("Retry-After").is_some()), (Some(500), true));
+}
+
 // ---- places ---------------------------------------------------------------------------------------------------------
 
 #[test]

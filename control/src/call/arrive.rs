@@ -5,8 +5,8 @@
 
 use super::context::Context;
 use super::exchange::Arrived;
-use super::half::Half;
-use super::hunt::Way;
+use super::half::{Formats, Half, MediaKind};
+use super::hunt::{DEVICE_CODECS, Way};
 use super::limits::HEADERS_PASSED_MAX;
 use crate::route::{self, Asked, Caller, Source, TrunkId};
 use crate::sip::gatekeeper::{Admitted, Refusal};
@@ -75,8 +75,10 @@ pub(super) fn read(
     if found.destinations.is_empty() {
         return Err(Refusal::warned(404, &found.refusal()));
     }
-    let Some(sdp) = sdp else { return Err(Refusal::warned(488, "an INVITE without an offer is not served")) };
-    let half = Half::incoming(sdp, cx.random)?;
+    let half = match sdp {
+        Some(sdp) => Half::incoming(sdp, cx.random)?,
+        None => offering(cx, trunk, arrival),
+    };
     let is_passed =
         |(name, _): &(String, String)| name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("x-wa-"));
     let arrived = Arrived {
@@ -93,6 +95,15 @@ pub(super) fn read(
         max_forwards: Some(max_forwards - 1),
     };
     Ok((arrived, trunk))
+}
+
+/// For a caller that offers nothing: the offer is ours, in the 2xx, and its ACK brings the answer (RFC 3261 §13.2.1).
+fn offering(cx: &mut Context, trunk: Option<TrunkId>, arrival: &Arrival) -> Half {
+    let (kind, codecs) = match trunk.and_then(|id| cx.gate.routes.trunk(id)) {
+        Some(trunk) => (MediaKind::of_trunk(trunk), trunk.codecs.as_slice()),
+        None => (MediaKind::of_device(arrival.hop.transport), DEVICE_CODECS.as_slice()),
+    };
+    Half::outgoing(kind, Formats::own(codecs), cx.random)
 }
 
 /// User part and display name of a From or P-Asserted-Identity.

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The caller's leg is A, the callee's B. The caller is answered only when the callee has answered (or sends early media), with
-//! the codec that the callee took: then payloads pass untouched.
+//! the codec that the callee took: then payloads pass untouched. A caller that offers nothing is offered that codec in its 2xx, and
+//! answers in its ACK.
 //!
 //! Why both sides are the same kind of thing (`Party`): after a transfer nobody is caller or callee any more, and whoever may
 //! hold, press keys or hang up on one side may do so on the other.
@@ -213,7 +214,12 @@ impl Exchange {
                 }
             }
             SipEvent::ReInvite { .. } => cx.sip.answer_reinvite(cx.now, call, None),
-            SipEvent::LateAnswer { sdp, .. } if self.end.is_none() => party.answered_late(cx, &sdp),
+            SipEvent::LateAnswer { sdp, .. } if self.end.is_none() => {
+                if let Err(words) = party.answered_late(cx, &sdp) {
+                    let words = format!("the answer to our offer cannot be used: {words}");
+                    self.end(cx, CallEnd::new(&subject, "bad_sdp", words));
+                }
+            }
             SipEvent::InfoDigit { digit, duration_ms, .. } => {
                 let leg = party.seat.other();
                 cx.note(&self.call_id, Step::Digit, format!("{digit} from {subject}, {duration_ms} ms, by INFO"));
@@ -425,6 +431,11 @@ impl Exchange {
     }
 
     fn caller_rings(&mut self, cx: &mut Context, code: u16, early: Option<CodecFormat>) {
+        let offers = self.parties[0].as_ref().filter(|near| near.half.is_ours_to_offer());
+        if offers.and_then(|near| near.call).is_some_and(|call| cx.sip.rings_reliably(call)) {
+            return; // a reliable 18x would have to bring the offer (RFC 3262 §5), and what to offer is not known yet
+        }
+        let early = early.filter(|_| offers.is_none());
         let answer = early.map(|codec| self.answer_caller(cx, codec));
         let Some(near) = self.parties[0].as_ref().and_then(|near| near.call) else { return };
         match answer {
@@ -446,7 +457,14 @@ impl Exchange {
         if let Some(answer) = &self.answer {
             return Ok(answer.clone());
         }
+        let may_transcode = self.parties.iter().flatten().all(|party| party.transcoding);
         let Some(near) = &mut self.parties[0] else { return Err(Refusal::code(500)) };
+        if near.half.is_ours_to_offer() {
+            near.half.prefer(theirs.codec, !may_transcode);
+            let offer = near.half.offer(addresses(cx));
+            self.answer = Some(offer.clone());
+            return Ok(offer);
+        }
         let formats = near.half.formats();
         let (codec, wishes) = match (formats.of(theirs.codec), formats.codecs.first()) {
             // Relayed: what the callee wishes to receive is for the caller to follow.

@@ -19,7 +19,7 @@ use super::half::{Formats, Half, MediaKind};
 use super::limits::{HUNT_GRACE_MS, HUNT_WAYS_MAX, USER_RING_MS_MAX};
 use super::party::{Party, addresses};
 use crate::registrar::Binding;
-use crate::route::{Caller, Destination, Ice, MediaProfile, Source, TrunkId};
+use crate::route::{Caller, Destination, Source, TrunkId};
 use crate::sip::gatekeeper::Refusal;
 use crate::sip::{Invite, SipCallId, SipEnd, SipEvent};
 use crate::trace::timeline::Step;
@@ -30,7 +30,7 @@ use engine::time::Instant;
 use std::collections::VecDeque;
 
 /// Codecs of devices and bots, in our order of preference where theirs is unknown.
-const DEVICE_CODECS: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
+pub(super) const DEVICE_CODECS: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
 const ROUTE_CODECS: [Codec; 2] = [Codec::Pcmu, Codec::Pcma];
 
 /// Why the others are cancelled: their users have missed nothing (RFC 3326 §2).
@@ -499,11 +499,7 @@ impl Hunt {
             ring_ms_max: u64::from(trunk.ring_s) * 1_000,
             ..Invite::default()
         };
-        let kind = match trunk.media {
-            MediaProfile::Rtp => MediaKind::Rtp,
-            MediaProfile::Sdes => MediaKind::Sdes,
-            MediaProfile::Webrtc => MediaKind::Webrtc(trunk.ice),
-        };
+        let kind = MediaKind::of_trunk(trunk);
         let transcoding = trunk.transcoding;
         Ok(Target { subject, trunk: Some(id), user: None, kind, formats, narrow, transcoding, invite })
     }
@@ -530,12 +526,7 @@ impl Hunt {
     }
 
     fn device_target(&self, user: &str, device: &Binding, offered: &(Formats, bool)) -> Target {
-        let transport = device.hop.transport;
-        let kind = match (transport.is_websocket(), transport.is_secure()) {
-            (true, _) => MediaKind::Webrtc(Ice::Lite),
-            (false, true) => MediaKind::Sdes,
-            (false, false) => MediaKind::Rtp,
-        };
+        let kind = MediaKind::of_device(device.hop.transport);
         let invite = Invite {
             target: device.contact.clone(),
             hop: Some(device.hop.clone()),

@@ -265,7 +265,9 @@ impl Session {
                 }
             }
             SipEvent::ReInvite { .. } => cx.sip.answer_reinvite(cx.now, call, None),
-            SipEvent::LateAnswer { sdp, .. } if is_live => far.answered_late(cx, &sdp),
+            SipEvent::LateAnswer { sdp, .. } if is_live => {
+                let _ = far.answered_late(cx, &sdp); // whoever was called has answered before
+            }
             SipEvent::InfoDigit { digit, duration_ms, .. } => {
                 self.note(cx, Step::Digit, format!("{digit} from SIP, {duration_ms} ms, by INFO"));
                 if let Some(digit) = Digit::from_char(digit) {

@@ -191,7 +191,7 @@ impl SipAgent {
         self.with(now, call, |call, core| call.reject(core, now, refusal, end));
     }
 
-    /// Answers a re-INVITE: 200 with SDP, or 488 when `None`.
+    /// Answers a re-INVITE, or an UPDATE with an offer: 200 with SDP, or 488 when `None`.
     pub fn answer_reinvite(&mut self, now: Instant, call: SipCallId, sdp: Option<&str>) {
         self.with(now, call, |call, core| call.answer_reinvite(core, now, sdp));
     }
@@ -328,6 +328,11 @@ impl SipAgent {
     /// The Call-ID of a call.
     pub fn call_id(&self, call: SipCallId) -> Option<&str> {
         self.calls.get(&call).map(|call| call.call_id.as_str())
+    }
+
+    /// UAS: whether the caller insists on reliable provisional responses (RFC 3262).
+    pub fn rings_reliably(&self, call: SipCallId) -> bool {
+        self.calls.get(&call).is_some_and(|call| call.reliable.is_some())
     }
 
     /// How a call is named to its peer, in the Replaces of a Refer-To or INVITE (RFC 3891 §3).

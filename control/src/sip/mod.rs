@@ -195,7 +195,7 @@ pub enum SipEvent {
         /// The answer.
         sdp: String,
     },
-    /// A re-INVITE with a new offer came; answer it with `answer_reinvite`. One without an offer is treated as an offer request.
+    /// A re-INVITE or UPDATE with a new offer came; answer it with `answer_reinvite`. One without an offer is treated as an offer request.
     ReInvite {
         /// Which call.
         call: SipCallId,

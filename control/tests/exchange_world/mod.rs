@@ -7,6 +7,7 @@ use control::call::{EdgeReply, EdgeRequest, NewSession};
 use control::registrar::{Group, User};
 use control::route::{Pattern, Routes, Transport, Trunk};
 use control::sip::locate::{Question, Records};
+use control::sip::message::Message;
 use control::sip::transport::{Hop, PeerIdentity};
 use control::sip::{
     Credentials, Invite, Register, Replaces, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput,
@@ -29,6 +30,9 @@ pub(crate) const BOB: &str = "198.51.100.13:5060";
 pub(crate) const CAROL: &str = "198.51.100.14:5060";
 pub(crate) const TRUNK_A: &str = "203.0.113.5:5060";
 pub(crate) const TRUNK_B: &str = "203.0.113.6:5060";
+
+/// Another port of trunk a's: its messages are written by the test.
+pub(crate) const SCRIPT: &str = "203.0.113.5:5070";
 
 /// Rounds of one drain; more means that two parts answer each other without end.
 const DRAIN_ROUNDS_MAX: usize = 10_000;
@@ -207,6 +211,8 @@ pub(crate) struct World {
     pub(crate) refuses_legs: Option<BridgeId>,
     /// The engine says nothing about spare legs.
     pub(crate) mute_engine: bool,
+    /// What came to `SCRIPT`.
+    pub(crate) scripted: Vec<Message>,
 }
 
 pub(crate) fn address(text: &str) -> SocketAddr {
@@ -280,6 +286,7 @@ impl World {
             token: String::new(),
             refuses_legs: None,
             mute_engine: false,
+            scripted: Vec::new(),
         };
         for (text, user) in [(ALICE, "alice"), (ALICE_TOO, "alice"), (BOB, "bob"), (CAROL, "carol")] {
             world.register(text, user);
@@ -421,6 +428,26 @@ impl World {
         self.drain();
     }
 
+    /// A request from `SCRIPT`; inside the dialog of `last`, if there is one. Answers what came back.
+    pub(crate) fn script(&mut self, method: &str, cseq: u32, last: Option<&Message>, sdp: &str) -> Vec<Message> {
+        let tag = last.and_then(|last| last.to_tag()).map(|tag| format!(";tag={tag}")).unwrap_or_default();
+        let mut request = Message::request(method, "sip:bob@192.0.2.1");
+        request.push("Via", format!("SIP/2.0/UDP {SCRIPT};branch=z9hG4bK{method}{cseq}"));
+        request.push("Max-Forwards", "70");
+        request.push("From", "<sip:+441632960000@203.0.113.5>;tag=script");
+        request.push("To", format!("<sip:bob@192.0.2.1>{tag}"));
+        request.push("Call-ID", "scripted");
+        request.push("CSeq", format!("{cseq} {method}"));
+        request.push("Contact", format!("<sip:{SCRIPT}>"));
+        if !sdp.is_empty() {
+            request.set_body("application/sdp", sdp);
+        }
+        self.scripted.clear();
+        self.send(address(SCRIPT), address(GATEWAY), &request.to_bytes());
+        self.run_ms(1_000);
+        self.scripted.clone()
+    }
+
     /// A phone's INVITE takes the place of another call.
     pub(crate) fn replace(&mut self, from: &str, replaces: &Replaces, offer: Offer) -> SipCallId {
         self.dial(from, "anybody", offer.header("Replaces", &replaces.header()))
@@ -510,6 +537,8 @@ impl World {
             let (_, (from, to, bytes)) = self.wire.pop_first().unwrap();
             if to == address(GATEWAY) {
                 self.gateway.handle_sip_message(now, &Hop::udp(from), &PeerIdentity::default(), &bytes);
+            } else if to == address(SCRIPT) {
+                self.scripted.push(Message::parse(&bytes).unwrap());
             } else if let Some(phone) = self.phones.get_mut(&to).filter(|phone| phone.does != Does::Dead) {
                 phone.agent.handle_datagram(now, from, &bytes);
             }
