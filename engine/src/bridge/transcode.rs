@@ -41,6 +41,8 @@ pub(super) struct Arrival {
     clock_rate_hz: i32,
     /// What is said before the exit can send, and later what comes too early.
     backlog: Backlog,
+    /// The backlog has run behind the source and has not caught up in its pauses: what comes at once behind an outage waits its turn too.
+    lags: bool,
     voice: Voice,
     /// Runs from the first moment that the exit can send.
     pace: Option<Pace>,
@@ -59,6 +61,7 @@ impl Arrival {
             hearing: Hearing::new(source, voice.rate_hz()),
             clock_rate_hz: source.clock_rate_hz() as i32,
             backlog: Backlog::new(),
+            lags: false,
             voice,
             pace: None,
             comforted: 0,
@@ -176,7 +179,10 @@ impl Arrival {
             self.hearing.take_frame(&mut frame);
             let pcm = &frame[..self.hearing.frame_samples()];
             match &mut self.pace {
-                None => self.backlog.push(pcm),
+                None => {
+                    self.lags = true;
+                    self.backlog.push(pcm);
+                }
                 // Nobody listens to a leg on hold; its clock goes on, so that nothing is to be caught up afterwards.
                 Some(pace) if !exit.can_send() => {
                     let skipped = pace.skip(exit.now);
@@ -188,7 +194,8 @@ impl Arrival {
                     pace.heard(exit.now);
                     self.debt -= self.hearing.frame_samples() as i32;
                 }
-                Some(pace) if self.backlog.is_empty() => {
+                Some(pace) if self.backlog.is_empty() && !(self.lags && exit.now < pace.waiting()) => {
+                    self.lags = false;
                     pace.passed(exit.now);
                     self.voice.speak(pcm, exit);
                 }
