@@ -5,7 +5,7 @@ use super::exchange::Exchange;
 use super::machine::CallEnd;
 use super::session::Session;
 use crate::sip::{SipCallId, SipEvent};
-use engine::bridge::BridgeEvent;
+use engine::bridge::{BridgeEvent, LegName};
 use engine::leg::LocalLeg;
 use engine::time::Instant;
 use engine::worker::RefuseReason;
@@ -66,6 +66,14 @@ impl Talk {
         }
     }
 
+    /// What kind of peer is at each leg, for figures.
+    pub(super) fn peers(&self) -> [&'static str; 2] {
+        match self {
+            Talk::Session(session) => ["whatsapp", session.far_subject().map_or("sip", kind)],
+            Talk::Exchange(exchange) => [LegName::A, LegName::B].map(|leg| kind(&exchange.subject(leg))),
+        }
+    }
+
     pub(super) fn deadline(&self) -> Instant {
         match self {
             Talk::Session(session) => session.deadline(),
@@ -85,5 +93,14 @@ impl Talk {
             Talk::Session(session) => session.bury(cx),
             Talk::Exchange(exchange) => exchange.bury(cx),
         }
+    }
+}
+
+/// Subjects hold names; kinds are few.
+fn kind(subject: &str) -> &'static str {
+    match subject.split(' ').next() {
+        Some("trunk") => "trunk",
+        Some("user") => "user",
+        _ => "sip",
     }
 }
