@@ -5,6 +5,7 @@
 //! exchanges, which begin with an INVITE of a trunk or a user. Who is called is for the routes to say in both.
 
 mod figures;
+mod joins;
 
 use super::arrive;
 use super::context::{Calls, Context};
@@ -29,7 +30,7 @@ use crate::sip::{
 };
 use crate::store::Change;
 use crate::trace::timeline::Entry;
-use engine::bridge::BridgeCommand;
+use engine::bridge::{BridgeCommand, BridgeEvent};
 use engine::random::Random;
 use engine::sdp::Codec;
 use engine::time::Instant;
@@ -188,6 +189,8 @@ pub struct Edge {
     load: Load,
     gate: Gate,
     timers: BTreeSet<(Instant, u64)>,
+    /// Calls about to be brought together.
+    joins: Vec<joins::Join>,
     retained: Retained,
     farewells: Farewells,
     workers: Vec<Worker>,
@@ -231,6 +234,7 @@ impl Edge {
             load: Load::default(),
             gate,
             timers: BTreeSet::new(),
+            joins: Vec::new(),
             retained: Retained::default(),
             farewells: Farewells::default(),
             workers: (0..workers.max(1)).map(|_| Worker::default()).collect(),
@@ -291,6 +295,7 @@ impl Edge {
             }
             Event::Opened { bridge, a, b } => self.with(now, bridge.0, |talk, cx| talk.opened(cx, &a, &b)),
             Event::Refused { bridge, reason } => self.with(now, bridge.0, |talk, cx| talk.refused(cx, reason)),
+            Event::Bridge { bridge, event } if self.join_heard(now, bridge.0, &event) => {}
             Event::Bridge { bridge, event } => self.with(now, bridge.0, |talk, cx| talk.handle_bridge(cx, event)),
         }
     }
@@ -370,6 +375,7 @@ impl Edge {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.sip.handle_timeout(now);
         self.gate.handle_timeout(now);
+        self.joins_timeout(now);
         while let Some(&(due, number)) = self.timers.first()
             && due <= now
         {
@@ -414,7 +420,7 @@ impl Edge {
             }
             let session = self.timers.first().map_or(Instant::NEVER, |(due, _)| *due);
             let rest = self.retry.min(self.retained.deadline()).min(self.gate.deadline());
-            let rest = rest.min(self.farewells.deadline());
+            let rest = rest.min(self.farewells.deadline()).min(self.joins_deadline());
             return EdgeOutput::Timeout(sip.min(session).min(rest));
         }
     }
@@ -603,8 +609,11 @@ impl Edge {
         }
         let Some(number) = self.calls.owner(call) else { return };
         let is_over = matches!(event, SipEvent::Ended { .. });
-        if is_over && let Some((_, Some(trunk))) = self.calls.remove(call) {
-            self.load.end(trunk);
+        if is_over {
+            if let Some((_, Some(trunk))) = self.calls.remove(call) {
+                self.load.end(trunk);
+            }
+            self.newcomer_left(now, call);
         }
         if matches!(event, SipEvent::InviteSent { .. })
             && let Some(sip_call_id) = self.sip.call_id(call).map(str::to_owned)
@@ -613,6 +622,7 @@ impl Edge {
             let call_id = entered.talk.call_id().to_owned();
             self.out.push_back(EdgeOutput::Linked { call_id, sip_call_id });
         }
+        let Some(event) = self.attend(now, number, event) else { return };
         self.with(now, number, |talk, cx| talk.handle_sip(cx, call, event));
     }
 
@@ -688,14 +698,18 @@ impl Edge {
             let retry_after_s = Some(limits::RETRY_AFTER_S);
             return Err(Refusal { retry_after_s, ..Refusal::warned(503, words) });
         }
+        if let Some(replaced) = arrival.replaces {
+            return self.arrive_instead(now, call, from, sdp, arrival, replaced);
+        }
         let (number, worker) = self.take_number();
         let mut cx = self.context(now, number, worker);
         let (arrived, trunk) = arrive::read(&mut cx, call, target, from, sdp, arrival)?;
+        let user = arrived.user().map(str::to_owned);
         let exchange = Exchange::open(&mut cx, arrived)?;
         if let Some(trunk) = trunk {
             cx.load.begin(trunk);
         }
-        cx.calls.insert(call, number, trunk);
+        cx.calls.insert(call, number, trunk, user.as_deref());
         self.enter(now, number, worker, Talk::Exchange(Box::new(exchange)));
         Ok(())
     }
@@ -726,6 +740,7 @@ impl Edge {
         let Some(mut entered) = self.sessions.remove(&number) else { return };
         change(&mut entered.talk, &mut self.context(now, number, entered.worker));
         self.sessions.insert(number, entered);
+        self.part(now, number);
         self.settle(now, number);
     }
 

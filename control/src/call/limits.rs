@@ -99,6 +99,15 @@ pub const CALL_RING_MS_MAX: u64 = 180_000;
 /// Grace behind the ring limit, in which the SIP calls end by their own timers and say why.
 pub const HUNT_GRACE_MS: u64 = 500;
 
+/// Attended transfers and replacements that may be under way at once; each takes some milliseconds. Past it they are refused.
+pub const JOINS_MAX: usize = 1_024;
+
+/// Time the engine may take to open their legs. Past it the calls stay as they are.
+pub const JOIN_MS_MAX: u64 = 5_000;
+
+/// Calls that are joined one behind the other by attended transfers, each a bridge. Past it further transfers are refused.
+pub const JOINED_MAX: usize = 8;
+
 /// `x-wa-` headers of a call that are passed on. Past it the rest is left out.
 pub const HEADERS_PASSED_MAX: usize = 16;
 /// Shortest and longest lease of a session, in seconds. A wish outside of them is brought into them.

@@ -204,6 +204,7 @@ fn engine(text: &mut Samples, workers: &[Metrics]) {
     for (worker, metrics) in workers.iter().enumerate() {
         let labels = format!("{{worker=\"{worker}\"}}");
         line(text, "engine_busy_permille", &labels, metrics.busy_permille);
+        line(text, "engine_cpu_permille", &labels, metrics.cpu_permille);
         line(text, "engine_encoder_complexity", &labels, metrics.complexity);
     }
     let mut timers = 0;
