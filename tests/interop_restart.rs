@@ -2,6 +2,7 @@
 //! media and a bot that outlives them.
 
 mod interop;
+mod passthrough;
 mod restart;
 
 use interop::{in_namespace, output_of, until};
