@@ -47,6 +47,10 @@ impl Calls {
         self.owners.get(&call).map(|owner| owner.number)
     }
 
+    pub fn trunk(&self, call: SipCallId) -> Option<TrunkId> {
+        self.owners.get(&call)?.trunk
+    }
+
     /// The call is over; answers whose it was and which trunk carried it.
     pub fn remove(&mut self, call: SipCallId) -> Option<(u64, Option<TrunkId>)> {
         let Owner { number, trunk, user } = self.owners.remove(&call)?;

@@ -9,6 +9,7 @@ mod joins;
 use super::arrive;
 use super::context::{Calls, Context};
 use super::exchange::Exchange;
+use super::farewell::Farewells;
 use super::hunt::Way;
 use super::lease::{SessionName, SessionState};
 use super::machine::CallEnd;
@@ -23,16 +24,22 @@ use crate::sip::gatekeeper::Refusal;
 use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
 use crate::sip::{
-    Arrival, Credentials, RegistrationId, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput, TraceMessage,
+    Arrival, Credentials, Kept, KeptDialog, RegistrationId, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput,
+    TraceMessage,
 };
+use crate::store::Change;
 use crate::trace::timeline::Entry;
 use engine::bridge::{BridgeCommand, BridgeEvent};
 use engine::random::Random;
+use engine::sdp::Codec;
 use engine::time::Instant;
 use engine::worker::{Command, Event, RefuseReason};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+
+/// Codecs of sessions where the configuration says nothing, best first.
+pub const CODECS_DEFAULT: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
 
 /// Where calls go and what we say about ourselves.
 #[derive(Clone)]
@@ -55,6 +62,8 @@ pub struct EdgeConfig {
     pub destinations_allowed: Vec<String>,
     /// Prefixes of callback URLs that are allowed beside loopback.
     pub callbacks_allowed: Vec<String>,
+    /// Codecs of sessions, best first. Opus leads: PCMU beside it in WhatsApp's offer means that WhatsApp would transcode.
+    pub codecs: Vec<Codec>,
     /// Live sessions; past it `new` is refused.
     pub sessions_max: usize,
     /// Time the SIP side may ring.
@@ -74,6 +83,7 @@ impl EdgeConfig {
             routes: BTreeMap::new(),
             destinations_allowed: Vec::new(),
             callbacks_allowed: Vec::new(),
+            codecs: CODECS_DEFAULT.to_vec(),
             sessions_max: limits::SESSIONS_MAX,
             ring_ms_max: limits::RING_MS_MAX,
         }
@@ -150,6 +160,8 @@ pub enum EdgeOutput {
         /// What.
         event: EdgeEvent,
     },
+    /// For the store; only after `restore`.
+    Store(Change),
     /// For the call's timeline.
     Timeline(Entry),
     /// Nothing to do before this instant.
@@ -182,6 +194,8 @@ pub struct EdgeCounters {
     pub mailbox_full: u64,
     /// Datagrams at the SIP port that could not be read.
     pub sip_malformed: u64,
+    /// SIP calls of the last run that were sent a BYE.
+    pub sip_calls_cut: u64,
 }
 
 /// Every session of this process.
@@ -205,6 +219,7 @@ pub struct Edge {
     /// Calls about to be brought together.
     joins: Vec<joins::Join>,
     retained: Retained,
+    farewells: Farewells,
     workers: Vec<Worker>,
     /// When the backlogs are offered again.
     retry: Instant,
@@ -248,10 +263,21 @@ impl Edge {
             timers: BTreeSet::new(),
             joins: Vec::new(),
             retained: Retained::default(),
+            farewells: Farewells::default(),
             workers: (0..workers.max(1)).map(|_| Worker::default()).collect(),
             retry: Instant::NEVER,
             out: VecDeque::new(),
         }
+    }
+
+    /// Ends what the last run left behind, and tells by `Store` from now on what the next one would need. Call once, at the start.
+    pub fn restore(&mut self, now: Instant, dialogs: BTreeMap<String, KeptDialog>) {
+        if !dialogs.is_empty() {
+            tracing::info!("{} SIP calls of the last run are ended with BYE", dialogs.len());
+        }
+        self.sip.keep_dialogs();
+        self.farewells.begin(now, dialogs);
+        self.say_farewells(now);
     }
 
     /// Takes one request; answered by `Reply` with the same number.
@@ -400,6 +426,7 @@ impl Edge {
             }
         }
         self.retained.expire(now);
+        self.say_farewells(now);
     }
 
     /// Call until `Timeout`.
@@ -420,8 +447,12 @@ impl Edge {
                 }
                 SipOutput::Timeout(due) => due,
             };
+            if let Some(kept) = self.sip.poll_kept() {
+                return EdgeOutput::Store(self.change(kept));
+            }
             let session = self.timers.first().map_or(Instant::NEVER, |(due, _)| *due);
-            let rest = self.retry.min(self.retained.deadline()).min(self.gate.deadline()).min(self.joins_deadline());
+            let rest = self.retry.min(self.retained.deadline()).min(self.gate.deadline());
+            let rest = rest.min(self.farewells.deadline()).min(self.joins_deadline());
             return EdgeOutput::Timeout(sip.min(session).min(rest));
         }
     }
@@ -500,7 +531,7 @@ impl Edge {
         {
             return Err(EdgeError::new(403, "callback_forbidden", "callback_url is not allowed by the configuration"));
         }
-        let plan = Plan::read(&new.sdp_offer)?;
+        let plan = Plan::read(&new.sdp_offer, &self.config.codecs)?;
         let ways = self.ways(now, &new)?;
         self.open(now, request, new, ways, plan, offer_digest)
     }
@@ -636,6 +667,36 @@ impl Edge {
         }
         let Some(event) = self.attend(now, number, event) else { return };
         self.with(now, number, |talk, cx| talk.handle_sip(cx, call, event));
+    }
+
+    /// What the store is told of a dialog. The user name alone does not say whose credentials they were.
+    fn change(&self, kept: Kept) -> Change {
+        match kept {
+            Kept::Up { call, key, mut dialog } => {
+                let trunk =
+                    self.calls.trunk(call).and_then(|id| self.gate.routes.trunks().find(|(known, _)| *known == id));
+                dialog.trunk = trunk.map(|(_, trunk)| trunk.name.clone());
+                Change::Dialog { key, dialog }
+            }
+            Kept::Over { key } => Change::DialogOver { key },
+        }
+    }
+
+    fn say_farewells(&mut self, now: Instant) {
+        let (config, routes) = (&self.config, &self.gate.routes);
+        // As they are configured now, which the peer may know better than the old ones.
+        let credentials = |dialog: &KeptDialog| {
+            let trunk = routes.trunks.iter().find(|trunk| Some(&trunk.name) == dialog.trunk.as_ref());
+            if let Some(trunk) = trunk {
+                return trunk.credentials.clone();
+            }
+            let all = config.default_route.iter().chain(config.routes.values()).filter_map(|r| r.credentials.as_ref());
+            all.into_iter().find(|known| Some(&known.username) == dialog.username.as_ref()).cloned()
+        };
+        let registrar = &self.gate.registrar;
+        let forget = |change| self.out.push_back(EdgeOutput::Store(change));
+        self.counters.sip_calls_cut +=
+            self.farewells.handle_timeout(now, &mut self.sip, registrar, credentials, forget);
     }
 
     /// Registers at every trunk that wants it. For a program that starts.

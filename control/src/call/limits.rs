@@ -144,3 +144,20 @@ pub const GOODBYE_BACKOFF_MS_MAX: u64 = 30_000;
 
 /// Calls of which only a goodbye is left, repeated slowly. Past it a goodbye gets `GOODBYE_TRIES_MAX` tries.
 pub const GOODBYES_MAX: usize = 16_384;
+
+/// BYEs to calls of the last run that are said at once after a start; the next portion follows after `FAREWELL_PAUSE_MS`.
+pub const FAREWELLS_AT_ONCE: usize = 64;
+
+/// Pause between two portions of them.
+pub const FAREWELL_PAUSE_MS: u64 = 40;
+// The last of all calls hears of it within some seconds.
+const _: () = assert!((crate::sip::limits::CALLS_MAX / FAREWELLS_AT_ONCE) as u64 * FAREWELL_PAUSE_MS <= 6_000);
+
+/// Calls of the last run whose browser must register again before it hears the BYE. Past it the others hear none.
+pub const FAREWELLS_AWAY_MAX: usize = 4_096;
+
+/// Time they have for it. After that their calls are forgotten.
+pub const FAREWELL_DEVICE_MS_MAX: u64 = 120_000;
+
+/// Pause between two looks for them.
+pub const FAREWELLS_AWAY_PAUSE_MS: u64 = 250;

@@ -6,6 +6,7 @@ mod arrive;
 mod context;
 pub mod edge;
 mod exchange;
+mod farewell;
 mod half;
 mod hunt;
 pub mod lease;

@@ -14,6 +14,7 @@
 mod call;
 mod client;
 mod door;
+pub mod kept;
 mod refer;
 mod reliable;
 mod session;
@@ -36,6 +37,7 @@ use call::{Call, Purpose};
 use client::{Registration, Watched};
 use engine::random::Random;
 use engine::time::Instant;
+use kept::Kept;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
@@ -72,6 +74,8 @@ struct Core {
     guard: Guard,
     places: Places,
     outputs: VecDeque<SipOutput>,
+    /// What changed about dialogs that are kept; `None`: nobody keeps any.
+    kept: Option<VecDeque<Kept>>,
     tracing: bool,
     /// Of the call into the agent that is under way; for the trace only.
     now: Instant,
@@ -138,6 +142,7 @@ impl SipAgent {
             deadlines: BTreeSet::new(),
             places: Places::default(),
             outputs: VecDeque::with_capacity(OUTPUTS_RESERVED),
+            kept: None,
             tracing: false,
             now: Instant::ZERO,
         };
@@ -489,6 +494,7 @@ impl SipAgent {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let next = call.deadline();
         self.core.set_deadline(Timed::Call(id), &mut call.registered, next);
+        call.keep(&mut self.core);
         if call.is_over() {
             self.core.deadlines.remove(&(call.registered, Timed::Call(id)));
             self.core.dialogs.remove(&(call.call_id.clone(), call.local_tag.clone()));

@@ -18,6 +18,7 @@ pub mod transport;
 pub mod uri;
 
 pub use agent::SipAgent;
+pub use agent::kept::{Kept, KeptDialog};
 use engine::time::Instant;
 use gatekeeper::Admitted;
 use locate::Question;

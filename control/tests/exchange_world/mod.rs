@@ -10,8 +10,9 @@ use control::sip::locate::{Question, Records};
 use control::sip::message::Message;
 use control::sip::transport::{Hop, PeerIdentity};
 use control::sip::{
-    Credentials, Invite, Register, Replaces, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput,
+    Credentials, Invite, KeptDialog, Register, Replaces, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput,
 };
+use control::store::Change;
 use control::trace::timeline::Step;
 use engine::bridge::{BridgeCommand, BridgeEvent, BridgeId, LegConfig, LegName, LegRemote};
 use engine::error::{Cause, End, Side};
@@ -196,6 +197,9 @@ pub(crate) struct Played {
 pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) gateway: Edge,
+    pub(crate) config: EdgeConfig,
+    /// What the gateway's store holds.
+    pub(crate) kept: BTreeMap<String, KeptDialog>,
     pub(crate) gateway_deadline: Instant,
     pub(crate) phones: BTreeMap<SocketAddr, Phone>,
     pub(crate) bridges: BTreeMap<BridgeId, Played>,
@@ -272,7 +276,9 @@ impl World {
         }
         let mut world = World {
             now: Instant::from_millis(1_000),
-            gateway: Edge::new(config, 1, random.fork()),
+            gateway: Edge::new(config.clone(), 1, random.fork()),
+            config,
+            kept: BTreeMap::new(),
             gateway_deadline: Instant::NEVER,
             phones,
             bridges: BTreeMap::new(),
@@ -288,6 +294,7 @@ impl World {
             mute_engine: false,
             scripted: Vec::new(),
         };
+        world.gateway.restore(world.now, BTreeMap::new());
         for (text, user) in [(ALICE, "alice"), (ALICE_TOO, "alice"), (BOB, "bob"), (CAROL, "carol")] {
             world.register(text, user);
         }
@@ -464,6 +471,24 @@ impl World {
         self.drain();
     }
 
+    /// The gateway dies, and another one begins with what the store held.
+    pub(crate) fn crash(&mut self) {
+        self.gateway = Edge::new(self.config.clone(), 1, self.random.fork());
+        self.bridges.clear();
+        self.steps.clear();
+        self.token.clear();
+        self.gateway.restore(self.now, self.kept.clone());
+        self.drain();
+    }
+
+    fn remember(&mut self, change: Change) {
+        match change {
+            Change::Dialog { key, dialog } => drop(self.kept.insert(key, *dialog)),
+            Change::DialogOver { key } => assert!(self.kept.remove(&key).is_some(), "{key} was not kept"),
+            other => panic!("{other:?} of an edge"),
+        }
+    }
+
     pub(crate) fn only_bridge(&self) -> &Played {
         assert_eq!(self.bridges.len(), 1);
         self.bridges.values().next().unwrap()
@@ -496,6 +521,7 @@ impl World {
         assert_eq!(counters.sessions_begun, counters.sessions_ended);
         let ends = self.steps.iter().filter(|(step, _)| *step == Step::End).count() as u64;
         assert_eq!(ends, counters.sessions_ended, "one line per call says how it ended");
+        assert!(self.kept.is_empty(), "left in the store: {:?}", self.kept);
         for (name, phone) in &self.phones {
             assert_eq!(phone.agent.alive(), (0, 0), "left at {name}");
         }
@@ -590,6 +616,7 @@ impl World {
                 EdgeOutput::Reply { result, .. } => assert!(result.is_ok(), "{result:?}"),
                 EdgeOutput::Trace(_) => {}
                 EdgeOutput::Linked { .. } => {}
+                EdgeOutput::Store(change) => self.remember(change),
             }
             quiet = false;
         }

@@ -51,7 +51,7 @@ use std::net::SocketAddr;
 const BRIDGE_EVENTS_MAX: usize = 32;
 
 /// Events that have their place from the start: more at once than a call that is up ever has.
-const BRIDGE_EVENTS_USUAL: usize = 4;
+const BRIDGE_EVENTS_USUAL: usize = 2;
 
 /// A bridge of this process. Control chooses the numbers and never uses one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -393,6 +393,11 @@ impl Bridge {
     /// Whether each direction, A to B and B to A, passes payloads as they are, without any codec; `None` while there is no flow.
     pub fn relays(&self) -> [Option<bool>; 2] {
         [self.a_to_b.as_ref().map(Flow::is_relay), self.b_to_a.as_ref().map(Flow::is_relay)]
+    }
+
+    /// Whether media can flow: both directions have their flow.
+    pub fn carries(&self) -> bool {
+        self.a_to_b.is_some() && self.b_to_a.is_some()
     }
 
     fn leg_mut(&mut self, leg: LegName) -> Option<&mut Leg> {

@@ -56,7 +56,7 @@ impl Arrival {
             source: Source::default(),
             reorder: Reorder::new(),
             expected: 0,
-            hearing: Hearing::new(source, voice.rate_hz()),
+            hearing: Hearing::new(source, voice.rate_hz(), false),
             clock_rate_hz: source.clock_rate_hz() as i32,
             backlog: Backlog::new(),
             voice,

@@ -237,6 +237,7 @@ impl Call {
         if self.main == Some(leg) {
             self.refuse_peer_reinvite(core, now, 487);
             self.pending_2xx = None;
+            self.bye_wanted = false; // the peer's own says it all
             self.clear(Timer::Repeat2xx);
             self.end(core, end);
         } else if self.uas.is_some() {
