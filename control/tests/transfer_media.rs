@@ -10,8 +10,9 @@ use control::sip::{Credentials, Invite, Register, SipCallId, SipEvent};
 use control::sip_io::SipIoSettings;
 use engine::io::clock;
 use sip_wire::{Node, SOON};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use tokio::net::UdpSocket;
 
 /// What each says, in every byte of PCMU.
 const CUSTOMER: u8 = 0x11;
@@ -106,9 +107,8 @@ struct Voice {
 }
 
 impl Voice {
-    fn new(ip: IpAddr, says: u8) -> Voice {
-        let socket = UdpSocket::bind((ip, 0)).unwrap();
-        socket.set_nonblocking(true).unwrap();
+    async fn new(ip: IpAddr, says: u8) -> Voice {
+        let socket = UdpSocket::bind((ip, 0)).await.unwrap();
         Voice { socket, says, gateway: None, sequence: 0, heard: Vec::new() }
     }
 
@@ -129,12 +129,12 @@ impl Voice {
         packet.extend((u32::from(self.sequence) * 160).to_be_bytes());
         packet.extend([self.says; 4]);
         packet.extend([self.says; 160]);
-        let _ = self.socket.send_to(&packet, (gateway, port));
+        let _ = self.socket.try_send_to(&packet, (gateway, port).into());
     }
 
     fn listen(&mut self) {
         let mut packet = [0; 2_048];
-        while let Ok(len) = self.socket.recv(&mut packet) {
+        while let Ok(len) = self.socket.try_recv(&mut packet) {
             // RTP of PCMU only; RTCP shares the port.
             if len == 172 && packet[1] & 0x7f == 0 {
                 let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
@@ -169,10 +169,10 @@ impl World {
             bob: Node::start(node(ips[1]), None).await,
             carol: Node::start(node(ips[2]), None).await,
             voices: [
-                Voice::new(ips[0], CUSTOMER),
-                Voice::new(ips[1], BOB),
-                Voice::new(ips[1], BOB),
-                Voice::new(ips[2], CAROL),
+                Voice::new(ips[0], CUSTOMER).await,
+                Voice::new(ips[1], BOB).await,
+                Voice::new(ips[1], BOB).await,
+                Voice::new(ips[2], CAROL).await,
             ],
         };
         (world.bob.answers_with, world.carol.answers_with) = (Some(world.voices[1].sdp()), Some(world.voices[3].sdp()));
