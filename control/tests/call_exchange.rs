@@ -56,6 +56,8 @@ fn an_offer_passes_with_its_numbers_and_wishes_and_so_does_the_answer() {
     );
     assert_eq!(world.answer(TRUNK_A, call).codecs[0].opus.max_playback_rate_hz, Some(24_000));
     assert!(world.steps.iter().any(|(step, words)| *step == Step::Answered && words.contains("passed through")));
+    let meta = world.steps.iter().find(|(step, _)| *step == Step::Meta).map(|(_, words)| words.as_str());
+    assert_eq!(meta, Some("trunk a says x-wa-meta-cta-payload: p1"));
     world.settle();
 }
 
@@ -647,6 +649,9 @@ fn a_caller_that_offers_nothing_is_offered_the_callees_codec_and_answers_in_its_
     assert!(!remote.sending);
     world.script("BYE", 3, Some(&ok), "");
     assert_eq!(world.phone(BOB).live(), 0);
+    let said: Vec<&str> = world.steps.iter().filter(|(step, _)| *step == Step::Meta).map(|(_, w)| w.as_str()).collect();
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("trunk a says x-wa-meta-call-duration: 7; X-Other: xx") && said[0].len() < 400);
     world.settle();
 }
 

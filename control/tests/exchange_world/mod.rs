@@ -452,6 +452,10 @@ impl World {
         if !sdp.is_empty() {
             request.set_body("application/sdp", sdp);
         }
+        if method == "BYE" {
+            request.push("x-wa-meta-call-duration", "7");
+            request.push("X-Other", "x".repeat(1_000));
+        }
         self.scripted.clear();
         self.send(address(SCRIPT), address(GATEWAY), &request.to_bytes());
         self.run_ms(1_000);
