@@ -277,6 +277,7 @@ impl Session {
             SipEvent::TransferAsked { refer_to, referred_by, .. } => {
                 self.transfer(cx, call, &refer_to, referred_by.as_deref());
             }
+            SipEvent::ByeHeaders { headers, .. } => cx.note_headers(&self.call_id, &far.subject, &headers),
             SipEvent::Ended { end, .. } => {
                 far.call = None;
                 // Who asked for a transfer may go before it is done.
@@ -326,6 +327,11 @@ impl Session {
             (None, _) if !self.released => self.since.plus_millis(HELD_MS_MAX).min(hunt).min(lease),
             (None, _) => hunt.min(lease),
         }
+    }
+
+    /// Who has answered.
+    pub fn far_subject(&self) -> Option<&str> {
+        self.far.as_ref().map(|far| far.subject.as_str())
     }
 
     /// Whether it has ended and the bridge is gone; its SIP calls are the edge's to count.
