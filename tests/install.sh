@@ -27,40 +27,56 @@ as_root() {
 # Softphones of others come by npm; where node was not installed from Debian, npm came with it.
 if [ "$1" = test ] && ! command -v npm >/dev/null; then packages="$packages nodejs npm"; fi
 
-missing=
-for package in $packages; do
-    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
-    [ "$status" = installed ] || missing="$missing $package"
-done
-if [ -n "$missing" ]; then
+# A server that is only a test's peer must not start as a service of this machine.
+forbid_services() {
+    [ ! -e /usr/sbin/policy-rc.d ] || return 0
+    printf '#!/bin/sh\nexit 101\n' >"${TMPDIR:-/tmp}/policy-rc.d.$$"
+    as_root install -m 755 "${TMPDIR:-/tmp}/policy-rc.d.$$" /usr/sbin/policy-rc.d
+    rm -f "${TMPDIR:-/tmp}/policy-rc.d.$$"
+    trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+}
+
+# install_packages NAME...: those that are not there yet.
+install_packages() {
+    missing=
+    for package in "$@"; do
+        status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+        [ "$status" = installed ] || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
     echo "installing:$missing"
-    # A server that is only a test's peer must not start as a service of this machine.
-    if [ ! -e /usr/sbin/policy-rc.d ]; then
-        printf '#!/bin/sh\nexit 101\n' >"${TMPDIR:-/tmp}/policy-rc.d.$$"
-        as_root install -m 755 "${TMPDIR:-/tmp}/policy-rc.d.$$" /usr/sbin/policy-rc.d
-        rm -f "${TMPDIR:-/tmp}/policy-rc.d.$$"
-        trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
-    fi
-    as_root apt-get update -q
+    forbid_services
+    [ -n "${lists_are_fresh:-}" ] || as_root apt-get update -q
+    lists_are_fresh=1
     # shellcheck disable=SC2086
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
-fi
+}
 
+# shellcheck disable=SC2086
+install_packages $demo_packages
 command -v cargo >/dev/null || { echo "install.sh: cargo not found; install Rust 1.95 or newer" >&2; exit 1; }
 
 if [ "$1" = test ]; then
     tools=target/tools
     mkdir -p "$tools"
+    # Licences, bans and sources of what is linked in. It builds while packages are fetched.
+    deny=
+    if ! "$tools/bin/cargo-deny" --version 2>/dev/null | grep -q 0.20.2; then
+        cargo install -q --locked --debug --root "$tools" cargo-deny@0.20.2 &
+        deny=$!
+    fi
+fi
+
+# shellcheck disable=SC2086
+install_packages $packages
+
+if [ "$1" = test ]; then
     # PESQ (ITU-T P.862) scores what was heard.
     wanted=$(cat tests/interop/requirements.txt)
     if [ "$(cat "$tools/requirements.installed" 2>/dev/null || true)" != "$wanted" ]; then
         /usr/bin/python3 -m venv "$tools/python"
         "$tools/python/bin/pip" install -q --disable-pip-version-check -r tests/interop/requirements.txt
         printf '%s' "$wanted" >"$tools/requirements.installed"
-    fi
-    # Licences, bans and sources of what is linked in.
-    if ! "$tools/bin/cargo-deny" --version 2>/dev/null | grep -q 0.20.2; then
-        cargo install -q --locked --debug --root "$tools" cargo-deny@0.20.2
     fi
     # The WebRTC peer that shares no code with us, in WhatsApp's place.
     if [ ! -x "$tools/lite-pion" ] || [ tests/interop/pion/main.go -nt "$tools/lite-pion" ]; then
@@ -72,6 +88,7 @@ if [ "$1" = test ]; then
         sh tests/interop/softphone/build.sh "$tools/softphone"
         printf '%s' "$wanted" >"$tools/softphone.installed"
     fi
+    [ -z "$deny" ] || wait "$deny"
 fi
 
 if [ "$1" = quality ]; then

@@ -4,6 +4,7 @@
 mod interop;
 mod restart;
 
+use control::sip::SipEnd;
 use interop::{in_namespace, output_of, until};
 use restart::{Bot, FAR, FarHost, NEAR, Process, WhatsApp};
 use std::process::Command;
@@ -52,9 +53,13 @@ fn two_hosts_outlive_each_other() {
         whatsapp.wait("wacid.2", "media", 10, |call| call.heard() > 10).await;
         assert_eq!(whatsapp.with("wacid.2", |call| call.actions.clone()), ["pre_accept", "accept"]);
 
-        // The edge dies and comes back: the session is lost, and WhatsApp is told.
+        // The edge dies and comes back: the session is lost, and both sides are told.
         edge.kill();
         edge.start(Some(&far)).await;
+        until("BYE", SETTLED_S, async || (!bot.has("wacid.2")).then_some(())).await;
+        let end = bot.end("wacid.2");
+        assert!(matches!(&end, Some(SipEnd::ByeReceived(Some(reason))) if reason.contains("restarted")), "{end:?}");
+        assert_eq!(edge.metric("tandem_sip_calls_cut_total").await, 1);
         whatsapp
             .wait("wacid.2", "terminate", SETTLED_S, |call| call.actions.last().is_some_and(|a| a == "terminate"))
             .await;
@@ -81,7 +86,7 @@ fn two_hosts_outlive_each_other() {
 fn one_process_that_is_killed_ends_its_calls_when_it_comes_back() {
     in_namespace("one_process_that_is_killed_ends_its_calls_when_it_comes_back", async |folder| {
         output_of(Command::new("ip").args(["addr", "add", &format!("{NEAR}/24"), "dev", "t0"]));
-        let (whatsapp, _bot) = (WhatsApp::start().await, Bot::start(300).await);
+        let (whatsapp, bot) = (WhatsApp::start().await, Bot::start(300).await);
         let mut tandem = Process::both(folder);
         tandem.start(None).await;
         whatsapp.call("wacid.up").await;
@@ -95,6 +100,7 @@ fn one_process_that_is_killed_ends_its_calls_when_it_comes_back() {
             whatsapp.wait(id, last, SETTLED_S, goodbye).await;
             whatsapp.repeat(id).await;
         }
+        until("BYE", SETTLED_S, async || (!bot.has("wacid.up")).then_some(())).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(tandem.metric("tandem_calls_begun_total").await, 0, "a repeated webhook began a call");
         tandem.reaches_zero("tandem_calls_alive", 5).await;
@@ -139,14 +145,16 @@ fn a_kill_at_a_random_instant_leaves_no_call_on_one_side_only() {
                 }
             }
             let mut went_on = 0;
-            // A dead edge says no BYE, and the next one does not know whom to tell: the bot finds out by the silence.
+            // The next edge ends whatever was up. A bot that was just answering has nobody to acknowledge that (RFC 3261 §13.3.1.4).
             let (orphans, others) = ids.split_at(if round == 0 { 0 } else { kill_at + 1 });
             let ended = |id: &String| whatsapp.with(id, |call| call.ended.is_some());
-            let settled = || orphans.iter().all(ended) && others.iter().all(|id| ended(id) != bot.has(id));
+            let was_up = |id: &String| whatsapp.with(id, |call| call.actions.iter().any(|action| action == "accept"));
+            let gone = |id: &String| ended(id) && !(was_up(id) && bot.has(id));
+            let settled = || orphans.iter().all(gone) && others.iter().all(|id| ended(id) != bot.has(id));
             until("an end on both sides or none", SETTLED_S, async || settled().then_some(())).await;
             tokio::time::sleep(Duration::from_millis(1_500)).await;
             for id in orphans {
-                assert!(whatsapp.with(id, |call| call.ended.is_some()), "{id} has no edge and lives on");
+                assert!(gone(id), "{id} has no edge and lives on");
             }
             for id in others {
                 let (actions, over) = whatsapp.with(id, |call| (call.actions.clone(), call.ended.is_some()));

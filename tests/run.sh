@@ -15,18 +15,21 @@ step() {
 
 step cargo fmt --all --check
 step target/tools/bin/cargo-deny --log-level error check licenses bans sources
-step cargo clippy -q --locked --workspace --all-targets -- -D warnings
-step env RUSTDOCFLAGS="-D warnings" cargo doc -q --locked --workspace --no-deps --document-private-items
-step cargo build -q --locked --workspace --bins --tests --examples
-step cargo build -q --locked -p fuzz --features libfuzzer
-# Each bench once, without measuring: it must run.
-step cargo test -q --locked -p benches --benches
+# One set of features for all that follows: another would build every dependency again.
+all="--locked --workspace --features fuzz/libfuzzer"
+# shellcheck disable=SC2086
+step cargo clippy -q $all --all-targets -- -D warnings
+# shellcheck disable=SC2086
+step env RUSTDOCFLAGS="-D warnings" cargo doc -q $all --no-deps --document-private-items
+# shellcheck disable=SC2086
+step cargo build -q $all --bins --tests --examples
 
 echo "== cargo test"
 started=$(date +%s)
 status=0
-cargo --config "target.'cfg(all())'.runner = '$PWD/tests/runner.sh'" test --locked --workspace --no-fail-fast >"$log" 2>&1 || status=$?
-grep -vE '^test .* \.\.\. ok|^$|^running 0 tests|^     Running |^warning: unused' "$log" || true
+# Benches run once, without measuring. shellcheck disable=SC2086
+cargo --config "target.'cfg(all())'.runner = '$PWD/tests/runner.sh'" test $all --no-fail-fast >"$log" 2>&1 || status=$?
+grep -vE '^Testing |^Success|^test .* \.\.\. ok|^$|^running 0 tests|^     Running |^warning: unused' "$log" || true
 echo "== took $(($(date +%s) - started)) s"
 echo "== the ten slowest tests"
 sed -nE 's/^test (.*) \.\.\. [a-zA-Z]+ <([0-9.]+)s>$/\2 s  \1/p' "$log" | sort -rn | head -n 10

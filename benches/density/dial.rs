@@ -130,17 +130,26 @@ impl Http {
         Http { port, stream: None }
     }
 
-    /// One request; answers status and body.
+    /// One request; answers status and body. A kept connection that the server has meanwhile closed is opened once more.
     pub fn ask(&mut self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => {
-                let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(REPLY_TIME_MAX))?;
-                BufReader::new(stream)
-            }
-        };
+        if let Some(stream) = self.stream.take()
+            && let Ok(answer) = self.exchange(stream, method, path, body)
+        {
+            return Ok(answer);
+        }
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(REPLY_TIME_MAX))?;
+        self.exchange(BufReader::new(stream), method, path, body)
+    }
+
+    fn exchange(
+        &mut self,
+        mut stream: BufReader<TcpStream>,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<(u16, String)> {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()

@@ -130,6 +130,11 @@ impl Generator {
         })
     }
 
+    /// Whether what an end hears leaves the gateway by the gateway's clock (transcoded toward G.711), not because a packet came.
+    pub fn is_played_out(&self, side: usize) -> bool {
+        side == Side::B as usize && self.profile.a.2 != self.profile.b.2
+    }
+
     /// Who places the calls from now on.
     pub fn set_dialler(&mut self, dialler: Dialler) {
         self.dialler = dialler;

@@ -13,6 +13,8 @@ use std::time::Duration;
 pub const GENERATOR_MAX: f64 = 0.80;
 /// Other programs on the measured core may use so much of it before a result is marked.
 const OTHERS_MAX: f64 = 0.05;
+/// A packet that the generator sends later than this may come after its turn, nanoseconds.
+const EXCUSED_NANOS: u64 = 5_000_000;
 /// Packets of each direction.
 const PACKETS_PER_SECOND: f64 = 50.0;
 
@@ -67,11 +69,15 @@ pub struct Step {
     pub lost: u64,
     /// Behind their successors, off the sample clock, or of a stranger.
     pub wrong: u64,
-    /// Packets that the gateway made up because none came.
+    /// Packets that the gateway made up because none came in time.
     pub concealed: u64,
+    /// Packets that the generator itself sent late by more than `EXCUSED_NANOS`: a gateway that waits no longer than its path
+    /// has shown must make up for them.
+    pub sent_late: u64,
     /// Datagrams that found a full socket, on either side.
     pub overrun: u64,
-    /// Distance of what came to a perfect 20 ms grid, toward A and B.
+    /// How unevenly packets left the gateway, toward A and B: distance to a perfect 20 ms grid where it plays out by its own clock,
+    /// distance of the residence to its median where a packet leaves because another came (the sender's unevenness is not the gateway's).
     pub pacing: [Spread; 2],
     /// From the other end's packet to the one that it caused. Toward B only where nothing is played out.
     pub residence: [Spread; 2],
@@ -108,7 +114,8 @@ impl Step {
 
     /// Packets that did not come through as they should, and calls.
     pub fn defects(&self) -> u64 {
-        self.lost + self.wrong + self.concealed + self.overrun + 100 * self.broken as u64
+        let concealed = self.concealed.saturating_sub(self.sent_late);
+        self.lost + self.wrong + concealed + self.overrun + 100 * self.broken as u64
     }
 
     /// More than a hiccup: it makes no sense to go on from here.
@@ -137,7 +144,7 @@ impl Step {
             "generator_percent": round(self.generator_busy * 100.0, 1),
             "generator_limited": self.generator_limited(),
             "packets": self.received, "lost": self.lost, "wrong": self.wrong, "concealed": self.concealed,
-            "overrun": self.overrun,
+            "sent_late": self.sent_late, "overrun": self.overrun,
             "pacing_toward_a": self.pacing[0].json(), "pacing_toward_b": self.pacing[1].json(),
             "residence_toward_a": self.residence[0].json(), "residence_toward_b": self.residence[1].json(),
             "generator_late": self.generator_late.json(),
@@ -171,10 +178,13 @@ pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, 
         wakeups: used.sleeps as f64 / seconds,
         turns: (after.turns - before.turns) / seconds,
         complexity: before.complexity.zip(after.complexity).map(|(before, after)| (before + after) / 2.0),
-        generator_late: Spread::of(std::mem::take(&mut generator.lateness)),
         ..Step::default()
     };
     account(generator, &mut step);
+    let lateness = std::mem::take(&mut generator.lateness);
+    let late = lateness.iter().filter(|nanos| **nanos > EXCUSED_NANOS).count();
+    step.sent_late = (step.received * late as u64).div_ceil(lateness.len().max(1) as u64);
+    step.generator_late = Spread::of(lateness);
     Ok(step)
 }
 
@@ -199,7 +209,8 @@ fn account(generator: &Generator, step: &mut Step) {
         let (mut pacing, mut residence) = (Vec::new(), Vec::new());
         for call in &generator.calls {
             let hear = &call.ends[side].hear;
-            pacing.extend(off_grid(&hear.offsets));
+            let residences: Vec<i64> = hear.residences.iter().map(|nanos| i64::from(*nanos)).collect();
+            pacing.extend(off_median(if generator.is_played_out(side) { &hear.offsets } else { &residences }));
             residence.extend(hear.residences.iter().map(|nanos| u64::from(*nanos)));
         }
         step.pacing[side] = Spread::of(pacing);
@@ -208,7 +219,7 @@ fn account(generator: &Generator, step: &mut Step) {
 }
 
 /// How far each packet of a stream came from where the stream's median puts it.
-fn off_grid(offsets: &[i64]) -> impl Iterator<Item = u64> {
+fn off_median(offsets: &[i64]) -> impl Iterator<Item = u64> {
     let mut sorted = offsets.to_vec();
     sorted.sort_unstable();
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);

@@ -158,8 +158,6 @@ pub struct LocalOrchestrator {
     pub graph: GraphClients,
     /// The edge elsewhere, unless it is in this process.
     pub remote: Option<EdgeClient>,
-    /// What survives a restart, and what survived the last one.
-    pub store: Option<(Box<dyn Store>, Remembered)>,
 }
 
 /// The task's state.
@@ -200,20 +198,12 @@ enum Origin {
 impl Runtime {
     /// A runtime, and the way to reach it.
     pub fn new(
-        mut orchestrator: Option<LocalOrchestrator>,
+        orchestrator: Option<LocalOrchestrator>,
         edge: Option<LocalEdge>,
         callbacks: CallbackClient,
     ) -> (Runtime, mpsc::Sender<Input>) {
         let (back, inputs) = mpsc::channel(INPUTS_MAX);
         let sender = back.clone();
-        let mut memory = None;
-        if let Some(local) = &mut orchestrator
-            && let Some((store, remembered)) = local.store.take()
-        {
-            let now = clock::now();
-            local.orchestrator.restore(now, wall_seconds(now), remembered);
-            memory = Some(Memory { written: store.written(), store, last: 0 });
-        }
         let runtime = Runtime {
             orchestrator,
             edge,
@@ -222,7 +212,7 @@ impl Runtime {
             records: None,
             board: Board::new(TraceSettings::default(), SocketAddr::from(([127, 0, 0, 1], 0))),
             collector: None,
-            memory,
+            memory: None,
             waiting: BTreeMap::new(),
             inputs,
             back,
@@ -231,6 +221,19 @@ impl Runtime {
             draining: false,
         };
         (runtime, sender)
+    }
+
+    /// Goes on where the last run was cut, and remembers in `store` from now on. Call before `run`.
+    pub fn restore(&mut self, store: Box<dyn Store>, mut remembered: Remembered) {
+        let now = clock::now();
+        let dialogs = std::mem::take(&mut remembered.dialogs);
+        if let Some(local) = &mut self.orchestrator {
+            local.orchestrator.restore(now, wall_seconds(now), remembered);
+        }
+        if let Some(local) = &mut self.edge {
+            local.edge.restore(now, dialogs);
+        }
+        self.memory = Some(Memory { written: store.written(), store, last: 0 });
     }
 
     /// Appends a record of every call to `writer`'s file from now on.
@@ -479,6 +482,7 @@ impl Runtime {
             match local.edge.poll_output(now) {
                 EdgeOutput::Timeout(due) => return (due, notified),
                 EdgeOutput::Timeline(entry) => self.record(&entry),
+                EdgeOutput::Store(change) => self.remember(change),
                 EdgeOutput::Engine { worker, command } => {
                     if let Err(command) = local.engine.command(worker, command) {
                         local.edge.handle_mailbox_full(now, worker, *command);

@@ -13,7 +13,7 @@ use crate::sip::uri::SipUri;
 use crate::sip_io::resolver::Resolver;
 use crate::sip_io::tls::TlsSettings;
 use crate::sip_io::{SipIo, SipIoSettings};
-use crate::store::{FileStore, Store};
+use crate::store::{FileStore, Remembered, Store};
 use crate::trace::board::Board;
 use crate::trace::cdr;
 use crate::trace::redact::Secret;
@@ -122,6 +122,9 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     let callbacks = CallbackClient::new(config.edge.token.clone(), config.edge.trusted.as_deref())
         .map_err(|error| anyhow!(error))?;
     let (mut runtime, inputs) = Runtime::new(orchestrator, edge, callbacks);
+    if let Some((store, remembered)) = open_store(&config, mode)? {
+        runtime.restore(store, remembered);
+    }
     let (board, collector) = board(&config, sip)?;
     runtime.show(board, collector);
     if let Some(path) = &config.trace.cdr {
@@ -212,22 +215,19 @@ fn make_orchestrator(config: &Config) -> Result<LocalOrchestrator> {
         ),
         None => None,
     };
-    let store = match &config.whatsapp.store {
-        Some(path) => {
-            let (store, remembered) = FileStore::open(path, wall_millis).map_err(|error| anyhow!(error))?;
-            tracing::info!(
-                "calls in progress are kept in {}: {} of the last run",
-                path.display(),
-                remembered.calls.len()
-            );
-            Some((Box::new(store) as Box<dyn Store>, remembered))
-        }
-        None => {
-            tracing::warn!("calls in progress do not survive a restart: name a file with STORE");
-            None
-        }
+    Ok(LocalOrchestrator { orchestrator: Orchestrator::new(config.orchestrator(), random()?), graph, remote })
+}
+
+/// The file that remembers calls over a restart, and what it remembers.
+fn open_store(config: &Config, mode: Mode) -> Result<Option<(Box<dyn Store>, Remembered)>> {
+    let Some(path) = config.store(mode) else {
+        tracing::warn!("calls in progress do not survive a restart: name a file with STORE");
+        return Ok(None);
     };
-    Ok(LocalOrchestrator { orchestrator: Orchestrator::new(config.orchestrator(), random()?), graph, remote, store })
+    let (store, remembered) = FileStore::open(&path, wall_millis).map_err(|error| anyhow!(error))?;
+    let calls = if mode.orchestrates() { remembered.calls.len() } else { remembered.dialogs.len() };
+    tracing::info!("calls in progress are kept in {}: {calls} of the last run", path.display());
+    Ok(Some((Box::new(store), remembered)))
 }
 
 async fn start_edge(config: &Config) -> Result<LocalEdge> {

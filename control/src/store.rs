@@ -1,11 +1,12 @@
-//! What must survive a restart: calls in progress, what WhatsApp still has to be told, and the ids of calls that are over.
+//! What must survive a restart: calls in progress, what WhatsApp still has to be told, the ids of calls that are over, and what a
+//! BYE to each SIP peer needs.
 //!
 //! ```text
 //!  runtime --Change--> [ queue ] --batches--> writer thread --one transaction each--> file
 //!                                                  |
 //!        accept waits for `written` <--------------+
 //! ```
-//! The orchestrator says what changed; the runtime hands it to a [`Store`] and goes on at once. One thing waits: the request that
+//! The orchestrator and the edge say what changed; the runtime hands it to a [`Store`] and goes on at once. One thing waits: the request that
 //! accepts a call leaves only when the file knows about it, so that no crash can lead to a second accept.
 //!
 //! Why an embedded database and not a file of our own: a write that a crash cuts in half must leave the state before it, and that
@@ -17,6 +18,7 @@ mod file;
 pub use file::FileStore;
 
 use crate::call::AcceptPolicy;
+use crate::sip::KeptDialog;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tokio::sync::watch;
@@ -74,7 +76,7 @@ pub enum Accepted {
     Yes,
 }
 
-/// What the orchestrator wants remembered.
+/// What the planes want remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A call is now like this.
@@ -89,6 +91,18 @@ pub enum Change {
         /// Which.
         call_id: String,
     },
+    /// A SIP call is up, or its peer has moved.
+    Dialog {
+        /// Which.
+        key: String,
+        /// How to end it.
+        dialog: Box<KeptDialog>,
+    },
+    /// A SIP call is over, and its peer knows.
+    DialogOver {
+        /// Which.
+        key: String,
+    },
 }
 
 /// What was remembered when the program started.
@@ -98,6 +112,8 @@ pub struct Remembered {
     pub calls: BTreeMap<String, CallRecord>,
     /// Ids of calls that are over, and for how many milliseconds more they are remembered.
     pub over: BTreeMap<String, u64>,
+    /// SIP calls that were up.
+    pub dialogs: BTreeMap<String, KeptDialog>,
 }
 
 /// Keeps changes. Nothing here waits.

@@ -1,8 +1,9 @@
 //! The edge alone, in virtual time: the engine and the SIP far side are played by the test.
 
-use control::call::edge::{Edge, EdgeAlive, EdgeConfig, EdgeOutput};
+use control::call::edge::{CODECS_DEFAULT, Edge, EdgeAlive, EdgeConfig, EdgeOutput};
 use control::call::{EdgeEventKind, EdgeReply, EdgeRequest, NewSession, SessionCreated, limits};
-use control::sip::{Credentials, SipConfig};
+use control::sip::{Credentials, KeptDialog, SipConfig};
+use control::store::Change;
 use control::trace::timeline::Step;
 use engine::bridge::{BridgeCommand, BridgeEvent, BridgeId, LegConfig, LegName, LegRemote};
 use engine::dtls::{DtlsRole, DtlsVersion};
@@ -12,9 +13,11 @@ use engine::leg::rtp::RtpRemote;
 use engine::leg::{LegEvent, LocalLeg};
 use engine::random::Random;
 use engine::rtp::telephone_event::Digit;
+use engine::sdp::Codec;
 use engine::srtp::SrtpProfile;
 use engine::time::Instant;
 use engine::worker::{Command, Event, RefuseReason};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 const ANSWER: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
@@ -61,6 +64,35 @@ fn an_offer_that_leaves_no_choice_is_obeyed() {
 }
 
 #[test]
+fn a_number_that_allows_g711_is_passed_through_to_a_bot_where_the_configuration_prefers_it() {
+    let offer = offer().replace("UDP/TLS/RTP/SAVPF 111 126", "UDP/TLS/RTP/SAVPF 111 0 126");
+    assert!(offer.contains(" 111 0 126"), "{offer}");
+    for (codecs, preferred) in [(vec![Codec::Pcmu, Codec::Opus], Codec::Pcmu), (CODECS_DEFAULT.to_vec(), Codec::Opus)] {
+        let mut bench = Bench::with(|config| config.codecs = codecs);
+        bench.new_session("c", &offer);
+        let (bridge, config) = bench.opened_bridge();
+        let LegConfig::Webrtc(webrtc) = &config.a else { panic!("{config:?}") };
+        assert_eq!(webrtc.remote.as_ref().unwrap().format.codec, preferred);
+        bench.open(bridge);
+        let line = format!("RTP/SAVPF {} 126", if preferred == Codec::Pcmu { 0 } else { 111 });
+        let answer = bench.created().sdp_answer;
+        assert!(answer.contains(&line), "{answer}");
+        // What passes untouched is offered alone at first.
+        let invite = bench.sip_request("INVITE");
+        let line = if preferred == Codec::Pcmu { "RTP/AVP 0 101" } else { "RTP/AVP 0 8 101" };
+        assert!(invite.contains(line), "{invite}");
+    }
+}
+
+#[test]
+fn an_offer_without_a_configured_codec_is_refused() {
+    let mut bench = Bench::with(|config| config.codecs = vec![Codec::Pcma]);
+    bench.new_session("c", &offer());
+    assert_eq!(bench.refusal(), (422, "no_common_codec".into()));
+    bench.expect_nothing_left();
+}
+
+#[test]
 fn a_whole_call_is_told_step_by_step_and_ends_with_the_far_sides_bye() {
     let mut bench = Bench::new();
     let bridge = bench.up();
@@ -103,6 +135,61 @@ fn the_answers_address_and_payload_types_reach_the_bridge() {
     assert_eq!((remote.format.send_payload_type, remote.format.receive_payload_type, remote.sending), (0, 0, true));
     let event = remote.format.telephone_event.unwrap();
     assert_eq!((event.send_payload_type, event.receive_payload_type), (96, 101));
+}
+
+/// The BYE of the next run goes along the route of the dialog, above all numbers of this one, and answers for itself.
+#[test]
+fn what_the_store_holds_of_a_call_is_enough_to_end_it_after_a_crash() {
+    let mut bench = Bench::new();
+    bench.edge.restore(bench.now, BTreeMap::new());
+    let bridge = bench.ringing();
+    assert!(bench.kept.is_empty(), "there is no dialog yet");
+    let headers = "Contact: <sip:bot@10.1.2.3:5070;x=y>\r\nContent-Type: application/sdp\r\n\
+        Record-Route: <sip:127.0.0.1:5080;lr;r2=on>, <sip:127.0.0.1:5081;lr>\r\n";
+    let invite = bench.invite.clone();
+    bench.sip(&with_body(&respond("200 OK", &invite, headers), ANSWER));
+    bench.sip_request("ACK");
+    assert_eq!(bench.kept.len(), 1);
+    // It moves; and what goes on within the call changes nothing.
+    let reinvite = bench.far_request("INVITE", 8, ANSWER).replace("bot@127.0.0.1:5080", "bot@10.1.2.4:5070");
+    bench.sip(&reinvite);
+    bench.sip_response("200", "8 INVITE");
+
+    let written = serde_json::to_string(&bench.kept).unwrap();
+    assert!(written.contains("\"username\":\"u\"") && !written.contains("\"p\""), "{written}");
+    let mut next = Bench::new();
+    next.kept = serde_json::from_str(&written).unwrap();
+    next.invite = bench.invite.clone();
+    next.edge.restore(next.now, next.kept.clone());
+    next.drain();
+    let bye = next.sip_request("BYE");
+    assert!(bye.starts_with("BYE sip:bot@10.1.2.4:5070 SIP/2.0\r\n"), "{bye}");
+    let routes = ["Route: <sip:127.0.0.1:5081;lr>\r\n", "Route: <sip:127.0.0.1:5080;lr;r2=on>\r\n"];
+    assert!(bye.find(routes[0]).unwrap() < bye.find(routes[1]).unwrap(), "{bye}");
+    assert!(bye.contains("Reason: Q.850;cause=41;text=\"The gateway was restarted\""), "{bye}");
+    let of = |message: &str, name: &str| {
+        message.lines().find_map(|line| line.strip_prefix(&format!("{name}: "))).unwrap().to_owned()
+    };
+    assert_eq!((of(&bye, "Call-ID"), of(&bye, "From")), (of(&invite, "Call-ID"), of(&invite, "From")));
+    assert_eq!(of(&bye, "To"), of(&invite, "To") + ";tag=far");
+    let number = |message: &str| of(message, "CSeq").split(' ').next().unwrap().parse::<u32>().unwrap();
+    assert!(number(&bye) > number(&invite) + 1_000, "{bye}");
+
+    let challenge = "Proxy-Authenticate: Digest realm=\"r\", nonce=\"new\", qop=\"auth\", algorithm=MD5\r\n";
+    next.sip(&respond("407 Proxy Authentication Required", &bye, challenge));
+    let again = next.sip_request("BYE");
+    assert!(again.contains("Proxy-Authorization: Digest username=\"u\"") && number(&again) > number(&bye), "{again}");
+    assert_eq!(next.kept.len(), 1, "a crash now would have to say it once more");
+    next.sip(&respond("200 OK", &again, ""));
+    assert!(next.kept.is_empty());
+    next.expect_nothing_left();
+
+    // A call that ends in its own time leaves nothing to be ended.
+    let bye = bench.far_request("BYE", 9, "");
+    bench.sip(&bye);
+    assert!(bench.kept.is_empty());
+    bench.close_bridge(bridge);
+    bench.expect_nothing_left();
 }
 
 #[test]
@@ -303,10 +390,17 @@ struct Bench {
     token: String,
     /// The INVITE that the far side answers.
     invite: String,
+    /// What its store holds.
+    kept: BTreeMap<String, KeptDialog>,
 }
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with(|_| {})
+    }
+
+    /// With something else in its configuration.
+    fn with(change: impl FnOnce(&mut EdgeConfig)) -> Bench {
         let sip = SipConfig {
             accept_incoming: false,
             ..SipConfig::new("127.0.0.1:5060".parse().unwrap(), "tandem", "tandem")
@@ -315,6 +409,7 @@ impl Bench {
         let route = config.default_route.as_mut().unwrap();
         route.headers.push(("X-Twilio-Account".into(), "AC1".into()));
         route.credentials = Some(Credentials { username: "u".into(), password: "p".into() });
+        change(&mut config);
         Bench {
             edge: Edge::new(config, 1, Random::from_test_seed(3)),
             now: Instant::from_millis(1),
@@ -329,6 +424,7 @@ impl Bench {
             steps: Vec::new(),
             token: String::new(),
             invite: String::new(),
+            kept: BTreeMap::new(),
         }
     }
 
@@ -538,6 +634,9 @@ impl Bench {
                 EdgeOutput::Timeline(entry) => self.steps.push(entry.step),
                 EdgeOutput::Trace(_) => panic!("tracing is off"),
                 EdgeOutput::Linked { .. } => {}
+                EdgeOutput::Store(Change::Dialog { key, dialog }) => drop(self.kept.insert(key, *dialog)),
+                EdgeOutput::Store(Change::DialogOver { key }) => assert!(self.kept.remove(&key).is_some(), "{key}"),
+                EdgeOutput::Store(other) => panic!("{other:?} of an edge"),
             }
         }
     }

@@ -42,14 +42,18 @@ pub struct Metrics {
     pub turns_idle: u64,
     /// Timers that came, by how much too late: up to each bound of `LATENESS_MS`, and later. This is the pacing of what we send.
     pub lateness: [u64; LATENESS_BUCKETS],
-    /// CPU time of the worker in thousandths of the time that passed, in the last window.
+    /// Time in the last window, in thousandths, that the worker did not rest: at 1,000 it has no time left, whoever took it.
     pub busy_permille: u64,
+    /// CPU time of the worker in the last window, in thousandths of the time that passed.
+    pub cpu_permille: u64,
     /// The encoders' complexity that the load allows.
     pub complexity: u64,
     /// Bridges refused because the core has no time for another call.
     pub bridges_refused_busy: u64,
     /// Packets decoded from concealment or FEC.
     pub packets_concealed: u64,
+    /// Opus packets encoded with in-band FEC, because the receiver reported loss.
+    pub packets_redundant: u64,
     /// Datagrams longer than `DATAGRAM_BYTES_MAX`, or without a usable source: dropped before any bridge.
     pub datagrams_malformed: u64,
     /// Datagrams of flooded sockets that were dropped before any bridge.

@@ -74,11 +74,11 @@ fn a_call_takes_no_more_memory_than_is_planned_for_it() {
     let (opus, pcmu) = (Codec::Opus, Codec::Pcmu);
     // A DTLS session stays for the whole call (it hears close_notify) and is 10 KiB of each webrtc leg.
     for (a, b, bytes_max) in [
-        (Kind::WhatsApp(opus), Kind::Rtp(pcmu), 132 * KIB),
-        (Kind::WhatsApp(opus), Kind::Rtp(opus), 25 * KIB),
-        (Kind::Browser(opus), Kind::Rtp(opus), 27 * KIB),
-        (Kind::WhatsApp(opus), Kind::Browser(opus), 40 * KIB),
-        (Kind::Rtp(pcmu), Kind::Rtp(pcmu), 12 * KIB),
+        (Kind::WhatsApp(opus), Kind::Rtp(pcmu), 98 * KIB),
+        (Kind::WhatsApp(opus), Kind::Rtp(opus), 20 * KIB),
+        (Kind::Browser(opus), Kind::Rtp(opus), 22 * KIB),
+        (Kind::WhatsApp(opus), Kind::Browser(opus), 35 * KIB),
+        (Kind::Rtp(pcmu), Kind::Rtp(pcmu), 8 * KIB),
     ] {
         let bytes = bytes(a, b);
         println!("{a:?} {b:?}: {bytes} bytes");

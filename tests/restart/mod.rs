@@ -9,6 +9,7 @@ use axum::{Json, Router};
 use control::client::audio::OpusSettings;
 use control::client::sip_answerer::{AnswererConfig, Calls, SipAnswerer, Voice};
 use control::client::webrtc_offerer::WebrtcOfferer;
+use control::sip::SipEnd;
 use control::whatsapp::signature;
 use engine::dtls::Identity;
 use engine::time::Instant;
@@ -87,6 +88,8 @@ impl Process {
     /// `tandem edge`.
     pub fn edge(folder: &Path, address: &str) -> Process {
         let mut environment = Process::media(address);
+        // The orchestrator's: an edge keeps its own beside it.
+        environment.push(("STORE", folder.join("tandem.redb").display().to_string()));
         environment.push(("EDGE_BIND", format!("{address}:8080")));
         environment.push(("CALLBACKS_ALLOWED", format!("http://{NEAR}:3000/")));
         Process::new(folder, "edge", vec!["edge"], environment, address == FAR, format!("{address}:8080"))
@@ -380,6 +383,14 @@ impl Bot {
     /// Whether the call with this id is there and not over.
     pub fn has(&self, id: &str) -> bool {
         self.count(id, false) > 0
+    }
+
+    /// How the call with this id ended.
+    pub fn end(&self, id: &str) -> Option<SipEnd> {
+        let calls = self.calls();
+        let calls = calls.borrow();
+        let call = calls.values().find(|call| call.header("X-WA-Call-ID") == Some(id))?;
+        call.ended.as_ref().map(|(_, end)| end.clone())
     }
 
     /// INVITEs with this id, or only those of calls that are not over.

@@ -237,7 +237,7 @@ impl Gateway {
                 EdgeOutput::Notify { event, .. } => self.orchestrator.handle_edge_event(now, event),
                 EdgeOutput::Timeline(entry) => self.note(entry),
                 EdgeOutput::Trace(_) => {}
-                EdgeOutput::Linked { .. } => {}
+                EdgeOutput::Linked { .. } | EdgeOutput::Store(_) => {}
             }
             quiet = false;
         }

@@ -4,9 +4,12 @@
 //! There are two kinds, with one agent and one numbering: sessions, which an orchestrator asks for on behalf of WhatsApp, and
 //! exchanges, which begin with an INVITE of a trunk or a user. Who is called is for the routes to say in both.
 
+mod joins;
+
 use super::arrive;
 use super::context::{Calls, Context};
 use super::exchange::Exchange;
+use super::farewell::Farewells;
 use super::hunt::Way;
 use super::lease::{SessionName, SessionState};
 use super::machine::CallEnd;
@@ -21,16 +24,22 @@ use crate::sip::gatekeeper::Refusal;
 use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
 use crate::sip::{
-    Arrival, Credentials, RegistrationId, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput, TraceMessage,
+    Arrival, Credentials, Kept, KeptDialog, RegistrationId, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput,
+    TraceMessage,
 };
+use crate::store::Change;
 use crate::trace::timeline::Entry;
-use engine::bridge::BridgeCommand;
+use engine::bridge::{BridgeCommand, BridgeEvent};
 use engine::random::Random;
+use engine::sdp::Codec;
 use engine::time::Instant;
 use engine::worker::{Command, Event, RefuseReason};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+
+/// Codecs of sessions where the configuration says nothing, best first.
+pub const CODECS_DEFAULT: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
 
 /// Where calls go and what we say about ourselves.
 #[derive(Clone)]
@@ -53,6 +62,8 @@ pub struct EdgeConfig {
     pub destinations_allowed: Vec<String>,
     /// Prefixes of callback URLs that are allowed beside loopback.
     pub callbacks_allowed: Vec<String>,
+    /// Codecs of sessions, best first. Opus leads: PCMU beside it in WhatsApp's offer means that WhatsApp would transcode.
+    pub codecs: Vec<Codec>,
     /// Live sessions; past it `new` is refused.
     pub sessions_max: usize,
     /// Time the SIP side may ring.
@@ -72,6 +83,7 @@ impl EdgeConfig {
             routes: BTreeMap::new(),
             destinations_allowed: Vec::new(),
             callbacks_allowed: Vec::new(),
+            codecs: CODECS_DEFAULT.to_vec(),
             sessions_max: limits::SESSIONS_MAX,
             ring_ms_max: limits::RING_MS_MAX,
         }
@@ -148,6 +160,8 @@ pub enum EdgeOutput {
         /// What.
         event: EdgeEvent,
     },
+    /// For the store; only after `restore`.
+    Store(Change),
     /// For the call's timeline.
     Timeline(Entry),
     /// Nothing to do before this instant.
@@ -180,6 +194,8 @@ pub struct EdgeCounters {
     pub mailbox_full: u64,
     /// Datagrams at the SIP port that could not be read.
     pub sip_malformed: u64,
+    /// SIP calls of the last run that were sent a BYE.
+    pub sip_calls_cut: u64,
 }
 
 /// Every session of this process.
@@ -200,7 +216,10 @@ pub struct Edge {
     load: Load,
     gate: Gate,
     timers: BTreeSet<(Instant, u64)>,
+    /// Calls about to be brought together.
+    joins: Vec<joins::Join>,
     retained: Retained,
+    farewells: Farewells,
     workers: Vec<Worker>,
     /// When the backlogs are offered again.
     retry: Instant,
@@ -242,11 +261,23 @@ impl Edge {
             load: Load::default(),
             gate,
             timers: BTreeSet::new(),
+            joins: Vec::new(),
             retained: Retained::default(),
+            farewells: Farewells::default(),
             workers: (0..workers.max(1)).map(|_| Worker::default()).collect(),
             retry: Instant::NEVER,
             out: VecDeque::new(),
         }
+    }
+
+    /// Ends what the last run left behind, and tells by `Store` from now on what the next one would need. Call once, at the start.
+    pub fn restore(&mut self, now: Instant, dialogs: BTreeMap<String, KeptDialog>) {
+        if !dialogs.is_empty() {
+            tracing::info!("{} SIP calls of the last run are ended with BYE", dialogs.len());
+        }
+        self.sip.keep_dialogs();
+        self.farewells.begin(now, dialogs);
+        self.say_farewells(now);
     }
 
     /// Takes one request; answered by `Reply` with the same number.
@@ -291,6 +322,7 @@ impl Edge {
             }
             Event::Opened { bridge, a, b } => self.with(now, bridge.0, |talk, cx| talk.opened(cx, &a, &b)),
             Event::Refused { bridge, reason } => self.with(now, bridge.0, |talk, cx| talk.refused(cx, reason)),
+            Event::Bridge { bridge, event } if self.join_heard(now, bridge.0, &event) => {}
             Event::Bridge { bridge, event } => self.with(now, bridge.0, |talk, cx| talk.handle_bridge(cx, event)),
         }
     }
@@ -370,6 +402,7 @@ impl Edge {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.sip.handle_timeout(now);
         self.gate.handle_timeout(now);
+        self.joins_timeout(now);
         while let Some(&(due, number)) = self.timers.first()
             && due <= now
         {
@@ -388,6 +421,7 @@ impl Edge {
             }
         }
         self.retained.expire(now);
+        self.say_farewells(now);
     }
 
     /// Call until `Timeout`.
@@ -408,8 +442,12 @@ impl Edge {
                 }
                 SipOutput::Timeout(due) => due,
             };
+            if let Some(kept) = self.sip.poll_kept() {
+                return EdgeOutput::Store(self.change(kept));
+            }
             let session = self.timers.first().map_or(Instant::NEVER, |(due, _)| *due);
             let rest = self.retry.min(self.retained.deadline()).min(self.gate.deadline());
+            let rest = rest.min(self.farewells.deadline()).min(self.joins_deadline());
             return EdgeOutput::Timeout(sip.min(session).min(rest));
         }
     }
@@ -488,7 +526,7 @@ impl Edge {
         {
             return Err(EdgeError::new(403, "callback_forbidden", "callback_url is not allowed by the configuration"));
         }
-        let plan = Plan::read(&new.sdp_offer)?;
+        let plan = Plan::read(&new.sdp_offer, &self.config.codecs)?;
         let ways = self.ways(now, &new)?;
         self.open(now, request, new, ways, plan, offer_digest)
     }
@@ -609,8 +647,11 @@ impl Edge {
         }
         let Some(number) = self.calls.owner(call) else { return };
         let is_over = matches!(event, SipEvent::Ended { .. });
-        if is_over && let Some((_, Some(trunk))) = self.calls.remove(call) {
-            self.load.end(trunk);
+        if is_over {
+            if let Some((_, Some(trunk))) = self.calls.remove(call) {
+                self.load.end(trunk);
+            }
+            self.newcomer_left(now, call);
         }
         if matches!(event, SipEvent::InviteSent { .. })
             && let Some(sip_call_id) = self.sip.call_id(call).map(str::to_owned)
@@ -619,7 +660,38 @@ impl Edge {
             let call_id = entered.talk.call_id().to_owned();
             self.out.push_back(EdgeOutput::Linked { call_id, sip_call_id });
         }
+        let Some(event) = self.attend(now, number, event) else { return };
         self.with(now, number, |talk, cx| talk.handle_sip(cx, call, event));
+    }
+
+    /// What the store is told of a dialog. The user name alone does not say whose credentials they were.
+    fn change(&self, kept: Kept) -> Change {
+        match kept {
+            Kept::Up { call, key, mut dialog } => {
+                let trunk =
+                    self.calls.trunk(call).and_then(|id| self.gate.routes.trunks().find(|(known, _)| *known == id));
+                dialog.trunk = trunk.map(|(_, trunk)| trunk.name.clone());
+                Change::Dialog { key, dialog }
+            }
+            Kept::Over { key } => Change::DialogOver { key },
+        }
+    }
+
+    fn say_farewells(&mut self, now: Instant) {
+        let (config, routes) = (&self.config, &self.gate.routes);
+        // As they are configured now, which the peer may know better than the old ones.
+        let credentials = |dialog: &KeptDialog| {
+            let trunk = routes.trunks.iter().find(|trunk| Some(&trunk.name) == dialog.trunk.as_ref());
+            if let Some(trunk) = trunk {
+                return trunk.credentials.clone();
+            }
+            let all = config.default_route.iter().chain(config.routes.values()).filter_map(|r| r.credentials.as_ref());
+            all.into_iter().find(|known| Some(&known.username) == dialog.username.as_ref()).cloned()
+        };
+        let registrar = &self.gate.registrar;
+        let forget = |change| self.out.push_back(EdgeOutput::Store(change));
+        self.counters.sip_calls_cut +=
+            self.farewells.handle_timeout(now, &mut self.sip, registrar, credentials, forget);
     }
 
     /// Registers at every trunk that wants it. For a program that starts.
@@ -664,14 +736,18 @@ impl Edge {
             let retry_after_s = Some(limits::RETRY_AFTER_S);
             return Err(Refusal { retry_after_s, ..Refusal::warned(503, words) });
         }
+        if let Some(replaced) = arrival.replaces {
+            return self.arrive_instead(now, call, from, sdp, arrival, replaced);
+        }
         let (number, worker) = self.take_number();
         let mut cx = self.context(now, number, worker);
         let (arrived, trunk) = arrive::read(&mut cx, call, target, from, sdp, arrival)?;
+        let user = arrived.user().map(str::to_owned);
         let exchange = Exchange::open(&mut cx, arrived)?;
         if let Some(trunk) = trunk {
             cx.load.begin(trunk);
         }
-        cx.calls.insert(call, number, trunk);
+        cx.calls.insert(call, number, trunk, user.as_deref());
         self.enter(now, number, worker, Talk::Exchange(Box::new(exchange)));
         Ok(())
     }
@@ -702,6 +778,7 @@ impl Edge {
         let Some(mut entered) = self.sessions.remove(&number) else { return };
         change(&mut entered.talk, &mut self.context(now, number, entered.worker));
         self.sessions.insert(number, entered);
+        self.part(now, number);
         self.settle(now, number);
     }
 

@@ -99,6 +99,15 @@ pub const CALL_RING_MS_MAX: u64 = 180_000;
 /// Grace behind the ring limit, in which the SIP calls end by their own timers and say why.
 pub const HUNT_GRACE_MS: u64 = 500;
 
+/// Attended transfers and replacements that may be under way at once; each takes some milliseconds. Past it they are refused.
+pub const JOINS_MAX: usize = 1_024;
+
+/// Time the engine may take to open their legs. Past it the calls stay as they are.
+pub const JOIN_MS_MAX: u64 = 5_000;
+
+/// Calls that are joined one behind the other by attended transfers, each a bridge. Past it further transfers are refused.
+pub const JOINED_MAX: usize = 8;
+
 /// `x-wa-` headers of a call that are passed on. Past it the rest is left out.
 pub const HEADERS_PASSED_MAX: usize = 16;
 /// Shortest and longest lease of a session, in seconds. A wish outside of them is brought into them.
@@ -135,3 +144,20 @@ pub const GOODBYE_BACKOFF_MS_MAX: u64 = 30_000;
 
 /// Calls of which only a goodbye is left, repeated slowly. Past it a goodbye gets `GOODBYE_TRIES_MAX` tries.
 pub const GOODBYES_MAX: usize = 16_384;
+
+/// BYEs to calls of the last run that are said at once after a start; the next portion follows after `FAREWELL_PAUSE_MS`.
+pub const FAREWELLS_AT_ONCE: usize = 64;
+
+/// Pause between two portions of them.
+pub const FAREWELL_PAUSE_MS: u64 = 40;
+// The last of all calls hears of it within some seconds.
+const _: () = assert!((crate::sip::limits::CALLS_MAX / FAREWELLS_AT_ONCE) as u64 * FAREWELL_PAUSE_MS <= 6_000);
+
+/// Calls of the last run whose browser must register again before it hears the BYE. Past it the others hear none.
+pub const FAREWELLS_AWAY_MAX: usize = 4_096;
+
+/// Time they have for it. After that their calls are forgotten.
+pub const FAREWELL_DEVICE_MS_MAX: u64 = 120_000;
+
+/// Pause between two looks for them.
+pub const FAREWELLS_AWAY_PAUSE_MS: u64 = 250;

@@ -6,6 +6,7 @@ mod arrive;
 mod context;
 pub mod edge;
 mod exchange;
+mod farewell;
 mod half;
 mod hunt;
 pub mod lease;
@@ -16,6 +17,7 @@ pub mod orchestrator;
 mod party;
 mod retained;
 mod session;
+mod side;
 mod talk;
 mod transfer;
 

@@ -49,8 +49,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Reads a WebRTC offer; the error is the HTTP answer to `new`.
-    pub fn read(offer: &str) -> Result<Plan, EdgeError> {
+    /// Reads a WebRTC offer, of which the first of `codecs` that it has is taken; the error is the HTTP answer to `new`.
+    pub fn read(offer: &str, codecs: &[Codec]) -> Result<Plan, EdgeError> {
         let offer = sdp::parse(offer).map_err(offer_error)?;
         let refuse = |code: &str, message: &str| Err(EdgeError::new(422, code, message));
         // Said first: such an offer lacks ICE as well, and that is not what to change.
@@ -66,9 +66,8 @@ impl Plan {
         if ice.lite && ice.candidates.is_empty() {
             return refuse("no_candidates", "the offer is ICE-lite and has no usable UDP candidate");
         }
-        // Opus wherever it is offered: PCMU beside it means that WhatsApp would transcode.
-        let opus = offer.codecs.iter().find(|format| format.codec == Codec::Opus);
-        let Some(theirs) = opus.or(offer.codecs.first()).copied() else {
+        let offered = |codec: &Codec| offer.codecs.iter().find(|format| format.codec == *codec).copied();
+        let Some(theirs) = codecs.iter().find_map(offered) else {
             return refuse("no_common_codec", "the offer has no codec of ours in its audio section");
         };
         let dtls = match offer.setup {

@@ -21,6 +21,7 @@ use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::Provider;
 pub use accounts::{ACCOUNTS_MAX, Account};
 use engine::config::{Driver, EngineConfig};
+use engine::sdp::Codec;
 use section::Source;
 use settings::{SETTINGS, complain};
 use std::collections::BTreeMap;
@@ -144,6 +145,8 @@ pub struct EdgeSettings {
     pub callbacks_allowed: Vec<String>,
     /// Prefixes of SIP URIs that a session may name.
     pub destinations_allowed: Vec<String>,
+    /// Codecs taken from the offers of sessions, best first.
+    pub codecs: Vec<Codec>,
     /// Live sessions.
     pub sessions_max: usize,
 }
@@ -322,6 +325,22 @@ impl Config {
         Ok(())
     }
 
+    /// The file that remembers calls over a restart. An edge has one of its own beside it, so that both processes may share a host
+    /// and a configuration.
+    pub fn store(&self, mode: Mode) -> Option<PathBuf> {
+        let path = self.whatsapp.store.as_ref()?;
+        if mode != Mode::Edge {
+            return Some(path.clone());
+        }
+        let mut name = path.file_stem().unwrap_or_default().to_owned();
+        name.push("-edge");
+        if let Some(extension) = path.extension() {
+            name.push(".");
+            name.push(extension);
+        }
+        Some(path.with_file_name(name))
+    }
+
     /// For the orchestrator.
     pub fn orchestrator(&self) -> OrchestratorConfig {
         OrchestratorConfig {
@@ -391,6 +410,7 @@ impl Config {
             routes: self.sip.routes.iter().map(|(name, target)| (name.clone(), route(target))).collect(),
             destinations_allowed: self.edge.destinations_allowed.clone(),
             callbacks_allowed: self.edge.callbacks_allowed.clone(),
+            codecs: self.edge.codecs.clone(),
             sessions_max: self.edge.sessions_max,
             ring_ms_max: limits::RING_MS_MAX,
         }

@@ -246,3 +246,17 @@ fn a_trunk_that_carries_no_call_is_doubted() {
     assert!(config.warnings[0].contains("trunks.t carries no call"), "{:?}", config.warnings);
     assert!(config.warnings[1].contains("does not verify"), "{:?}", config.warnings);
 }
+
+#[test]
+fn an_edge_keeps_its_file_beside_the_orchestrators() {
+    let store = |path: &str, mode| {
+        let config = Config::read("", |name| (name == "STORE").then(|| path.to_owned())).unwrap();
+        config.store(mode).map(|path| path.display().to_string())
+    };
+    let path = "/var/lib/tandem/tandem.redb";
+    assert_eq!(store(path, Mode::Tandem).as_deref(), Some(path));
+    assert_eq!(store(path, Mode::Orchestrator).as_deref(), Some(path));
+    assert_eq!(store(path, Mode::Edge).as_deref(), Some("/var/lib/tandem/tandem-edge.redb"));
+    assert_eq!(store("calls", Mode::Edge).as_deref(), Some("calls-edge"));
+    assert_eq!(store("none", Mode::Edge), None);
+}

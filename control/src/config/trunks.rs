@@ -186,17 +186,21 @@ fn read_media(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigErro
     let backends = [("auto", DtlsBackend::Auto), ("dimpl", DtlsBackend::Dimpl), ("openssl", DtlsBackend::Openssl)];
     trunk.dtls_backend = section.one_of("dtls", &backends, DtlsBackend::Auto)?;
     trunk.transcoding = section.flag("transcoding", true)?;
-    let codec = |text: &str| match text.to_ascii_lowercase().as_str() {
-        "opus" => Some(Codec::Opus),
-        "pcmu" => Some(Codec::Pcmu),
-        "pcma" => Some(Codec::Pcma),
-        _ => None,
-    };
-    let codecs = section.list("codecs", "write opus, pcmu or pcma, best first", codec)?;
+    let codecs = section.list("codecs", "write opus, pcmu or pcma, best first", codec_named)?;
     if !codecs.is_empty() {
         trunk.codecs = codecs;
     }
     Ok(())
+}
+
+/// A codec by the name of its encoding (RFC 3551, RFC 7587).
+pub(super) fn codec_named(text: &str) -> Option<Codec> {
+    match text.to_ascii_lowercase().as_str() {
+        "opus" => Some(Codec::Opus),
+        "pcmu" => Some(Codec::Pcmu),
+        "pcma" => Some(Codec::Pcma),
+        _ => None,
+    }
 }
 
 fn read_caller_id(section: &Section<'_>, trunk: &mut Trunk, numbering: &Numbering) -> Result<(), ConfigError> {

@@ -2,16 +2,19 @@
 
 use super::section::{Source, plain};
 use super::settings::{SETTINGS, TABLES, complain};
+use super::trunks::codec_named;
 use super::{
     Config, ConfigError, EdgeSettings, HttpSettings, MediaSettings, SipSettings, TlsFiles, TraceSettings,
     WhatsappSettings,
 };
 use crate::call::AcceptPolicy;
+use crate::call::edge::CODECS_DEFAULT;
 use crate::call::limits;
 use crate::route::Routes;
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::{BASE_DEFAULT, Provider};
 use engine::config::{COMPLEXITY_DEFAULT, COMPLEXITY_MAX, Driver};
+use engine::sdp::Codec;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -103,6 +106,7 @@ impl Values {
                 })?,
                 callbacks_allowed: v.list("edge.callbacks_allowed"),
                 destinations_allowed: v.list("edge.destinations_allowed"),
+                codecs: v.codecs("edge.codecs")?,
                 sessions_max: v.count("edge.sessions_max", limits::SESSIONS_MAX)?,
             },
             sip: SipSettings {
@@ -166,6 +170,15 @@ impl Values {
             None => Ok(default),
             Some(value) => value.parse().ok().filter(valid).ok_or_else(|| self.wrong(key, &value)),
         }
+    }
+
+    fn codecs(&self, key: &str) -> Result<Vec<Codec>, ConfigError> {
+        let words = self.list(key);
+        if words.is_empty() {
+            return Ok(CODECS_DEFAULT.to_vec());
+        }
+        let named = |word: &String| codec_named(word).ok_or_else(|| self.wrong(key, word));
+        words.iter().map(named).collect()
     }
 
     fn count(&self, key: &str, default: usize) -> Result<usize, ConfigError> {

@@ -140,6 +140,7 @@ pub fn exposition(figures: &Figures) -> String {
             ("tandem_sessions_abandoned_total", counted.sessions_abandoned),
             ("tandem_mailbox_full_total", counted.mailbox_full),
             ("tandem_sip_malformed_total", counted.sip_malformed),
+            ("tandem_sip_calls_cut_total", counted.sip_calls_cut),
             ("tandem_sip_unsent_total", figures.sip.unsent),
             ("tandem_sip_connections", figures.sip.connections as u64),
             ("tandem_sip_connections_accepted_total", figures.sip.accepted),
@@ -184,6 +185,7 @@ fn engine(text: &mut String, workers: &[Metrics]) {
         ("engine_events_lost_total", sum(|m| m.events_lost)),
         ("engine_ports_taken_early_total", sum(|m| m.ports_taken_early)),
         ("engine_packets_concealed_total", sum(|m| m.packets_concealed)),
+        ("engine_packets_redundant_total", sum(|m| m.packets_redundant)),
         ("engine_rearmed_total", sum(|m| m.rearmed)),
         ("engine_turns_total", sum(|m| m.turns)),
         ("engine_turns_idle_total", sum(|m| m.turns_idle)),
@@ -194,6 +196,7 @@ fn engine(text: &mut String, workers: &[Metrics]) {
     for (worker, metrics) in workers.iter().enumerate() {
         let labels = format!("{{worker=\"{worker}\"}}");
         line(text, "engine_busy_permille", &labels, metrics.busy_permille);
+        line(text, "engine_cpu_permille", &labels, metrics.cpu_permille);
         line(text, "engine_encoder_complexity", &labels, metrics.complexity);
     }
     let mut timers = 0;

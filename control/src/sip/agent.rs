@@ -14,6 +14,7 @@
 mod call;
 mod client;
 mod door;
+pub mod kept;
 mod refer;
 mod reliable;
 mod session;
@@ -29,11 +30,14 @@ use super::places::Places;
 use super::transaction::{Received, TransactionId, TransactionOutput, Transactions};
 use super::transport::{Hop, PeerIdentity, TRANSPORTS, Transport};
 use super::uri::{PORT_DEFAULT, SipUri, escape_user};
-use super::{Invite, RegistrationId, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput, TraceMessage, WatchId};
+use super::{
+    Invite, RegistrationId, Replaces, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput, TraceMessage, WatchId,
+};
 use call::{Call, Purpose};
 use client::{Registration, Watched};
 use engine::random::Random;
 use engine::time::Instant;
+use kept::Kept;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
@@ -70,6 +74,8 @@ struct Core {
     guard: Guard,
     places: Places,
     outputs: VecDeque<SipOutput>,
+    /// What changed about dialogs that are kept; `None`: nobody keeps any.
+    kept: Option<VecDeque<Kept>>,
     tracing: bool,
     /// Of the call into the agent that is under way; for the trace only.
     now: Instant,
@@ -136,6 +142,7 @@ impl SipAgent {
             deadlines: BTreeSet::new(),
             places: Places::default(),
             outputs: VecDeque::with_capacity(OUTPUTS_RESERVED),
+            kept: None,
             tracing: false,
             now: Instant::ZERO,
         };
@@ -189,7 +196,7 @@ impl SipAgent {
         self.with(now, call, |call, core| call.reject(core, now, refusal, end));
     }
 
-    /// Answers a re-INVITE: 200 with SDP, or 488 when `None`.
+    /// Answers a re-INVITE, or an UPDATE with an offer: 200 with SDP, or 488 when `None`.
     pub fn answer_reinvite(&mut self, now: Instant, call: SipCallId, sdp: Option<&str>) {
         self.with(now, call, |call, core| call.answer_reinvite(core, now, sdp));
     }
@@ -326,6 +333,23 @@ impl SipAgent {
     /// The Call-ID of a call.
     pub fn call_id(&self, call: SipCallId) -> Option<&str> {
         self.calls.get(&call).map(|call| call.call_id.as_str())
+    }
+
+    /// UAS: whether the caller insists on reliable provisional responses (RFC 3262).
+    pub fn rings_reliably(&self, call: SipCallId) -> bool {
+        self.calls.get(&call).is_some_and(|call| call.reliable.is_some())
+    }
+
+    /// How a call is named to its peer, in the Replaces of a Refer-To or INVITE (RFC 3891 §3).
+    pub fn replaces(&self, call: SipCallId) -> Option<Replaces> {
+        let call = self.calls.get(&call)?;
+        let leg = call.legs.get(call.main.unwrap_or(0))?;
+        Some(Replaces {
+            call_id: call.call_id.clone(),
+            to_tag: leg.dialog.remote_tag.clone(),
+            from_tag: call.local_tag.clone(),
+            early_only: false,
+        })
     }
 
     /// Calls and transactions alive; both are zero when nothing is left behind.
@@ -470,6 +494,7 @@ impl SipAgent {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let next = call.deadline();
         self.core.set_deadline(Timed::Call(id), &mut call.registered, next);
+        call.keep(&mut self.core);
         if call.is_over() {
             self.core.deadlines.remove(&(call.registered, Timed::Call(id)));
             self.core.dialogs.remove(&(call.call_id.clone(), call.local_tag.clone()));

@@ -7,9 +7,10 @@
 
 use super::message::Message;
 use super::uri::{NameAddr, SipUri};
+use serde::{Deserialize, Serialize};
 
-/// One side's view of a dialog.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One side's view of a dialog. It can be written down and read again: `agent::kept` says what for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dialog {
     /// Call-ID.
     pub call_id: String,
@@ -88,6 +89,16 @@ impl Dialog {
         let method = request.method().unwrap_or("").to_owned();
         request.remove("CSeq");
         request.push("CSeq", format!("{} {method}", self.local_cseq));
+    }
+
+    /// Our own tag.
+    pub fn local_tag(&self) -> Option<&str> {
+        NameAddr::parse(&self.local)?.tag()
+    }
+
+    /// The peer's Contact.
+    pub fn remote_target(&self) -> &str {
+        &self.remote_target
     }
 
     /// The ACK of the 2xx to our INVITE with that CSeq number (§13.2.2.4).

@@ -172,6 +172,11 @@ impl Authorizer {
         Authorizer { credentials, challenges: Vec::new() }
     }
 
+    /// The user name, if there are credentials.
+    pub fn username(&self) -> Option<&str> {
+        self.credentials.as_ref().map(|credentials| credentials.username.as_str())
+    }
+
     /// Takes the challenges of a 401 or 407. `false`: give up, sending the request again cannot help.
     pub fn take(&mut self, response: &Message, answered: &mut Answered) -> bool {
         if self.credentials.is_none() {

@@ -18,6 +18,7 @@ pub mod transport;
 pub mod uri;
 
 pub use agent::SipAgent;
+pub use agent::kept::{Kept, KeptDialog};
 use engine::time::Instant;
 use gatekeeper::Admitted;
 use locate::Question;
@@ -195,7 +196,7 @@ pub enum SipEvent {
         /// The answer.
         sdp: String,
     },
-    /// A re-INVITE with a new offer came; answer it with `answer_reinvite`. One without an offer is treated as an offer request.
+    /// A re-INVITE or UPDATE with a new offer came; answer it with `answer_reinvite`. One without an offer is treated as an offer request.
     ReInvite {
         /// Which call.
         call: SipCallId,
@@ -322,6 +323,15 @@ pub struct Replaces {
     pub from_tag: String,
     /// Only while nobody has answered.
     pub early_only: bool,
+}
+
+impl Replaces {
+    /// As the header is written.
+    pub fn header(&self) -> String {
+        let Replaces { call_id, to_tag, from_tag, early_only } = self;
+        let early_only = if *early_only { ";early-only" } else { "" };
+        format!("{call_id};to-tag={to_tag};from-tag={from_tag}{early_only}")
+    }
 }
 
 /// An outbound registration (RFC 3261 §10.2).

@@ -5,6 +5,8 @@
 
 use super::{CallRecord, Change, Remembered, Store, StoreFigures};
 use crate::call::limits::{STORE_CHANGES_MAX, TOMBSTONE_MS, TOMBSTONES_MAX};
+use crate::sip::KeptDialog;
+use crate::sip::limits::CALLS_MAX;
 use redb::{Database, ReadableTable, TableDefinition};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -19,6 +21,9 @@ const CALLS: TableDefinition<&str, &[u8]> = TableDefinition::new("calls");
 
 /// Call id to the Unix time in milliseconds at which it may be forgotten.
 const OVER: TableDefinition<&str, u64> = TableDefinition::new("over");
+
+/// Call-ID and tag to `KeptDialog` as JSON.
+const DIALOGS: TableDefinition<&str, &[u8]> = TableDefinition::new("dialogs");
 
 /// Pause between two sweeps over the ids that may be forgotten.
 const SWEEP_MS: u64 = 60_000;
@@ -43,6 +48,24 @@ struct Counted {
     taken: AtomicU64,
     done: AtomicU64,
     lost: AtomicU64,
+}
+
+/// The last changes of everything that is named in some changes: all that counts of them.
+#[derive(Default)]
+struct Batch {
+    calls: BTreeMap<String, Option<Box<CallRecord>>>,
+    dialogs: BTreeMap<String, Option<Box<KeptDialog>>>,
+}
+
+impl Batch {
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Call { call_id, record } => drop(self.calls.insert(call_id, Some(record))),
+            Change::Over { call_id } => drop(self.calls.insert(call_id, None)),
+            Change::Dialog { key, dialog } => drop(self.dialogs.insert(key, Some(dialog))),
+            Change::DialogOver { key } => drop(self.dialogs.insert(key, None)),
+        }
+    }
 }
 
 struct Numbered {
@@ -127,17 +150,13 @@ impl Writer {
     fn run(mut self, changes: &Receiver<Numbered>) {
         while let Ok(first) = changes.recv() {
             let mut last = first.number;
-            // The last change of a call is all that counts.
-            let mut batch = BTreeMap::new();
+            let mut batch = Batch::default();
             let mut count = 0;
             for Numbered { number, change } in std::iter::once(first).chain(changes.try_iter().take(STORE_CHANGES_MAX))
             {
                 last = number;
                 count += 1;
-                match change {
-                    Change::Call { call_id, record } => batch.insert(call_id, Some(record)),
-                    Change::Over { call_id } => batch.insert(call_id, None),
-                };
+                batch.take(change);
             }
             match self.commit(&batch) {
                 Ok(()) => self.failing = false,
@@ -155,13 +174,13 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, batch: &BTreeMap<String, Option<Box<CallRecord>>>) -> Result<(), redb::Error> {
+    fn commit(&mut self, batch: &Batch) -> Result<(), redb::Error> {
         let now_ms = (self.wall)();
         let transaction = self.database.begin_write()?;
         {
             let mut calls = transaction.open_table(CALLS)?;
             let mut over = transaction.open_table(OVER)?;
-            for (call_id, record) in batch {
+            for (call_id, record) in &batch.calls {
                 match record {
                     // A record is plain data: JSON can hold all of it.
                     Some(record) => {
@@ -176,6 +195,15 @@ impl Writer {
             if now_ms.saturating_sub(self.swept_ms) >= SWEEP_MS {
                 self.swept_ms = now_ms;
                 over.retain(|_, until_ms| until_ms > now_ms)?;
+            }
+            let mut dialogs = transaction.open_table(DIALOGS)?;
+            for (key, dialog) in &batch.dialogs {
+                match dialog {
+                    Some(dialog) => {
+                        dialogs.insert(key.as_str(), serde_json::to_vec(dialog).unwrap_or_default().as_slice())?;
+                    }
+                    None => drop(dialogs.remove(key.as_str())?),
+                }
             }
         }
         transaction.commit()?;
@@ -249,6 +277,17 @@ fn read(transaction: &redb::WriteTransaction, now_ms: u64) -> Result<Remembered,
         let left_ms = until_ms.value().saturating_sub(now_ms).min(TOMBSTONE_MS);
         remembered.over.insert(call_id.value().to_owned(), left_ms);
     }
+    let mut dialogs = transaction.open_table(DIALOGS)?;
+    for entry in dialogs.iter()? {
+        let (key, bytes) = entry?;
+        if let Ok(dialog) = serde_json::from_slice::<KeptDialog>(bytes.value())
+            && remembered.dialogs.len() < CALLS_MAX
+        {
+            remembered.dialogs.insert(key.value().to_owned(), dialog);
+        }
+    }
+    // One that cannot be read would stay for ever.
+    dialogs.retain(|key, _| remembered.dialogs.contains_key(key))?;
     Ok(remembered)
 }
 

@@ -60,6 +60,39 @@ fn what_was_written_is_there_after_the_next_start() {
 }
 
 #[test]
+fn sip_calls_that_were_up_are_remembered_until_they_are_over() {
+    let path = folder("dialogs").join("tandem.redb");
+    let text = r#"{"dialog":{"call_id":"c","local":"<sip:a@h>;tag=1","remote":"<sip:b@h>;tag=2","remote_tag":"2","local_cseq":7,
+        "remote_cseq":null,"route_set":["<sip:p;lr>"],"remote_target":"sip:b@h"},"transport":"tls","peer":"192.0.2.1:5061"}"#;
+    let dialog: KeptDialog = serde_json::from_str(text).unwrap();
+    let up = |key: &str| Change::Dialog { key: key.into(), dialog: Box::new(dialog.clone()) };
+    let (mut store, _) = FileStore::open(&path, fixed).unwrap();
+    for change in [up("c;1"), call("c;1", "s"), up("d;1"), Change::DialogOver { key: "d;1".into() }, up("e;1")] {
+        store.write(change);
+    }
+    drop(store);
+    let (mut store, remembered) = FileStore::open(&path, fixed).unwrap();
+    assert_eq!(remembered.dialogs.keys().collect::<Vec<_>>(), ["c;1", "e;1"]);
+    assert_eq!((&remembered.dialogs["c;1"], remembered.calls.len()), (&dialog, 1));
+    store.write(Change::DialogOver { key: "c;1".into() });
+    store.write(Change::DialogOver { key: "never".into() });
+    drop(store);
+    let (store, remembered) = FileStore::open(&path, fixed).unwrap();
+    assert_eq!(remembered.dialogs.len(), 1);
+    drop(store);
+    // One that cannot be read is gone for good, and costs no other.
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(DIALOGS).unwrap().insert("x", &b"{}"[..]).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    for _ in 0..2 {
+        let (_store, remembered) = FileStore::open(&path, fixed).unwrap();
+        assert_eq!(remembered.dialogs.keys().collect::<Vec<_>>(), ["e;1"]);
+    }
+}
+
+#[test]
 fn a_change_is_written_when_it_is_announced() {
     let path = folder("announced").join("tandem.redb");
     let (mut store, _) = FileStore::open(&path, fixed).unwrap();

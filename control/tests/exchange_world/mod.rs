@@ -7,8 +7,12 @@ use control::call::{EdgeReply, EdgeRequest, NewSession};
 use control::registrar::{Group, User};
 use control::route::{Pattern, Routes, Transport, Trunk};
 use control::sip::locate::{Question, Records};
+use control::sip::message::Message;
 use control::sip::transport::{Hop, PeerIdentity};
-use control::sip::{Credentials, Invite, Register, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput};
+use control::sip::{
+    Credentials, Invite, KeptDialog, Register, Replaces, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput,
+};
+use control::store::Change;
 use control::trace::timeline::Step;
 use engine::bridge::{BridgeCommand, BridgeEvent, BridgeId, LegConfig, LegName, LegRemote};
 use engine::error::{Cause, End, Side};
@@ -27,6 +31,9 @@ pub(crate) const BOB: &str = "198.51.100.13:5060";
 pub(crate) const CAROL: &str = "198.51.100.14:5060";
 pub(crate) const TRUNK_A: &str = "203.0.113.5:5060";
 pub(crate) const TRUNK_B: &str = "203.0.113.6:5060";
+
+/// Another port of trunk a's: its messages are written by the test.
+pub(crate) const SCRIPT: &str = "203.0.113.5:5070";
 
 /// Rounds of one drain; more means that two parts answer each other without end.
 const DRAIN_ROUNDS_MAX: usize = 10_000;
@@ -190,6 +197,9 @@ pub(crate) struct Played {
 pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) gateway: Edge,
+    pub(crate) config: EdgeConfig,
+    /// What the gateway's store holds.
+    pub(crate) kept: BTreeMap<String, KeptDialog>,
     pub(crate) gateway_deadline: Instant,
     pub(crate) phones: BTreeMap<SocketAddr, Phone>,
     pub(crate) bridges: BTreeMap<BridgeId, Played>,
@@ -201,6 +211,12 @@ pub(crate) struct World {
     pub(crate) steps: Vec<(Step, String)>,
     pub(crate) events: Vec<EdgeEventKind>,
     pub(crate) token: String,
+    /// The engine has no spare leg for this bridge.
+    pub(crate) refuses_legs: Option<BridgeId>,
+    /// The engine says nothing about spare legs.
+    pub(crate) mute_engine: bool,
+    /// What came to `SCRIPT`.
+    pub(crate) scripted: Vec<Message>,
 }
 
 pub(crate) fn address(text: &str) -> SocketAddr {
@@ -260,7 +276,9 @@ impl World {
         }
         let mut world = World {
             now: Instant::from_millis(1_000),
-            gateway: Edge::new(config, 1, random.fork()),
+            gateway: Edge::new(config.clone(), 1, random.fork()),
+            config,
+            kept: BTreeMap::new(),
             gateway_deadline: Instant::NEVER,
             phones,
             bridges: BTreeMap::new(),
@@ -272,7 +290,11 @@ impl World {
             steps: Vec::new(),
             events: Vec::new(),
             token: String::new(),
+            refuses_legs: None,
+            mute_engine: false,
+            scripted: Vec::new(),
         };
+        world.gateway.restore(world.now, BTreeMap::new());
         for (text, user) in [(ALICE, "alice"), (ALICE_TOO, "alice"), (BOB, "bob"), (CAROL, "carol")] {
             world.register(text, user);
         }
@@ -304,7 +326,9 @@ impl World {
     /// A phone or trunk calls somebody through the gateway.
     pub(crate) fn dial(&mut self, from: &str, dialed: &str, offer: Offer) -> SipCallId {
         let now = self.now;
-        let user = [(ALICE, "alice"), (BOB, "bob"), (CAROL, "carol")].into_iter().find(|(text, _)| *text == from);
+        let user = [(ALICE, "alice"), (ALICE_TOO, "alice"), (BOB, "bob"), (CAROL, "carol")]
+            .into_iter()
+            .find(|(text, _)| *text == from);
         let credentials =
             user.map(|(_, name)| Credentials { username: name.to_owned(), password: "secret".to_owned() });
         let invite = Invite {
@@ -387,6 +411,55 @@ impl World {
         Some(call)
     }
 
+    /// The calls that a phone is in, in the order in which they came up.
+    pub(crate) fn all_talking(&mut self, text: &str) -> Vec<SipCallId> {
+        let phone = self.phone(text);
+        let came = phone.calls.iter().filter(|call| call.answered && call.end.is_none()).map(|call| call.call);
+        let placed = phone.placed.iter().filter(|(_, placed)| placed.answer.is_some() && placed.end.is_none());
+        let mut calls: Vec<SipCallId> = came.chain(placed.map(|(call, _)| *call)).collect();
+        calls.sort();
+        calls
+    }
+
+    /// In the call `asked` a phone asks to be replaced by who is in its call `other`.
+    pub(crate) fn attend(&mut self, text: &str, asked: SipCallId, other: SipCallId) {
+        let replaces = self.phone(text).agent.replaces(other).expect("a dialog");
+        self.attend_naming(text, asked, &replaces);
+    }
+
+    pub(crate) fn attend_naming(&mut self, text: &str, asked: SipCallId, replaces: &Replaces) {
+        let now = self.now;
+        let escaped = replaces.header().replace(';', "%3B").replace('=', "%3D").replace('@', "%40");
+        let to = format!("sip:carol@192.0.2.1?Replaces={escaped}");
+        self.phone(text).agent.refer(now, asked, &to, Some("<sip:bob@192.0.2.1>"));
+        self.drain();
+    }
+
+    /// A request from `SCRIPT`; inside the dialog of `last`, if there is one. Answers what came back.
+    pub(crate) fn script(&mut self, method: &str, cseq: u32, last: Option<&Message>, sdp: &str) -> Vec<Message> {
+        let tag = last.and_then(|last| last.to_tag()).map(|tag| format!(";tag={tag}")).unwrap_or_default();
+        let mut request = Message::request(method, "sip:bob@192.0.2.1");
+        request.push("Via", format!("SIP/2.0/UDP {SCRIPT};branch=z9hG4bK{method}{cseq}"));
+        request.push("Max-Forwards", "70");
+        request.push("From", "<sip:+441632960000@203.0.113.5>;tag=script");
+        request.push("To", format!("<sip:bob@192.0.2.1>{tag}"));
+        request.push("Call-ID", "scripted");
+        request.push("CSeq", format!("{cseq} {method}"));
+        request.push("Contact", format!("<sip:{SCRIPT}>"));
+        if !sdp.is_empty() {
+            request.set_body("application/sdp", sdp);
+        }
+        self.scripted.clear();
+        self.send(address(SCRIPT), address(GATEWAY), &request.to_bytes());
+        self.run_ms(1_000);
+        self.scripted.clone()
+    }
+
+    /// A phone's INVITE takes the place of another call.
+    pub(crate) fn replace(&mut self, from: &str, replaces: &Replaces, offer: Offer) -> SipCallId {
+        self.dial(from, "anybody", offer.header("Replaces", &replaces.header()))
+    }
+
     /// Puts a phone's call on hold, or takes it back.
     pub(crate) fn offer_anew(&mut self, text: &str, direction: Direction) {
         let (now, Some(call)) = (self.now, self.talking(text)) else { return };
@@ -396,6 +469,24 @@ impl World {
         let offer = offer.replace("a=sendrecv", word).replace("m=audio 4000", &format!("m=audio {port}"));
         self.phone(text).agent.reinvite(now, call, &offer);
         self.drain();
+    }
+
+    /// The gateway dies, and another one begins with what the store held.
+    pub(crate) fn crash(&mut self) {
+        self.gateway = Edge::new(self.config.clone(), 1, self.random.fork());
+        self.bridges.clear();
+        self.steps.clear();
+        self.token.clear();
+        self.gateway.restore(self.now, self.kept.clone());
+        self.drain();
+    }
+
+    fn remember(&mut self, change: Change) {
+        match change {
+            Change::Dialog { key, dialog } => drop(self.kept.insert(key, *dialog)),
+            Change::DialogOver { key } => assert!(self.kept.remove(&key).is_some(), "{key} was not kept"),
+            other => panic!("{other:?} of an edge"),
+        }
     }
 
     pub(crate) fn only_bridge(&self) -> &Played {
@@ -430,6 +521,7 @@ impl World {
         assert_eq!(counters.sessions_begun, counters.sessions_ended);
         let ends = self.steps.iter().filter(|(step, _)| *step == Step::End).count() as u64;
         assert_eq!(ends, counters.sessions_ended, "one line per call says how it ended");
+        assert!(self.kept.is_empty(), "left in the store: {:?}", self.kept);
         for (name, phone) in &self.phones {
             assert_eq!(phone.agent.alive(), (0, 0), "left at {name}");
         }
@@ -471,6 +563,8 @@ impl World {
             let (_, (from, to, bytes)) = self.wire.pop_first().unwrap();
             if to == address(GATEWAY) {
                 self.gateway.handle_sip_message(now, &Hop::udp(from), &PeerIdentity::default(), &bytes);
+            } else if to == address(SCRIPT) {
+                self.scripted.push(Message::parse(&bytes).unwrap());
             } else if let Some(phone) = self.phones.get_mut(&to).filter(|phone| phone.does != Does::Dead) {
                 phone.agent.handle_datagram(now, from, &bytes);
             }
@@ -522,6 +616,7 @@ impl World {
                 EdgeOutput::Reply { result, .. } => assert!(result.is_ok(), "{result:?}"),
                 EdgeOutput::Trace(_) => {}
                 EdgeOutput::Linked { .. } => {}
+                EdgeOutput::Store(change) => self.remember(change),
             }
             quiet = false;
         }
@@ -569,10 +664,14 @@ impl World {
         let Some(mut played) = self.bridges.remove(&bridge) else { panic!("{command:?} to a bridge that is gone") };
         let mut event = None;
         match command {
+            BridgeCommand::OpenLeg { leg, .. } if self.refuses_legs == Some(bridge) => {
+                event = Some(BridgeEvent::LegRefused { leg });
+            }
             BridgeCommand::OpenLeg { leg, config } => {
                 assert!(leg.is_spare() && !played.legs.contains(&leg), "{leg:?} is taken");
                 played.legs.push(leg);
-                event = Some(BridgeEvent::LegOpened { leg, local: self.local(&config) });
+                let local = self.local(&config);
+                event = (!self.mute_engine).then_some(BridgeEvent::LegOpened { leg, local });
                 played.configs.insert(leg, *config);
             }
             BridgeCommand::CloseLeg { leg } => {

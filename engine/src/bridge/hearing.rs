@@ -13,19 +13,16 @@ use crate::media::resample::Decimator;
 use crate::media::stretch::{self, Need};
 use crate::sdp::Codec;
 
-/// Samples that wait to be cut into frames: the longest packet behind two frames that are not full.
-const HEARD_SAMPLES_MAX: usize = DECODED_SAMPLES_MAX + 2 * FRAME_SAMPLES_MAX;
-
 /// From payloads to frames.
 pub(super) struct Hearing {
     decoder: Decoder,
     /// Where the decoder runs at twice the exit's rate.
     decimator: Option<Decimator>,
-    /// Stands in for late packets, at the exit's rate.
-    concealer: Concealer,
+    /// Stands in for late packets, at the exit's rate, where anything waits for them.
+    concealer: Option<Concealer>,
     comfort: Comfort,
-    decoded: Box<[i16; DECODED_SAMPLES_MAX]>,
-    heard: Box<[i16; HEARD_SAMPLES_MAX]>,
+    /// Samples that wait to be cut into frames: the longest packet behind two frames that are not full.
+    heard: Box<[i16]>,
     count: usize,
     /// The frame that was taken last.
     past: [i16; FRAME_SAMPLES_MAX],
@@ -39,20 +36,21 @@ pub(super) struct Hearing {
 }
 
 impl Hearing {
-    /// `rate_hz` that frames are wanted at: the decoder's own, or half of it.
-    pub(super) fn new(codec: Codec, rate_hz: u32) -> Hearing {
+    /// `rate_hz` that frames are wanted at: the decoder's own, or half of it; `stands_in` where `stand_in` is called.
+    pub(super) fn new(codec: Codec, rate_hz: u32, stands_in: bool) -> Hearing {
         let decoder = Decoder::new(codec);
         let decimator = (decoder.sample_rate_hz() == 2 * rate_hz).then(Decimator::new);
+        let frame_samples = rate_hz as usize / 1_000 * PTIME_MS;
+        let packet_samples = if decimator.is_some() { DECODED_SAMPLES_MAX / 2 } else { DECODED_SAMPLES_MAX };
         Hearing {
             decoder,
             decimator,
-            concealer: Concealer::for_late(rate_hz),
+            concealer: stands_in.then(|| Concealer::for_late(rate_hz)),
             comfort: Comfort::new(),
-            decoded: Box::new([0; DECODED_SAMPLES_MAX]),
-            heard: Box::new([0; HEARD_SAMPLES_MAX]),
+            heard: vec![0; packet_samples + 2 * frame_samples].into_boxed_slice(),
             count: 0,
             past: [0; FRAME_SAMPLES_MAX],
-            frame_samples: rate_hz as usize / 1_000 * PTIME_MS,
+            frame_samples,
             concealed: 0,
             recovered: 0,
             shortened: 0,
@@ -90,10 +88,11 @@ impl Hearing {
 
     /// A payload that is none counts as lost.
     pub(super) fn decode(&mut self, payload: &[u8]) {
-        match self.decoder.decode(payload, &mut self.decoded[..]) {
+        let mut decoded = [0; DECODED_SAMPLES_MAX];
+        match self.decoder.decode(payload, &mut decoded) {
             Ok(samples) if samples > 0 => {
-                self.comfort.received(&self.decoded[..samples]);
-                self.keep(samples, 0);
+                self.comfort.received(&decoded[..samples]);
+                self.keep(&decoded[..samples], 0);
             }
             _ => self.conceal(0),
         }
@@ -101,12 +100,10 @@ impl Hearing {
 
     /// Decodes a packet that nobody is to hear: what comes after it is coded by it.
     pub(super) fn pass_by(&mut self, payload: &[u8]) {
-        let count = self.count;
-        if let Ok(samples) = self.decoder.decode(payload, &mut self.decoded[..])
-            && let Some(decimator) = &mut self.decimator
-        {
-            let room = &mut self.heard[count..];
-            decimator.resample(&self.decoded[..samples.min(2 * room.len())], room);
+        let mut decoded = [0; DECODED_SAMPLES_MAX];
+        if let (Ok(samples), Some(decimator)) = (self.decoder.decode(payload, &mut decoded), &mut self.decimator) {
+            let room = &mut self.heard[self.count..];
+            decimator.resample(&decoded[..samples.min(2 * room.len())], room);
         }
     }
 
@@ -114,22 +111,25 @@ impl Hearing {
     pub(super) fn recover(&mut self, next: &[u8], skip: usize) {
         self.concealed += 1;
         self.recovered += 1;
-        let samples = self.decoder.decode_fec(next, &mut self.decoded[..]);
-        self.keep(samples, skip);
+        let mut decoded = [0; DECODED_SAMPLES_MAX];
+        let samples = self.decoder.decode_fec(next, &mut decoded);
+        self.keep(&decoded[..samples], skip);
     }
 
     /// Makes up one packet that is lost; its first `skip` samples are left out.
     pub(super) fn conceal(&mut self, skip: usize) {
         self.concealed += 1;
-        let samples = self.decoder.conceal(&mut self.decoded[..]);
-        self.keep(samples, skip);
+        let mut decoded = [0; DECODED_SAMPLES_MAX];
+        let samples = self.decoder.conceal(&mut decoded);
+        self.keep(&decoded[..samples], skip);
     }
 
     /// Conceals one packet, but at most `samples`; answers how many there are now more.
     pub(super) fn conceal_at_most(&mut self, samples: usize) -> usize {
         self.concealed += 1;
-        let made = self.decoder.conceal(&mut self.decoded[..]).clamp(1, samples);
-        self.keep(made, 0);
+        let mut decoded = [0; DECODED_SAMPLES_MAX];
+        let made = self.decoder.conceal(&mut decoded).clamp(1, samples);
+        self.keep(&decoded[..made], 0);
         made
     }
 
@@ -138,10 +138,15 @@ impl Hearing {
         self.concealed += 1;
         let made = self.frame_samples.saturating_sub(self.count);
         let pcm = &mut self.heard[self.count..self.count + made];
-        self.concealer.conceal(pcm);
+        let Some(concealer) = &mut self.concealer else {
+            self.comfort.fill(pcm);
+            self.count += made;
+            return made;
+        };
+        concealer.conceal(pcm);
         let mut noise = [0; FRAME_SAMPLES_MAX];
         self.comfort.fill(&mut noise[..made]);
-        let share = 1.0 - self.concealer.level();
+        let share = 1.0 - concealer.level();
         if share > 0.0 {
             for (sample, noise) in pcm.iter_mut().zip(&noise) {
                 *sample = sample.saturating_add((f32::from(*noise) * share) as i16);
@@ -155,7 +160,9 @@ impl Hearing {
     pub(super) fn silence(&mut self) {
         let end = self.frame_samples.max(self.count);
         self.comfort.fill(&mut self.heard[self.count..end]);
-        self.concealer.received(&mut self.heard[self.count..end]);
+        if let Some(concealer) = &mut self.concealer {
+            concealer.received(&mut self.heard[self.count..end]);
+        }
         self.count = end;
     }
 
@@ -185,20 +192,20 @@ impl Hearing {
         self.frame_samples / (8 * PTIME_MS)
     }
 
-    fn keep(&mut self, samples: usize, skip: usize) {
+    fn keep(&mut self, decoded: &[i16], skip: usize) {
         let room = &mut self.heard[self.count..];
         let kept = match &mut self.decimator {
-            Some(decimator) => decimator.resample(&self.decoded[..samples.min(2 * room.len())], room),
+            Some(decimator) => decimator.resample(&decoded[..decoded.len().min(2 * room.len())], room),
             None => {
-                let samples = samples.min(room.len());
-                room[..samples].copy_from_slice(&self.decoded[..samples]);
+                let samples = decoded.len().min(room.len());
+                room[..samples].copy_from_slice(&decoded[..samples]);
                 samples
             }
         };
         let skip = skip.min(kept);
         room.copy_within(skip..kept, 0);
-        if kept > skip {
-            self.concealer.received(&mut room[..kept - skip]);
+        if let (true, Some(concealer)) = (kept > skip, &mut self.concealer) {
+            concealer.received(&mut room[..kept - skip]);
         }
         self.count += kept - skip;
     }

@@ -4,21 +4,20 @@
 //! is caught up in the speaker's own pauses, of which a short rest is always kept. Once it is gone the backlog stays small: it
 //! then only takes up packets that come in bursts.
 //!
-//! Why PCMU bytes: two seconds take 16,000 bytes instead of 32,000, and are lossless where the leg spoke PCMU anyway.
+//! Why PCMU bytes: two seconds take 16,000 bytes instead of 32,000, and are lossless where the leg spoke PCMU anyway. A call has that
+//! memory only while it needs it: from a greeting longer than what bursts take until the lag is gone, and never again.
 
 use crate::limits::HOLD_MS_MAX;
-use crate::media::decode::Decoder;
-use crate::media::encode::{ENCODED_BYTES_MAX, Encoder, FRAME_SAMPLES};
-use crate::sdp::{Codec, OpusParameters};
+use crate::media::encode::FRAME_SAMPLES;
+use crate::media::g711::Law;
 
 /// Bytes of the backlog: one per sample.
 const HOLD_BYTES_MAX: usize = HOLD_MS_MAX * 8;
 const HOLD_FRAMES_MAX: usize = HOLD_BYTES_MAX / FRAME_SAMPLES;
 const _: () = assert!(HOLD_BYTES_MAX.is_multiple_of(FRAME_SAMPLES));
 
-/// Frames that may wait once the backlog was empty; past it the oldest is dropped. It bounds the delay that bursts can add: what an outage
-/// that comfort did not fill brings at once has its place.
-const LIVE_FRAMES_MAX: usize = 10;
+/// Frames that may wait once the lag is gone; past it the oldest is dropped. It bounds the delay that bursts can add.
+const LIVE_FRAMES_MAX: usize = 6;
 
 /// Quiet frames of each pause that are always played: a caller hears a pause of 60 ms as one.
 const REST_FRAMES: usize = 3;
@@ -31,11 +30,11 @@ const LOUD_MEAN: u32 = 600;
 
 /// Frames of 20 ms that wait for their turn, oldest first.
 pub(super) struct Backlog {
-    bytes: Box<[u8]>,
+    live: [u8; LIVE_FRAMES_MAX * FRAME_SAMPLES],
+    /// In its place while a greeting is longer.
+    held: Option<Box<[u8; HOLD_BYTES_MAX]>>,
     first: usize,
     count: usize,
-    encoder: Encoder,
-    decoder: Decoder,
     quiet_run: usize,
     /// The speaker's background: the mean magnitude of the quietest frame, rising by one per frame since.
     background: u32,
@@ -46,11 +45,10 @@ pub(super) struct Backlog {
 impl Backlog {
     pub(super) fn new() -> Backlog {
         Backlog {
-            bytes: vec![0; HOLD_BYTES_MAX].into_boxed_slice(),
+            live: [0; LIVE_FRAMES_MAX * FRAME_SAMPLES],
+            held: None,
             first: 0,
             count: 0,
-            encoder: Encoder::new(Codec::Pcmu, &OpusParameters::default()),
-            decoder: Decoder::new(Codec::Pcmu),
             quiet_run: 0,
             background: 0,
             is_live: false,
@@ -64,17 +62,36 @@ impl Backlog {
     /// Puts one frame behind the others. A greeting longer than the limit loses its newest audio, live audio its oldest.
     pub(super) fn push(&mut self, pcm: &[i16]) {
         self.background = mean(pcm).min(self.background + 1);
-        if self.is_live && self.count == LIVE_FRAMES_MAX {
-            self.drop_first();
+        match self.count == self.frames_max() {
+            true if self.is_live => self.drop_first(),
+            true if self.held.is_some() => return,
+            true => self.hold(),
+            false => {}
         }
-        if self.count == HOLD_FRAMES_MAX {
-            return;
-        }
-        let start = (self.first + self.count) % HOLD_FRAMES_MAX * FRAME_SAMPLES;
-        let mut encoded = [0; ENCODED_BYTES_MAX];
-        let len = self.encoder.encode(pcm, &mut encoded);
-        self.bytes[start..start + FRAME_SAMPLES].copy_from_slice(&encoded[..len]);
+        let start = (self.first + self.count) % self.frames_max() * FRAME_SAMPLES;
+        Law::Mu.encode(pcm, &mut self.bytes()[start..start + FRAME_SAMPLES]);
         self.count += 1;
+    }
+
+    /// Takes the memory of a greeting; what waits comes first in it.
+    fn hold(&mut self) {
+        let mut held = Box::new([0; HOLD_BYTES_MAX]);
+        let split = self.first * FRAME_SAMPLES;
+        let (end, begin) = (&self.live[split..], &self.live[..split]);
+        held[..end.len()].copy_from_slice(end);
+        held[end.len()..self.live.len()].copy_from_slice(begin);
+        (self.held, self.first) = (Some(held), 0);
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        match &mut self.held {
+            Some(held) => &mut held[..],
+            None => &mut self.live,
+        }
+    }
+
+    fn frames_max(&self) -> usize {
+        if self.held.is_some() { HOLD_FRAMES_MAX } else { LIVE_FRAMES_MAX }
     }
 
     /// The next frame to play. While others wait behind it, frames of a pause are left out.
@@ -82,7 +99,9 @@ impl Backlog {
         while self.take_first(pcm) {
             self.quiet_run = if self.is_quiet(pcm) { self.quiet_run + 1 } else { 0 };
             if self.quiet_run <= REST_FRAMES || self.count == 0 {
-                self.is_live |= self.count == 0;
+                if self.count == 0 {
+                    (self.is_live, self.held, self.first) = (true, None, 0);
+                }
                 return true;
             }
         }
@@ -99,14 +118,13 @@ impl Backlog {
             return false;
         }
         let start = self.first * FRAME_SAMPLES;
-        let decoded = self.decoder.decode(&self.bytes[start..start + FRAME_SAMPLES], pcm);
-        debug_assert_eq!(decoded, Ok(FRAME_SAMPLES), "every byte is a PCMU sample");
+        Law::Mu.decode(&self.bytes()[start..start + FRAME_SAMPLES], pcm);
         self.drop_first();
         true
     }
 
     fn drop_first(&mut self) {
-        self.first = (self.first + 1) % HOLD_FRAMES_MAX;
+        self.first = (self.first + 1) % self.frames_max();
         self.count -= 1;
     }
 }
@@ -176,6 +194,20 @@ mod tests {
             assert_eq!(pcm[0].signum(), value.signum());
         }
         assert!(backlog.is_empty());
+    }
+
+    #[test]
+    fn the_memory_of_a_greeting_is_given_back_once_the_lag_is_gone_and_not_taken_again() {
+        let mut backlog = Backlog::new();
+        for index in 0..LIVE_FRAMES_MAX + 1 {
+            assert!(backlog.held.is_none());
+            backlog.push(&frame(1_000 * (index as i16 + 1)));
+        }
+        assert!(backlog.held.is_some());
+        let played = drain(&mut backlog);
+        assert!(played.len() == LIVE_FRAMES_MAX + 1 && played.is_sorted(), "{played:?}");
+        (0..3 * HOLD_FRAMES_MAX).for_each(|_| backlog.push(&frame(1_000)));
+        assert!(backlog.held.is_none());
     }
 
     #[test]

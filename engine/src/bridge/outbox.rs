@@ -7,19 +7,20 @@ use super::Port;
 use crate::limits::DATAGRAM_BYTES_MAX;
 use std::net::SocketAddr;
 
-/// Bytes of an outbox: eight Opus packets and one datagram of the largest size. 4,096 bridges take 12 MB.
-const OUTBOX_BYTES_MAX: usize = 2 * DATAGRAM_BYTES_MAX;
+/// Bytes of an outbox: one datagram of the largest size and two packets of speech, or ten of these. 4,096 bridges take 8 MB.
+const OUTBOX_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + 500;
 
 /// Packets of an outbox. Past either limit a packet is not written, and counted as unsent.
 const OUTBOX_PACKETS_MAX: usize = 16;
+const _: () = assert!(OUTBOX_BYTES_MAX <= u16::MAX as usize);
 
 /// One packet in the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     port: Port,
     to: SocketAddr,
-    start: usize,
-    len: usize,
+    start: u16,
+    len: u16,
 }
 
 /// Packets waiting for `poll_output`, oldest first.
@@ -55,7 +56,7 @@ impl Outbox {
 
     /// Keeps the first `len` bytes of the last slot.
     pub(super) fn commit(&mut self, port: Port, to: SocketAddr, len: usize) {
-        self.entries[self.next_in] = Some(Entry { port, to, start: self.used, len });
+        self.entries[self.next_in] = Some(Entry { port, to, start: self.used as u16, len: len as u16 });
         self.next_in += 1;
         self.used += len;
     }
@@ -66,6 +67,7 @@ impl Outbox {
             return None;
         }
         let Entry { port, to, start, len } = self.entries[self.next_out].take()?;
+        let (start, len) = (usize::from(start), usize::from(len));
         out[..len].copy_from_slice(&self.bytes[start..start + len]);
         self.next_out += 1;
         if self.is_empty() {
@@ -126,8 +128,8 @@ mod tests {
         assert_eq!(outbox.take_unsent(), 0);
         assert!(outbox.slot(DATAGRAM_BYTES_MAX).is_some());
         outbox.commit(PORT, address(), DATAGRAM_BYTES_MAX);
-        assert!(outbox.slot(DATAGRAM_BYTES_MAX).is_some());
-        outbox.commit(PORT, address(), DATAGRAM_BYTES_MAX);
+        assert!(outbox.slot(OUTBOX_BYTES_MAX - DATAGRAM_BYTES_MAX).is_some());
+        outbox.commit(PORT, address(), OUTBOX_BYTES_MAX - DATAGRAM_BYTES_MAX);
         assert!(outbox.slot(1).is_none());
     }
 }

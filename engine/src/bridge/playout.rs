@@ -92,7 +92,7 @@ impl Playout {
             source: Source::default(),
             jitter: JitterBuffer::new(source.clock_rate_hz()),
             clock_rate_hz: source.clock_rate_hz(),
-            hearing: Hearing::new(source, voice.rate_hz()),
+            hearing: Hearing::new(source, voice.rate_hz(), true),
             voice,
             next: None,
             lean: 0,
@@ -259,6 +259,10 @@ impl Playout {
 
     pub(super) fn concealed(&self) -> u64 {
         self.hearing.concealed()
+    }
+
+    pub(super) fn redundant(&self) -> u64 {
+        self.voice.redundant()
     }
 
     pub(super) fn stats(&self) -> PlayoutStats {

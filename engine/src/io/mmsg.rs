@@ -189,7 +189,7 @@ impl Mmsg {
     }
 
     /// Hands everything queued to the kernel, neighbours of one socket with one call.
-    fn flush(&mut self, metrics: &mut Metrics) {
+    pub(super) fn flush(&mut self, metrics: &mut Metrics) {
         let mut first = 0;
         while first < self.queued.len() {
             let key = self.queued[first];

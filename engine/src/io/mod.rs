@@ -143,6 +143,14 @@ impl Net {
         }
     }
 
+    /// Hands everything that is queued to the kernel. [`Net::wait`] does so too: apart from it, what follows is rest and no work.
+    pub fn hand_over(&mut self, metrics: &mut Metrics) {
+        match self {
+            Net::Ring(ring) => ring.hand_over(metrics),
+            Net::Mmsg(mmsg) => mmsg.flush(metrics),
+        }
+    }
+
     /// Hands all queued datagrams to the kernel and waits for something to happen, at most `until`, and gathers for [`GATHER`].
     pub fn wait(&mut self, until: Instant, metrics: &mut Metrics) -> io::Result<()> {
         match self {

@@ -230,10 +230,18 @@ impl Ring {
         self.finish();
     }
 
-    pub(super) fn wait(&mut self, until: Instant, metrics: &mut Metrics) -> io::Result<()> {
+    /// What the kernel does not take now, the wait that follows offers again.
+    pub(super) fn hand_over(&mut self, metrics: &mut Metrics) {
         self.cancel();
         self.arm(metrics);
         self.arm_wake();
+        if !self.ring.submission().is_empty() {
+            self.submit();
+        }
+    }
+
+    pub(super) fn wait(&mut self, until: Instant, metrics: &mut Metrics) -> io::Result<()> {
+        self.hand_over(metrics);
         self.state.buffers.publish();
         let until = self.state.paused.front().map_or(until, |&(resume, _)| resume.min(until));
         let until = if self.state.received.is_empty() { until } else { Instant::ZERO };

@@ -48,7 +48,7 @@ pub struct RtpRemote {
 pub struct RtpLeg {
     remote: Option<Remote>,
     /// Of an SDES leg.
-    srtp: Option<Contexts>,
+    srtp: Option<Box<Contexts>>,
     stream: Stream,
     phase: Phase,
 }
@@ -98,7 +98,7 @@ impl RtpLeg {
                 contexts.change(now, keys);
                 Some(contexts)
             }
-            (_, keys) => keys.map(Contexts::new),
+            (_, keys) => keys.map(|keys| Box::new(Contexts::new(keys))),
         };
         let rtcp_to = if remote.rtcp_mux { remote.address } else { remote.rtcp_address };
         let mut next = Remote { latch: Latch::new(remote.address), described: remote, since: now, rtcp_to };

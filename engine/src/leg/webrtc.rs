@@ -84,7 +84,7 @@ pub struct WebrtcChange {
 pub struct WebrtcLeg {
     ice: IceAgent,
     /// The agent before an ICE restart, until the pair of the new one is nominated.
-    ice_before: Option<IceAgent>,
+    ice_before: Option<Box<IceAgent>>,
     /// When the agent wants its turn; `DUE` while it has something to say.
     ice_deadline: Instant,
     identity: Identity,
@@ -207,7 +207,7 @@ impl WebrtcLeg {
         let is_restart = change.credentials != *self.ice.local();
         if is_restart {
             let agent = IceAgent::new(now, self.ice.role(), change.credentials, self.random.fork());
-            self.ice_before = Some(core::mem::replace(&mut self.ice, agent));
+            self.ice_before = Some(Box::new(core::mem::replace(&mut self.ice, agent)));
             self.ice.set_remote(now, &change.ice);
             self.ice_deadline = DUE;
         }

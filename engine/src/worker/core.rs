@@ -39,6 +39,10 @@ pub trait Core: Sized + 'static {
     fn handle_timeout(&mut self, now: Instant);
     /// See [`Bridge::poll_output`].
     fn poll_output(&mut self, now: Instant, out: &mut [u8], metrics: &mut Metrics) -> Output;
+    /// See [`Bridge::carries`].
+    fn carries(&self) -> bool {
+        true
+    }
     /// See [`Bridge::set_complexity`].
     fn set_complexity(&mut self, _complexity: u8) {}
     /// See [`Bridge::is_ended`].
@@ -81,6 +85,10 @@ impl Core for Bridge {
 
     fn poll_output(&mut self, now: Instant, out: &mut [u8], metrics: &mut Metrics) -> Output {
         Bridge::poll_output(self, now, out, metrics)
+    }
+
+    fn carries(&self) -> bool {
+        Bridge::carries(self)
     }
 
     fn set_complexity(&mut self, complexity: u8) {

@@ -28,6 +28,7 @@ use crate::leg::LocalLeg;
 use crate::limits::{BRIDGES_PER_WORKER_MAX, SOCKETS_PER_WORKER_MAX};
 use crate::metrics::Metrics;
 use crate::random::Random;
+use crate::time::Duration;
 use crate::worker::core::Core;
 use governor::Governor;
 use mailbox::Mailbox;
@@ -303,6 +304,8 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
         report_at: clock::now(),
         governor: Governor::new(setup.config.complexity.clone()),
         window: WindowStart { at: clock::now(), cpu: system::thread_cpu(), ..WindowStart::default() },
+        cpu: Duration::ZERO,
+        carrying: 0,
         stop_at: None,
         posted: false,
     };

@@ -33,6 +33,8 @@ pub(super) struct Slot<C> {
     leg_of: [Option<LegName>; LegName::COUNT],
     /// Whether its last event was posted.
     pub(super) ended: bool,
+    /// Whether it is counted as one on which media can flow.
+    pub(super) carries: bool,
 }
 
 impl<C> Slot<C> {
@@ -96,6 +98,7 @@ impl<C: Core> Worker<C> {
                     self.metrics.events_lost += 1;
                 }
                 self.settle(key, now, Ok(()));
+                self.note_carrying(key);
             }
             Err(_) => {
                 self.metrics.bridges_panicked += 1;
@@ -122,7 +125,7 @@ impl<C: Core> Worker<C> {
         if self.pool.is_full() || self.stop_at.is_some() {
             return Err(RefuseReason::Full);
         }
-        if self.governor.is_full() {
+        if !self.governor.has_time_for_another(self.by_id.len()) {
             self.metrics.bridges_refused_busy += 1;
             return Err(RefuseReason::Full);
         }
@@ -142,6 +145,7 @@ impl<C: Core> Worker<C> {
             leases: [None; LegName::COUNT],
             leg_of: [None; LegName::COUNT],
             ended: false,
+            carries: false,
         };
         let leases = [a.lease, b.lease];
         let Some(key) = self.pool.insert_with(|_| slot) else {

@@ -58,18 +58,24 @@ pub(super) struct Worker<C: Core> {
     pub(super) report_at: Instant,
     pub(super) governor: Governor,
     pub(super) window: WindowStart,
+    /// CPU time of this thread when the turn began.
+    pub(super) cpu: Duration,
+    /// Bridges on which media can flow.
+    pub(super) carrying: u32,
     /// Once `Stop` came: when patience ends.
     pub(super) stop_at: Option<Instant>,
     /// Whether control is to be woken at the end of this turn.
     pub(super) posted: bool,
 }
 
-/// Where a window of the load begins.
+/// Where a window of the load begins, and the rest since then.
 #[derive(Debug, Default)]
 pub(super) struct WindowStart {
     pub(super) at: Instant,
     pub(super) cpu: Duration,
+    pub(super) carrying: u32,
     pub(super) lateness: [u64; LATENESS_BUCKETS],
+    pub(super) rested: Duration,
 }
 
 /// A bug in a bridge, caught at its border.
@@ -95,10 +101,7 @@ impl<C: Core> Worker<C> {
     }
 
     fn turn(&mut self, last: Instant) -> Instant {
-        let until = self.wait_until(last);
-        let waited = self.net.wait(until, &mut self.metrics);
-        waited.expect("a wait that is neither interrupted nor timed out fails only when our own calls are wrong");
-        let now = clock::now();
+        let now = self.rest(last);
 
         self.net.collect(now, &mut self.metrics);
         let worked = self.handle_packets(now) + self.handle_timers(now) + self.handle_commands(now);
@@ -116,6 +119,20 @@ impl<C: Core> Worker<C> {
         if std::mem::take(&mut self.posted) {
             (self.wake)();
         }
+        now
+    }
+
+    /// Hands over what this turn sends and waits for the next one. What of the wait was no work of this thread was rest: receiving is work
+    /// that the kernel does on our account while we wait.
+    fn rest(&mut self, last: Instant) -> Instant {
+        let until = self.wait_until(last);
+        self.net.hand_over(&mut self.metrics);
+        let (handed_over, cpu) = (clock::now(), system::thread_cpu());
+        let waited = self.net.wait(until, &mut self.metrics);
+        waited.expect("a wait that is neither interrupted nor timed out fails only when our own calls are wrong");
+        let now = clock::now();
+        self.cpu = system::thread_cpu();
+        self.window.rested += now.since(handed_over).saturating_sub(self.cpu.saturating_sub(cpu));
         now
     }
 
@@ -184,14 +201,21 @@ impl<C: Core> Worker<C> {
 
     /// Looks at what the last window cost; the encoders follow.
     fn judge_load(&mut self, now: Instant) {
-        let cpu = system::thread_cpu();
-        let passed = now.since(self.window.at).as_micros().max(1);
-        let busy = (cpu.saturating_sub(self.window.cpu).as_micros() * 1_000 / passed) as u32;
-        let before = self.window.lateness;
-        let lateness = std::array::from_fn(|bucket| self.metrics.lateness[bucket] - before[bucket]);
-        self.window = WindowStart { at: now, cpu, lateness: self.metrics.lateness };
-        self.metrics.busy_permille = busy.into();
-        if let Some(complexity) = self.governor.judge(now, Window { busy, lateness }) {
+        let began = &self.window;
+        let passed = now.since(began.at).as_micros().max(1);
+        let permille = |time: Duration| (time.as_micros() * 1_000 / passed).min(1_000) as u32;
+        let (busy, cpu) = (1_000 - permille(began.rested), permille(self.cpu.saturating_sub(began.cpu)));
+        let lateness = std::array::from_fn(|bucket| self.metrics.lateness[bucket] - began.lateness[bucket]);
+        let window = Window { busy, cpu, carrying: began.carrying, open: self.by_id.len() as u32, lateness };
+        self.window = WindowStart {
+            at: now,
+            cpu: self.cpu,
+            carrying: self.carrying,
+            lateness: self.metrics.lateness,
+            rested: Duration::ZERO,
+        };
+        (self.metrics.busy_permille, self.metrics.cpu_permille) = (busy.into(), cpu.into());
+        if let Some(complexity) = self.governor.judge(now, window) {
             for index in 0..self.pool.capacity() as u32 {
                 let Some(key) = self.pool.key_at(index) else { continue };
                 let Some(core) = self.pool.get_mut(key).and_then(|slot| slot.core.as_deref_mut()) else { continue };
@@ -207,7 +231,15 @@ impl<C: Core> Worker<C> {
         if let Some(core) = self.pool.get_mut(key).and_then(|slot| slot.core.as_deref_mut()) {
             let done = guard(|| core.handle_command(now, command));
             self.settle(key, now, done);
+            self.note_carrying(key);
         }
+    }
+
+    /// Counts a bridge once media can flow on it: a command has made its flows.
+    pub(super) fn note_carrying(&mut self, key: SlotKey) {
+        let Some(slot) = self.pool.get_mut(key).filter(|slot| !slot.carries) else { return };
+        slot.carries = slot.core.as_deref().is_some_and(Core::carries);
+        self.carrying += u32::from(slot.carries);
     }
 
     /// Ends every bridge with its goodbyes; the loop ends when they are gone.
@@ -297,6 +329,7 @@ impl<C: Core> Worker<C> {
     pub(super) fn close(&mut self, key: SlotKey) {
         let Some(slot) = self.pool.get_mut(key) else { return };
         self.timers.set(key.index, Instant::NEVER);
+        self.carrying -= u32::from(std::mem::take(&mut slot.carries));
         if let Some(core) = slot.core.take() {
             // A bridge that panicked may do so again when it is dropped.
             let _ = guard(|| drop(core));

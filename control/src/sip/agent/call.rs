@@ -98,7 +98,7 @@ pub(super) struct Outgoing {
     leg: usize,
     /// Without Via and credentials.
     request: Message,
-    purpose: Purpose,
+    pub purpose: Purpose,
     hop: Hop,
     answered: Answered,
     tries: usize,
@@ -144,6 +144,8 @@ pub(super) struct Call {
     pub transferring: bool,
     pub reliable: Option<Box<Reliable>>,
     pub outgoing: Vec<Outgoing>,
+    /// What was told of the dialog to whoever keeps it: the leg and its target.
+    pub kept: Option<(usize, Box<str>)>,
     /// Names looked up for this call: host, port as written, and the place that served.
     known: Vec<(String, Option<u16>, Hop)>,
     timers: [Instant; TIMERS.len()],
@@ -163,6 +165,11 @@ impl Leg {
 impl Call {
     pub fn new(core: &mut Core, id: SipCallId, call_id: String) -> Call {
         let local_tag = core.random.token(12);
+        Call::resumed(core, id, call_id, local_tag)
+    }
+
+    /// A call whose tag is known already.
+    pub fn resumed(core: &mut Core, id: SipCallId, call_id: String, local_tag: String) -> Call {
         core.dialogs.insert((call_id.clone(), local_tag.clone()), id);
         Call {
             id,
@@ -189,6 +196,7 @@ impl Call {
             transferring: false,
             reliable: None,
             outgoing: Vec::new(),
+            kept: None,
             known: Vec::new(),
             timers: [Instant::NEVER; TIMERS.len()],
             registered: Instant::NEVER,
@@ -296,6 +304,9 @@ impl Call {
             Purpose::Bye { .. } | Purpose::Prack { .. } | Purpose::Notify { .. } => {
                 self.sent_elsewhere(core, now, id, response);
                 self.answered_challenge(core, now, id, response);
+                if response.code().is_some_and(|code| code >= 200) {
+                    self.outgoing.retain(|outgoing| outgoing.transaction != id);
+                }
             }
             Purpose::Info { .. } => {
                 let again = self.sent_elsewhere(core, now, id, response);

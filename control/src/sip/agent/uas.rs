@@ -135,7 +135,7 @@ impl Call {
         }
         if self.uas.as_ref().is_some_and(|uas| uas.transaction == invite) {
             self.reject(core, now, &Refusal::code(487), SipEnd::CancelReceived);
-        } else {
+        } else if self.peer_reinvite.as_ref().is_some_and(|peer| peer.transaction == invite) {
             self.refuse_peer_reinvite(core, now, 487);
         }
     }
@@ -216,7 +216,7 @@ impl Call {
             "BYE" => self.on_bye(core, now, id, request, leg),
             _ if self.ended || self.legs[leg].closed => self.respond(core, now, id, request, 481),
             "INVITE" => self.on_reinvite(core, now, id, request, leg, &caller.reply_to),
-            "UPDATE" => self.on_update(core, now, id, request, leg),
+            "UPDATE" => self.on_update(core, now, id, request, leg, &caller.reply_to),
             "INFO" => self.on_info(core, now, id, request),
             "PRACK" => self.on_prack(core, now, id, request),
             "REFER" => self.on_refer(core, now, id, request, leg),

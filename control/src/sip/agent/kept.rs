@@ -1,0 +1,168 @@
+//! Dialogs that outlive the program: what a BYE needs is told while a call is up, and a call of an earlier run can be ended with it.
+//!
+//! ```text
+//! answered, new target -> Kept::Up -> (a store) -> part: BYE along the route set -> its final response, or none -> Kept::Over
+//! ```
+//!
+//! Connections do not outlive a program, so a kept dialog names the peer's address; the route set and the target decide as ever
+//! where the BYE goes. A peer that is reachable on its own connection only (RFC 7118 §5) must have come back first.
+//!
+//! Why the CSeq number is not followed: gaps are allowed (RFC 3261 §12.2.2), so the BYE counts on from far above whatever the
+//! earlier run may have sent, and no request within a dialog costs a write.
+
+use super::super::dialog::Dialog;
+use super::super::digest::Authorizer;
+use super::super::limits::CALLS_MAX;
+use super::super::transport::{Hop, Transport};
+use super::super::{Credentials, SipCallId};
+use super::call::{Call, Leg, Purpose};
+use super::{Core, SipAgent};
+use engine::time::Instant;
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// How far the CSeq number of the BYE is above the last one that was told: more than one call sends requests.
+const CSEQ_LEAP: u32 = 1 << 20;
+
+/// What a BYE needs. It holds numbers and addresses of people, and no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptDialog {
+    /// Call-ID, tags, route set, target.
+    dialog: Dialog,
+    /// As in `;transport=`.
+    transport: String,
+    /// Where the peer's messages came from.
+    peer: SocketAddr,
+    /// The name that its certificate must carry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    domain: Option<String>,
+    /// The user name of the credentials that the call was placed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The trunk that carries the call; for its owner to fill in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<String>,
+}
+
+/// What changed about a dialog that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// A call is up, or its peer has moved.
+    Up {
+        /// Which call.
+        call: SipCallId,
+        /// Names the dialog: Call-ID and our tag.
+        key: String,
+        /// What to keep.
+        dialog: Box<KeptDialog>,
+    },
+    /// It is over, and its peer knows.
+    Over {
+        /// Which.
+        key: String,
+    },
+}
+
+impl KeptDialog {
+    /// Whether the peer can be reached on a connection of its own only.
+    pub fn needs_connection(&self) -> bool {
+        Transport::parse(&self.transport).is_some_and(Transport::is_websocket)
+    }
+
+    /// The peer's Contact.
+    pub fn target(&self) -> &str {
+        self.dialog.remote_target()
+    }
+}
+
+impl SipAgent {
+    /// Tells by `poll_kept` from now on what must be kept of every call.
+    pub fn keep_dialogs(&mut self) {
+        self.core.kept.get_or_insert_with(VecDeque::new);
+    }
+
+    /// What is to be kept, or not any more. Call until `None` after everything else was drained.
+    pub fn poll_kept(&mut self) -> Option<Kept> {
+        self.core.kept.as_mut()?.pop_front()
+    }
+
+    /// Ends a call of an earlier run with BYE; `reason` as in `hangup`. `peer`: where the peer is now, if it had to come back.
+    /// `false`: there is no room for it now.
+    pub fn part(
+        &mut self,
+        now: Instant,
+        kept: &KeptDialog,
+        peer: Option<Hop>,
+        credentials: Option<Credentials>,
+        reason: &str,
+    ) -> Result<bool, NotKept> {
+        let mut dialog = kept.dialog.clone();
+        let domain = kept.domain.as_deref().map(Arc::from);
+        let known = Transport::parse(&kept.transport).filter(|_| !kept.needs_connection());
+        let known = known.map(|transport| Hop { domain, ..Hop::new(transport, kept.peer) });
+        let (Some(peer), Some(tag)) = (peer.or(known), dialog.local_tag().map(str::to_owned)) else {
+            return Err(NotKept);
+        };
+        if self.calls.len() >= CALLS_MAX {
+            return Ok(false);
+        }
+        dialog.local_cseq = dialog.local_cseq.saturating_add(CSEQ_LEAP);
+        let id = self.take_id();
+        let mut call = Call::resumed(&mut self.core, id, dialog.call_id.clone(), tag);
+        call.authorizer = Authorizer::new(credentials);
+        call.kept = Some((0, dialog.remote_target().into()));
+        call.legs.push(Leg { confirmed: true, ..Leg::new(dialog, peer) });
+        call.main = Some(0);
+        self.calls.insert(id, call);
+        self.hangup(now, id, Some(reason));
+        Ok(true)
+    }
+}
+
+/// It is none that this agent has told: it cannot be read, or the peer has no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotKept;
+
+impl Call {
+    /// Tells what changed about the dialog, if anybody keeps it.
+    pub fn keep(&mut self, core: &mut Core) {
+        let Some(queue) = &mut core.kept else { return };
+        // Over without a BYE of ours: the peer's came first.
+        let said = self.is_over() || self.ended && !self.bye_wanted && self.queries == 0 && !self.is_parting();
+        let leg = self.main.filter(|_| !said);
+        match (leg, &self.kept) {
+            (Some(leg), Some((known, target)))
+                if (*known, &**target) == (leg, self.legs[leg].dialog.remote_target()) => {}
+            (Some(_), _) if self.ended => {}
+            (Some(leg), _) => {
+                let Leg { dialog, peer, .. } = &self.legs[leg];
+                let kept = KeptDialog {
+                    dialog: dialog.clone(),
+                    transport: peer.transport.parameter().to_owned(),
+                    peer: peer.remote,
+                    domain: peer.domain.as_deref().map(str::to_owned),
+                    username: self.authorizer.username().map(str::to_owned),
+                    trunk: None,
+                };
+                self.kept = Some((leg, dialog.remote_target().into()));
+                queue.push_back(Kept::Up { call: self.id, key: self.key(), dialog: Box::new(kept) });
+            }
+            (None, Some(_)) => {
+                self.kept = None;
+                queue.push_back(Kept::Over { key: self.key() });
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Whether a BYE of ours waits for its final response.
+    fn is_parting(&self) -> bool {
+        self.outgoing.iter().any(|outgoing| matches!(outgoing.purpose, Purpose::Bye { .. }))
+    }
+
+    fn key(&self) -> String {
+        format!("{};{}", self.call_id, self.local_tag)
+    }
+}
