@@ -205,6 +205,12 @@ impl Arrival {
                 }
                 Some(pace) => {
                     pace.heard(exit.now);
+                    let mut oldest = [0; FRAME_SAMPLES_MAX];
+                    let oldest = &mut oldest[..pcm.len()];
+                    // Where there is no room, what has waited longest goes now: nothing is lost.
+                    if self.backlog.is_full() && self.backlog.pop(oldest) {
+                        self.voice.speak(oldest, exit);
+                    }
                     self.backlog.push(pcm);
                 }
             }
