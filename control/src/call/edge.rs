@@ -346,6 +346,11 @@ impl Edge {
         &mut self.gate
     }
 
+    /// Devices registered.
+    pub fn devices(&self) -> usize {
+        self.gate.registrar.count()
+    }
+
     /// The answer to `Resolve`.
     pub fn resolved(&mut self, now: Instant, query: u64, records: &Records) {
         self.sip.resolved(now, query, records);

@@ -124,6 +124,7 @@ impl Exchange {
         };
         let words = format!("{} offers {} over {}", near.subject, near.half.formats().names(), near.half.kind.name());
         cx.note(&arrived.call_id, Step::Offer, words);
+        cx.note_headers(&arrived.call_id, &near.subject, &arrived.headers);
         let command = Command::Open { bridge: BridgeId(cx.number), config: BridgeConfig { a, b } };
         cx.out.push_back(EdgeOutput::Engine { worker: cx.worker, command });
         Ok(Exchange {
@@ -230,6 +231,7 @@ impl Exchange {
             SipEvent::TransferAsked { refer_to, referred_by, .. } => {
                 self.transfer(cx, index, call, &refer_to, referred_by.as_deref());
             }
+            SipEvent::ByeHeaders { headers, .. } => cx.note_headers(&self.call_id, &subject, &headers),
             SipEvent::Ended { end, .. } => {
                 party.call = None;
                 // Who asked for a transfer may go before it is done.

@@ -110,6 +110,10 @@ pub const JOINED_MAX: usize = 8;
 
 /// `x-wa-` headers of a call that are passed on. Past it the rest is left out.
 pub const HEADERS_PASSED_MAX: usize = 16;
+
+/// Characters of such a header that the timeline keeps.
+pub const HEADER_NOTED_CHARS_MAX: usize = 256;
+
 /// Shortest and longest lease of a session, in seconds. A wish outside of them is brought into them.
 pub const LEASE_S_MIN: u32 = 5;
 /// See `LEASE_S_MIN`: an edge keeps calls whose orchestrator has died for at most so long.

@@ -277,6 +277,7 @@ impl Session {
             SipEvent::TransferAsked { refer_to, referred_by, .. } => {
                 self.transfer(cx, call, &refer_to, referred_by.as_deref());
             }
+            SipEvent::ByeHeaders { headers, .. } => cx.note_headers(&self.call_id, &far.subject, &headers),
             SipEvent::Ended { end, .. } => {
                 far.call = None;
                 // Who asked for a transfer may go before it is done.

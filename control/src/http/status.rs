@@ -199,6 +199,8 @@ fn engine(text: &mut Samples, workers: &[Metrics]) {
         ("engine_turns_total", sum(|m| m.turns)),
         ("engine_turns_idle_total", sum(|m| m.turns_idle)),
         ("engine_bridges_refused_busy_total", sum(|m| m.bridges_refused_busy)),
+        ("engine_handshakes_delayed_total", sum(|m| m.handshakes_delayed)),
+        ("engine_handshakes_dropped_total", sum(|m| m.handshakes_dropped)),
     ] {
         line(text, name, "", value);
     }
