@@ -146,7 +146,17 @@ impl Values {
             },
             routes,
             warnings,
+            origins: v.origins(),
         })
+    }
+
+    /// Where each value comes from.
+    fn origins(&self) -> BTreeMap<&'static str, String> {
+        let variable = |key: &str| SETTINGS.iter().find(|setting| setting.key == key).map_or("", |s| s.variable);
+        let origin = |(key, (_, place)): (&&'static str, &(String, Option<String>))| {
+            (*key, place.clone().unwrap_or_else(|| variable(key).to_owned()))
+        };
+        self.plain.iter().map(origin).collect()
     }
 
     fn optional(&self, key: &str) -> Option<String> {

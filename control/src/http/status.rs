@@ -86,6 +86,7 @@ async fn metrics(
         ("tandem_webhooks_taken_total", &counted.webhooks_taken),
         ("tandem_webhooks_unproven_total", &counted.webhooks_unproven),
         ("tandem_webhooks_unreadable_total", &counted.webhooks_unreadable),
+        ("tandem_webhook_events_foreign_total", &counted.events_foreign),
         ("tandem_edge_unauthorized_total", &counted.edge_unauthorized),
         ("tandem_http_overloaded_total", &counted.overloaded),
         ("tandem_http_connections", &counted.connections.open),
