@@ -174,6 +174,25 @@ fn media_kinds_follow_the_offer_inbound_and_the_trunk_outbound() {
     }
 }
 
+/// Chromium counts keys on the audio's clock, and makes three end packets of one that is agreed on at 8 kHz beside Opus.
+#[test]
+fn a_browser_is_asked_for_events_on_opus_clock() {
+    for (profile, clocks) in [(MediaProfile::Webrtc, vec![48_000, 8_000]), (MediaProfile::Rtp, vec![8_000])] {
+        let mut world = World::with(20, |routes| routes.trunks[0].media = profile);
+        let mut offer = Offer::browser();
+        offer.sdp = offer.sdp.replace(" 111 101\r\n", " 111 101 110\r\na=rtpmap:110 telephone-event/48000\r\n");
+        let call = world.dial(BOB, "+447700900123", offer);
+        world.run_ms(3_000);
+        let answered: Vec<u32> = world.answer(BOB, call).telephone_events.iter().map(|e| e.clock_rate_hz).collect();
+        assert_eq!(answered, [48_000], "both were offered");
+        let sent = engine::sdp::parse(&world.phone(TRUNK_A).invite().sdp).unwrap();
+        let offered: Vec<u32> = sent.telephone_events.iter().map(|event| event.clock_rate_hz).collect();
+        assert_eq!(offered, clocks, "toward a leg of {profile:?}");
+        world.hang_up(BOB, call);
+        world.settle();
+    }
+}
+
 #[test]
 fn nobody_there_is_told_in_words_and_leaves_nothing() {
     let mut world = World::new(8);
@@ -232,6 +251,51 @@ fn hold_is_absorbed_and_the_other_side_is_not_touched() {
     assert_eq!(held, ["user bob: on hold", "user bob: resumed"]);
     world.hang_up(TRUNK_A, call);
     world.settle();
+}
+
+#[test]
+fn the_version_in_our_origin_counts_changes_of_ours_and_only_them() {
+    let mut world = World::new(19);
+    let call = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    let offered = world.phone(BOB).invite().sdp.clone();
+    let answered = world.phone(TRUNK_A).placed[&call].answer.clone().unwrap();
+    // On hold and back, and every offer a second time.
+    let offers =
+        [Direction::SendRecv, Direction::SendOnly, Direction::SendOnly, Direction::SendRecv, Direction::SendRecv];
+    for direction in offers {
+        for phone in [TRUNK_A, BOB] {
+            world.offer_anew(phone, direction);
+            world.run_ms(1_000);
+        }
+    }
+    for (phone, first, versions) in [(TRUNK_A, answered, [1, 1, 2, 2, 3, 3]), (BOB, offered, [1, 1, 2, 2, 3, 3])] {
+        let later = world.phone(phone).answers_seen.clone();
+        let written: Vec<Origin> = [first].iter().chain(&later).map(|text| Origin::of(text)).collect();
+        assert_eq!(written.iter().map(|origin| origin.version).collect::<Vec<_>>(), versions, "{phone}");
+        for pair in written.windows(2) {
+            assert_eq!(pair[0].session, pair[1].session);
+            assert_eq!(pair[0].rest == pair[1].rest, pair[0].version == pair[1].version, "{phone}: {pair:#?}");
+        }
+    }
+    world.hang_up(TRUNK_A, call);
+    world.settle();
+}
+
+/// A description, taken apart at its `o=` (RFC 8866 §5.2).
+#[derive(Debug)]
+struct Origin {
+    session: String,
+    version: u64,
+    rest: String,
+}
+
+impl Origin {
+    fn of(text: &str) -> Origin {
+        let line = text.lines().find(|line| line.starts_with("o=")).unwrap();
+        let fields: Vec<&str> = line.split(' ').collect();
+        Origin { session: fields[1].to_owned(), version: fields[2].parse().unwrap(), rest: text.replace(line, "") }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! There are two kinds, with one agent and one numbering: sessions, which an orchestrator asks for on behalf of WhatsApp, and
 //! exchanges, which begin with an INVITE of a trunk or a user. Who is called is for the routes to say in both.
 
+mod figures;
 mod joins;
 
 use super::arrive;
@@ -37,6 +38,8 @@ use engine::worker::{Command, Event, RefuseReason};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+
+pub use figures::{EdgeAlive, EdgeCounters, GateFigures, TrunkFigures};
 
 /// Codecs of sessions where the configuration says nothing, best first.
 pub const CODECS_DEFAULT: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
@@ -168,36 +171,6 @@ pub enum EdgeOutput {
     Timeout(Instant),
 }
 
-/// What is alive at the edge; all zero when nothing is left behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EdgeAlive {
-    /// Sessions that are not over.
-    pub sessions: usize,
-    /// SIP calls.
-    pub sip_calls: usize,
-    /// SIP transactions.
-    pub sip_transactions: usize,
-}
-
-/// What the edge counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EdgeCounters {
-    /// Sessions begun.
-    pub sessions_begun: u64,
-    /// Sessions ended.
-    pub sessions_ended: u64,
-    /// `new` refused.
-    pub sessions_refused: u64,
-    /// Sessions forgotten because bridge or SIP call never ended: bugs.
-    pub sessions_abandoned: u64,
-    /// Commands that found a mailbox full.
-    pub mailbox_full: u64,
-    /// Datagrams at the SIP port that could not be read.
-    pub sip_malformed: u64,
-    /// SIP calls of the last run that were sent a BYE.
-    pub sip_calls_cut: u64,
-}
-
 /// Every session of this process.
 pub struct Edge {
     config: EdgeConfig,
@@ -209,8 +182,8 @@ pub struct Edge {
     next_session: u64,
     sessions: BTreeMap<u64, Entered>,
     by_call_id: BTreeMap<String, u64>,
-    /// Trunks that we register at, by name.
-    registrations: BTreeMap<RegistrationId, String>,
+    /// Trunks that we register at, by name, and whether they hold it.
+    registrations: BTreeMap<RegistrationId, (String, bool)>,
     by_token: BTreeMap<String, u64>,
     calls: Calls,
     load: Load,
@@ -457,17 +430,6 @@ impl Edge {
         }
     }
 
-    /// What is alive.
-    pub fn alive(&self) -> EdgeAlive {
-        let (sip_calls, sip_transactions) = self.sip.alive();
-        EdgeAlive { sessions: self.sessions.len(), sip_calls, sip_transactions }
-    }
-
-    /// What was counted so far.
-    pub fn counters(&self) -> EdgeCounters {
-        EdgeCounters { sip_malformed: self.sip.malformed(), ..self.counters }
-    }
-
     /// Renews a session's lease and answers how it is.
     fn keep_alive(&mut self, now: Instant, name: &SessionName) -> SessionState {
         let SessionName { call_id, edge_session_id } = name.clone();
@@ -705,22 +667,22 @@ impl Edge {
             self.gate.routes.trunks.iter().filter_map(|trunk| Some((trunk.name.clone(), trunk.registration()?)));
         for (name, register) in wanted.collect::<Vec<_>>() {
             let id = self.sip.register(now, register);
-            self.registrations.insert(id, name);
+            self.registrations.insert(id, (name, false));
         }
     }
 
     fn note_registration(&mut self, event: &SipEvent) {
-        let name = |id| self.registrations.get(id).map_or("?", String::as_str);
+        let (SipEvent::Registered { registration, .. } | SipEvent::RegistrationFailed { registration, .. }) = event
+        else {
+            return;
+        };
+        let Some((name, held)) = self.registrations.get_mut(registration) else { return };
+        *held = matches!(event, SipEvent::Registered { .. });
         match event {
-            SipEvent::Registered { registration, expires_s } => {
-                tracing::info!("registered at trunk {} for {expires_s} s", name(registration));
-            }
-            SipEvent::RegistrationFailed { registration, code, reason, retry_ms } => {
+            SipEvent::Registered { expires_s, .. } => tracing::info!("registered at trunk {name} for {expires_s} s"),
+            SipEvent::RegistrationFailed { code, reason, retry_ms, .. } => {
                 let retry_s = retry_ms / 1_000;
-                tracing::warn!(
-                    "trunk {} does not register us: {code} {reason}; next try in {retry_s} s",
-                    name(registration)
-                );
+                tracing::warn!("trunk {name} does not register us: {code} {reason}; next try in {retry_s} s");
             }
             _ => {}
         }

@@ -397,7 +397,7 @@ impl Exchange {
         joined
     }
 
-    fn subject(&self, leg: LegName) -> String {
+    pub fn subject(&self, leg: LegName) -> String {
         let party = self.parties.get(leg as usize).and_then(Option::as_ref);
         party.map_or_else(|| "the callee".to_owned(), |party| party.subject.clone())
     }

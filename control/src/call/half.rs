@@ -34,6 +34,9 @@ use std::net::{IpAddr, SocketAddr};
 /// Number of telephone-event in offers of ours, unless a codec has it.
 const EVENT_PAYLOAD_TYPE: u8 = 101;
 
+/// The same for telephone-event on Opus's clock: the number that Chromium gives it.
+const FAST_EVENT_PAYLOAD_TYPE: u8 = 110;
+
 /// `a=mid` of our WebRTC offers.
 const MID: &str = "0";
 
@@ -243,8 +246,16 @@ impl Half {
         Ok(Half { ice, dtls, theirs: Some(offer), ..Half::new(kind, formats, random) })
     }
 
-    /// For an offer of ours.
-    pub fn outgoing(kind: MediaKind, formats: Formats, random: &mut Random) -> Half {
+    /// For an offer of ours. A browser beside Opus wants events on Opus's clock (`pick_event` says why).
+    pub fn outgoing(kind: MediaKind, mut formats: Formats, random: &mut Random) -> Half {
+        let clock_rate_hz = Codec::Opus.clock_rate_hz();
+        let has_it = formats.events.iter().any(|event| event.clock_rate_hz == clock_rate_hz);
+        if matches!(kind, MediaKind::Webrtc(_)) && formats.of(Codec::Opus).is_some() && !has_it {
+            let codecs = formats.codecs.iter().map(|format| format.payload_type);
+            let mut taken: Vec<u8> = codecs.chain(formats.events.iter().map(|event| event.payload_type)).collect();
+            let payload_type = free(FAST_EVENT_PAYLOAD_TYPE, &mut taken);
+            formats.events.insert(0, TelephoneEventFormat { payload_type, clock_rate_hz });
+        }
         Half::new(kind, formats, random)
     }
 

@@ -329,6 +329,11 @@ impl Session {
         }
     }
 
+    /// Who has answered.
+    pub fn far_subject(&self) -> Option<&str> {
+        self.far.as_ref().map(|far| far.subject.as_str())
+    }
+
     /// Whether it has ended and the bridge is gone; its SIP calls are the edge's to count.
     pub fn is_over(&self) -> bool {
         self.end.is_some() && self.bridge == BridgeState::Gone

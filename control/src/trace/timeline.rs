@@ -210,6 +210,11 @@ impl Timeline {
         Some(Page { entries: call.lines[since..].to_vec(), ended: call.ended })
     }
 
+    /// All entries of a call.
+    pub fn lines(&self, call_id: &str) -> &[Line] {
+        self.calls.get(call_id).map_or(&[], |call| &call.lines)
+    }
+
     /// Every call remembered, the one that wrote last first.
     pub fn calls(&self) -> impl Iterator<Item = Remembered> {
         self.quiet.iter().rev().filter_map(|(_, call_id)| {

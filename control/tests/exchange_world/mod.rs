@@ -160,6 +160,8 @@ pub(crate) struct Phone {
     pub(crate) calls: Vec<Came>,
     /// Re-INVITEs that came.
     pub(crate) offers_seen: usize,
+    /// Answers to its own re-INVITEs.
+    pub(crate) answers_seen: Vec<String>,
     pub(crate) transfers: Vec<(u16, bool)>,
     pub(crate) port: u16,
 }
@@ -269,6 +271,7 @@ impl World {
                 placed: BTreeMap::new(),
                 calls: Vec::new(),
                 offers_seen: 0,
+                answers_seen: Vec::new(),
                 transfers: Vec::new(),
                 port: 30_000 + 1_000 * index as u16,
             };
@@ -768,6 +771,7 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
             let answer = sdp.map(|sdp| answer_to(&sdp, phone.port, phone.wishes, phone.takes));
             phone.agent.answer_reinvite(now, call, answer.as_deref());
         }
+        SipEvent::ReInviteAnswered { sdp, .. } => phone.answers_seen.push(sdp),
         SipEvent::TransferProgress { code, over, .. } => phone.transfers.push((code, over)),
         _ => {}
     }
