@@ -100,12 +100,11 @@ impl Hearing {
 
     /// Decodes a packet that nobody is to hear: what comes after it is coded by it.
     pub(super) fn pass_by(&mut self, payload: &[u8]) {
-        let count = self.count;
-        if let Ok(samples) = self.decoder.decode(payload, &mut self.decoded[..])
+        let mut decoded = [0; DECODED_SAMPLES_MAX];
+        if let Ok(samples) = self.decoder.decode(payload, &mut decoded)
             && let Some(decimator) = &mut self.decimator
         {
-            let room = &mut self.heard[count..];
-            decimator.resample(&self.decoded[..samples.min(2 * room.len())], room);
+            decimator.resample(&decoded[..samples], &mut [0; DECODED_SAMPLES_MAX / 2]);
         }
     }
 
