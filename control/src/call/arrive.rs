@@ -3,6 +3,7 @@
 //! The gatekeeper has said as whom the call is admitted; what From claims decides nothing, it is only shown. Headers of Meta's
 //! SIP mode (`x-wa-...`) are passed on to whoever is called.
 
+use super::backends::Peer;
 use super::context::Context;
 use super::exchange::Arrived;
 use super::half::Half;
@@ -55,7 +56,13 @@ pub(super) fn read(
         return Err(Refusal::warned(404, &found.refusal()));
     }
     let Some(sdp) = sdp else { return Err(Refusal::warned(488, "an INVITE without an offer is not served")) };
-    let half = Half::incoming(sdp, cx.random)?;
+    let mut half = Half::incoming(sdp, cx.random)?;
+    let (wanted, peer) = match (&source, trunk.and_then(|id| plan.trunk(id))) {
+        (_, Some(trunk)) => (trunk.dtls_backend, Some(Peer::Trunk(trunk.name.clone()))),
+        (Source::User(name), None) => (cx.config.dtls, Some(Peer::User(name.clone()))),
+        (_, None) => (cx.config.dtls, None),
+    };
+    half.backend = cx.backends.choose(cx.now, wanted, peer);
     let is_passed =
         |(name, _): &(String, String)| name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("x-wa-"));
     let arrived = Arrived {

@@ -5,6 +5,7 @@
 //! exchanges, which begin with an INVITE of a trunk or a user. Who is called is for the routes to say in both.
 
 use super::arrive;
+use super::backends::Backends;
 use super::context::{Calls, Context};
 use super::exchange::Exchange;
 use super::farewell::Farewells;
@@ -17,7 +18,7 @@ use super::session::{Birth, Session};
 use super::talk::Talk;
 use super::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, SessionCreated, allow, limits};
 use crate::registrar::Gate;
-use crate::route::{Asked, Destination, Load, Routes, Source};
+use crate::route::{Asked, Destination, DtlsBackend, Load, Routes, Source};
 use crate::sip::gatekeeper::Refusal;
 use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
@@ -62,6 +63,8 @@ pub struct EdgeConfig {
     pub callbacks_allowed: Vec<String>,
     /// Codecs of sessions, best first. Opus leads: PCMU beside it in WhatsApp's offer means that WhatsApp would transcode.
     pub codecs: Vec<Codec>,
+    /// Who does DTLS in sessions that do not say.
+    pub dtls: DtlsBackend,
     /// Live sessions; past it `new` is refused.
     pub sessions_max: usize,
     /// Time the SIP side may ring.
@@ -82,6 +85,7 @@ impl EdgeConfig {
             destinations_allowed: Vec::new(),
             callbacks_allowed: Vec::new(),
             codecs: CODECS_DEFAULT.to_vec(),
+            dtls: DtlsBackend::default(),
             sessions_max: limits::SESSIONS_MAX,
             ring_ms_max: limits::RING_MS_MAX,
         }
@@ -211,6 +215,7 @@ pub struct Edge {
     registrations: BTreeMap<RegistrationId, String>,
     by_token: BTreeMap<String, u64>,
     calls: Calls,
+    backends: Backends,
     load: Load,
     gate: Gate,
     timers: BTreeSet<(Instant, u64)>,
@@ -254,6 +259,7 @@ impl Edge {
             registrations: BTreeMap::new(),
             by_token: BTreeMap::new(),
             calls: Calls::default(),
+            backends: Backends::default(),
             load: Load::default(),
             gate,
             timers: BTreeSet::new(),
@@ -572,6 +578,7 @@ impl Edge {
             load: &mut self.load,
             gate: &self.gate,
             calls: &mut self.calls,
+            backends: &mut self.backends,
             number,
             worker,
         }

@@ -129,6 +129,8 @@ impl Offer {
 pub(crate) struct Placed {
     pub(crate) early: Option<String>,
     pub(crate) answer: Option<String>,
+    /// To re-INVITEs, `None` where one was refused.
+    pub(crate) reanswers: Vec<Option<String>>,
     pub(crate) end: Option<SipEnd>,
 }
 
@@ -693,6 +695,16 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
             phone.offers_seen += 1;
             let answer = sdp.map(|sdp| answer_to(&sdp, phone.port, phone.wishes, phone.takes));
             phone.agent.answer_reinvite(now, call, answer.as_deref());
+        }
+        SipEvent::ReInviteAnswered { call, sdp } => {
+            if let Some(placed) = phone.placed.get_mut(&call) {
+                placed.reanswers.push(Some(sdp));
+            }
+        }
+        SipEvent::ReInviteRefused { call, .. } => {
+            if let Some(placed) = phone.placed.get_mut(&call) {
+                placed.reanswers.push(None);
+            }
         }
         SipEvent::TransferProgress { code, over, .. } => phone.transfers.push((code, over)),
         _ => {}
