@@ -140,9 +140,9 @@ pub fn play(point: &Point, sent: &Packets, flights: &[Option<u64>]) -> (Heard, F
         world.keep_alive(now, point.direction.exit());
         world.drain(now);
     }
-    let playout = world.bridge.stats().playout;
+    let stats = world.bridge.stats();
     let figures =
-        Figures { playout, concealed: world.metrics.packets_concealed, packets: world.endpoint.packets.len() };
+        Figures { playout: stats.playout, concealed: stats.concealed_from_a, packets: world.endpoint.packets.len() };
     (world.endpoint.played(point.direction.exit()), figures)
 }
 

@@ -6,10 +6,8 @@ use crate::config::{Config, Mode, TlsFiles};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
 use crate::http::{self, Access, HttpCounters, Shared, calls, edge_api, listen, status, webhook};
-use crate::route::{Routes, Trunk};
 use crate::runtime::{Input, LocalEdge, LocalOrchestrator, NTP_UNIX_OFFSET_S, Runtime};
 use crate::sip::transport::{TRANSPORTS, Transport};
-use crate::sip::uri::SipUri;
 use crate::sip_io::resolver::Resolver;
 use crate::sip_io::tls::TlsSettings;
 use crate::sip_io::{SipIo, SipIoSettings};
@@ -270,20 +268,9 @@ fn sip_settings(config: &Config) -> SipIoSettings {
             trusted: sip.trusted.clone(),
             ..TlsSettings::default()
         },
-        unverified: unverified(&config.routes),
+        servers: config.routes.servers(),
         ..SipIoSettings::default()
     }
-}
-
-/// The servers of trunks with `verify_certificate = false`, unless another trunk wants to have the same one verified.
-fn unverified(routes: &Routes) -> Vec<String> {
-    let server = |trunk: &Trunk| {
-        let proxy = trunk.proxy.as_deref().and_then(SipUri::parse).map(|proxy| proxy.host.to_owned());
-        proxy.unwrap_or_else(|| trunk.host.clone())
-    };
-    let of = |verified| routes.trunks.iter().filter(move |trunk| trunk.verify_certificate == verified).map(server);
-    let verified: Vec<String> = of(true).collect();
-    of(false).filter(|server| !verified.contains(server)).collect()
 }
 
 /// What peers reach us at over each transport. Connecting out by TCP and TLS needs no listener; where there is none, peers answer on

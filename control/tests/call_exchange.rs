@@ -3,15 +3,16 @@
 
 mod exchange_world;
 
-use control::call::EdgeEventKind;
+use control::call::{EdgeEventKind, EdgeRequest};
 use control::route::MediaProfile;
-use control::sip::SipEnd;
+use control::sip::{Replaces, SipEnd};
 use control::trace::timeline::Step;
 use engine::bridge::{LegConfig, LegName, LegRemote};
 use engine::ice::IceRole;
 use engine::random::Random;
-use engine::sdp::{Codec, Direction, Setup};
+use engine::sdp::{self, Codec, Direction, Setup};
 use exchange_world::*;
+use std::net::SocketAddr;
 
 /// Seeds of the swarm; `SIM_SEED` runs a single one.
 const SEEDS: u64 = 400;
@@ -55,6 +56,8 @@ fn an_offer_passes_with_its_numbers_and_wishes_and_so_does_the_answer() {
     );
     assert_eq!(world.answer(TRUNK_A, call).codecs[0].opus.max_playback_rate_hz, Some(24_000));
     assert!(world.steps.iter().any(|(step, words)| *step == Step::Answered && words.contains("passed through")));
+    let meta = world.steps.iter().find(|(step, _)| *step == Step::Meta).map(|(_, words)| words.as_str());
+    assert_eq!(meta, Some("trunk a says x-wa-meta-cta-payload: p1"));
     world.settle();
 }
 
@@ -171,6 +174,25 @@ fn media_kinds_follow_the_offer_inbound_and_the_trunk_outbound() {
     }
 }
 
+/// Chromium counts keys on the audio's clock, and makes three end packets of one that is agreed on at 8 kHz beside Opus.
+#[test]
+fn a_browser_is_asked_for_events_on_opus_clock() {
+    for (profile, clocks) in [(MediaProfile::Webrtc, vec![48_000, 8_000]), (MediaProfile::Rtp, vec![8_000])] {
+        let mut world = World::with(20, |routes| routes.trunks[0].media = profile);
+        let mut offer = Offer::browser();
+        offer.sdp = offer.sdp.replace(" 111 101\r\n", " 111 101 110\r\na=rtpmap:110 telephone-event/48000\r\n");
+        let call = world.dial(BOB, "+447700900123", offer);
+        world.run_ms(3_000);
+        let answered: Vec<u32> = world.answer(BOB, call).telephone_events.iter().map(|e| e.clock_rate_hz).collect();
+        assert_eq!(answered, [48_000], "both were offered");
+        let sent = engine::sdp::parse(&world.phone(TRUNK_A).invite().sdp).unwrap();
+        let offered: Vec<u32> = sent.telephone_events.iter().map(|event| event.clock_rate_hz).collect();
+        assert_eq!(offered, clocks, "toward a leg of {profile:?}");
+        world.hang_up(BOB, call);
+        world.settle();
+    }
+}
+
 #[test]
 fn nobody_there_is_told_in_words_and_leaves_nothing() {
     let mut world = World::new(8);
@@ -229,6 +251,51 @@ fn hold_is_absorbed_and_the_other_side_is_not_touched() {
     assert_eq!(held, ["user bob: on hold", "user bob: resumed"]);
     world.hang_up(TRUNK_A, call);
     world.settle();
+}
+
+#[test]
+fn the_version_in_our_origin_counts_changes_of_ours_and_only_them() {
+    let mut world = World::new(19);
+    let call = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    let offered = world.phone(BOB).invite().sdp.clone();
+    let answered = world.phone(TRUNK_A).placed[&call].answer.clone().unwrap();
+    // On hold and back, and every offer a second time.
+    let offers =
+        [Direction::SendRecv, Direction::SendOnly, Direction::SendOnly, Direction::SendRecv, Direction::SendRecv];
+    for direction in offers {
+        for phone in [TRUNK_A, BOB] {
+            world.offer_anew(phone, direction);
+            world.run_ms(1_000);
+        }
+    }
+    for (phone, first, versions) in [(TRUNK_A, answered, [1, 1, 2, 2, 3, 3]), (BOB, offered, [1, 1, 2, 2, 3, 3])] {
+        let later = world.phone(phone).answers_seen.clone();
+        let written: Vec<Origin> = [first].iter().chain(&later).map(|text| Origin::of(text)).collect();
+        assert_eq!(written.iter().map(|origin| origin.version).collect::<Vec<_>>(), versions, "{phone}");
+        for pair in written.windows(2) {
+            assert_eq!(pair[0].session, pair[1].session);
+            assert_eq!(pair[0].rest == pair[1].rest, pair[0].version == pair[1].version, "{phone}: {pair:#?}");
+        }
+    }
+    world.hang_up(TRUNK_A, call);
+    world.settle();
+}
+
+/// A description, taken apart at its `o=` (RFC 8866 §5.2).
+#[derive(Debug)]
+struct Origin {
+    session: String,
+    version: u64,
+    rest: String,
+}
+
+impl Origin {
+    fn of(text: &str) -> Origin {
+        let line = text.lines().find(|line| line.starts_with("o=")).unwrap();
+        let fields: Vec<&str> = line.split(' ').collect();
+        Origin { session: fields[1].to_owned(), version: fields[2].parse().unwrap(), rest: text.replace(line, "") }
+    }
 }
 
 #[test]
@@ -321,6 +388,288 @@ fn whatsapps_call_is_answered_by_a_softphone_and_transferred() {
     world.run_ms(1_000);
     assert!(matches!(world.events.last(), Some(EdgeEventKind::Ended { .. })), "{:?}", world.events);
     world.settle();
+}
+
+/// The two bridges of calls that were joined: each sends to the other's port on the loopback address, and nobody else was told.
+fn assert_joined(world: &World) {
+    assert_eq!(world.bridges.len(), 2);
+    let inside: Vec<SocketAddr> = world
+        .bridges
+        .values()
+        .map(|bridge| {
+            assert_eq!((bridge.legs.len(), bridge.seats), (2, 1));
+            let Some((LegName::H, LegRemote::Rtp(remote))) = bridge.remotes.last() else {
+                panic!("{:?}", bridge.remotes)
+            };
+            assert!(remote.sending && remote.address.ip().is_loopback());
+            remote.address
+        })
+        .collect();
+    assert_ne!(inside[0].port(), inside[1].port());
+}
+
+#[test]
+fn a_user_transfers_a_trunks_call_to_whom_it_has_consulted() {
+    for consulted in ["carol", "+447700900123"] {
+        for asks_in_first in [true, false] {
+            let mut world = World::new(19);
+            let first = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+            world.run_ms(2_000);
+            world.offer_anew(BOB, Direction::SendOnly);
+            world.run_ms(500);
+            let second = world.dial(BOB, consulted, Offer::rtp(&[Codec::Opus, Codec::Pcmu]));
+            world.run_ms(2_000);
+            let came = world.phone(BOB).calls[0].call;
+            let other = if consulted == "carol" { CAROL } else { TRUNK_A };
+            let offers = [TRUNK_A, CAROL].map(|phone| world.phone(phone).offers_seen);
+            match asks_in_first {
+                true => world.attend(BOB, came, second),
+                false => world.attend(BOB, second, came),
+            }
+            world.run_ms(2_000);
+            assert_eq!(world.phone(BOB).transfers, [(202, false), (100, false), (200, true)]);
+            assert!(world.end(BOB, came).is_some() && world.end(BOB, second).is_some(), "who asked is let go");
+            assert!(world.end(TRUNK_A, first).is_none());
+            assert_eq!(world.phone(other).live(), 1);
+            assert_eq!(offers, [TRUNK_A, CAROL].map(|phone| world.phone(phone).offers_seen), "nobody is offered anew");
+            assert_joined(&world);
+            // Whoever hangs up ends all of it.
+            match asks_in_first {
+                true => world.hang_up(TRUNK_A, first),
+                false => world.hang_up_all(other),
+            }
+            world.run_ms(1_000);
+            assert!(world.end(TRUNK_A, first).is_some());
+            assert_eq!(world.phone(other).live(), 0);
+            assert!(world.bridges.is_empty());
+            world.settle();
+        }
+    }
+}
+
+#[test]
+fn whatsapps_call_is_transferred_after_consultation_and_again_and_its_description_stays() {
+    let mut world = World::new(20);
+    world.new_session("user:bob");
+    world.run_ms(2_000);
+    let before: Vec<usize> = world.bridges.values().map(|bridge| bridge.remotes.len()).collect();
+    let second = world.dial(BOB, "carol", Offer::rtp(&[Codec::Pcmu]));
+    world.run_ms(2_000);
+    let came = world.phone(BOB).calls[0].call;
+    world.attend(BOB, came, second);
+    world.run_ms(1_000);
+    assert_joined(&world);
+    let session = world.bridges.values().next().unwrap();
+    assert!(session.remotes[before[0]..].iter().all(|(leg, _)| *leg == LegName::H), "WhatsApp's leg is not touched");
+    let LegRemote::Rtp(remote) = &session.remotes.last().unwrap().1 else { panic!() };
+    assert_eq!(remote.format.codec, Codec::Opus, "carol's bridge transcodes, WhatsApp's relays");
+    // Carol passes the call on without asking; to whom it goes is called on WhatsApp's behalf.
+    world.refer(CAROL, "sip:alice@192.0.2.1");
+    world.run_ms(4_000);
+    assert_eq!(world.phone(CAROL).transfers.last(), Some(&(200, true)));
+    let invite = &world.phones[&address(ALICE)].calls;
+    assert!(invite.last().unwrap().from.contains("447700900123"), "{}", invite.last().unwrap().from);
+    assert_eq!((world.phone(CAROL).live(), world.bridges.len()), (0, 2));
+    let token = std::mem::take(&mut world.token);
+    world.gateway.handle_request(world.now, 3, EdgeRequest::Hangup { edge_session_id: token });
+    world.run_ms(2_000);
+    assert_eq!((world.phone(ALICE).live(), world.bridges.len()), (0, 0));
+    world.settle();
+}
+
+#[test]
+fn an_attended_transfer_that_cannot_be_leaves_both_calls_as_they_were() {
+    let mut world = World::with(21, |routes| {
+        for trunk in &mut routes.trunks {
+            trunk.transcoding = false;
+        }
+    });
+    let first = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    let second = world.dial(BOB, "carol", Offer::rtp(&[Codec::Pcmu]));
+    let third = world.dial(CAROL, "alice", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(4_000);
+    let came = world.phone(BOB).calls[0].call;
+    let known = world.phone(BOB).agent.replaces(second).unwrap();
+    let foreign = world.phone(CAROL).agent.replaces(third).unwrap();
+    let own = world.phone(BOB).agent.replaces(came).unwrap();
+    for (named, code) in [
+        (Replaces { to_tag: "nobody".into(), ..known.clone() }, 481),
+        (foreign, 403),
+        (own, 403),
+        (Replaces { early_only: true, ..known.clone() }, 486),
+        (known, 488),
+    ] {
+        world.attend_naming(BOB, came, &named);
+        world.run_ms(1_000);
+        assert_eq!(world.phone(BOB).transfers.last(), Some(&(code, true)), "{named:?}");
+    }
+    assert!(world.end(TRUNK_A, first).is_none() && world.end(BOB, second).is_none());
+    assert_eq!((world.bridges.len(), world.phone(BOB).live()), (3, 1));
+    assert!(world.bridges.values().all(|bridge| bridge.legs.len() == 2));
+    assert!(world.steps.iter().any(|(_, words)| words.contains("transcoding is off")));
+    world.settle();
+}
+
+#[test]
+fn legs_that_the_engine_cannot_open_leave_both_calls_as_they_were() {
+    for (refused, leaves) in [(0, false), (1, false), (0, true), (1, true)] {
+        let mut world = World::new(22);
+        let first = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+        world.run_ms(2_000);
+        let second = world.dial(BOB, "carol", Offer::rtp(&[Codec::Opus]));
+        world.run_ms(2_000);
+        let came = world.phone(BOB).calls[0].call;
+        (world.refuses_legs, world.mute_engine) = (world.bridges.keys().nth(refused).copied(), false);
+        if leaves {
+            (world.refuses_legs, world.mute_engine) = (None, true);
+        }
+        world.attend(BOB, came, second);
+        if leaves {
+            // The engine is slow, and bob does not wait for it.
+            world.run_ms(500);
+            world.hang_up_all(BOB);
+        }
+        world.run_ms(8_000);
+        assert_eq!(world.end(TRUNK_A, first).is_some(), leaves);
+        assert_eq!((world.phone(CAROL).live(), world.bridges.len()), if leaves { (0, 0) } else { (1, 2) });
+        if !leaves {
+            assert_eq!(world.phone(BOB).transfers.last(), Some(&(503, true)));
+            assert!(world.bridges.values().all(|bridge| bridge.legs.len() == 2));
+        }
+        world.mute_engine = false;
+        world.settle();
+    }
+}
+
+#[test]
+fn a_consultation_that_is_not_answered_yet_becomes_a_blind_transfer() {
+    let mut world = World::new(23);
+    world.phone(CAROL).does = Does::Answer { after_ms: 3_000 };
+    let first = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    let second = world.dial(BOB, "carol", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(1_000);
+    let came = world.phone(BOB).calls[0].call;
+    world.attend(BOB, came, second);
+    world.run_ms(6_000);
+    assert_eq!(world.phone(BOB).transfers.last(), Some(&(200, true)));
+    assert!(world.end(TRUNK_A, first).is_none() && world.end(BOB, second).is_some());
+    let invite = world.phone(CAROL).invite();
+    assert!(invite.from.contains("+441632960000"));
+    assert!(invite.headers.iter().all(|(name, _)| name != "Referred-By"), "no X- header: {:?}", invite.headers);
+    assert_eq!((world.phone(CAROL).live(), world.bridges.len()), (1, 1));
+    world.settle();
+}
+
+#[test]
+fn another_device_of_the_user_takes_a_call_that_talks_and_one_that_rings() {
+    for rings in [false, true] {
+        let mut world = World::new(24);
+        world.phone(ALICE).does = if rings { Does::Ring } else { Does::Answer { after_ms: 100 } };
+        world.phone(ALICE_TOO).does = Does::Ring;
+        let call = world.dial(TRUNK_A, "alice", Offer::rtp(&[Codec::Opus, Codec::Pcmu]));
+        world.run_ms(2_000);
+        let offers = world.phone(TRUNK_A).offers_seen;
+        let came = world.phone(ALICE).calls[0].call;
+        let named = world.phone(ALICE).agent.replaces(came).unwrap();
+        // Somebody else may not.
+        let stranger = world.replace(CAROL, &named, Offer::rtp(&[Codec::Opus]));
+        world.run_ms(500);
+        assert!(matches!(world.end(CAROL, stranger), Some(SipEnd::Rejected { code: 403, .. })));
+        let taking = world.replace(ALICE_TOO, &named, Offer::rtp(&[Codec::Pcmu, Codec::Opus]));
+        world.run_ms(1_000);
+        assert_eq!(world.answer(ALICE_TOO, taking).codecs[0].codec, Codec::Opus, "the one in force");
+        assert_eq!(world.answer(TRUNK_A, call).codecs[0].codec, Codec::Opus);
+        assert!(world.end(ALICE, came).is_some() && world.end(TRUNK_A, call).is_none());
+        assert_eq!(world.phone(TRUNK_A).offers_seen, offers);
+        assert_eq!(world.only_bridge().legs.len(), 2);
+        assert_eq!(world.phone(ALICE_TOO).live(), 0, "its own ringing is over");
+        // What is gone cannot be replaced once more.
+        let late = world.replace(ALICE_TOO, &named, Offer::rtp(&[Codec::Opus]));
+        world.run_ms(500);
+        assert!(matches!(world.end(ALICE_TOO, late), Some(SipEnd::Rejected { code: 603 | 481, .. })));
+        world.hang_up(ALICE_TOO, taking);
+        world.run_ms(1_000);
+        assert!(world.end(TRUNK_A, call).is_some());
+        world.settle();
+    }
+}
+
+#[test]
+fn a_user_is_in_no_more_calls_than_it_may_be() {
+    let mut world = World::with(25, |routes| routes.users.get_mut("alice").unwrap().calls_max = 1);
+    world.phone(ALICE_TOO).does = Does::Ring;
+    let first = world.dial(TRUNK_A, "alice", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    assert!(world.end(TRUNK_A, first).is_none(), "two devices that ring are one call");
+    let second = world.dial(TRUNK_B, "alice", Offer::rtp(&[Codec::Opus]));
+    let own = world.dial(ALICE, "carol", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(1_000);
+    for (phone, call) in [(TRUNK_B, second), (ALICE, own)] {
+        let Some(SipEnd::Rejected { code: 486, reason }) = world.end(phone, call) else {
+            panic!("{:?}", world.end(phone, call))
+        };
+        assert!(reason.contains("calls_max"), "{reason}");
+    }
+    assert_eq!(world.phone(ALICE).calls.len(), 1);
+    let group = world.dial(TRUNK_B, "everyone", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(1_000);
+    assert_eq!((world.phone(ALICE).calls.len(), world.phone(CAROL).live()), (1, 1), "a group rings its others");
+    world.hang_up(TRUNK_B, group);
+    world.hang_up(TRUNK_A, first);
+    world.run_ms(1_000);
+    let third = world.dial(TRUNK_A, "alice", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    assert!(world.end(TRUNK_A, third).is_none() && world.phone(ALICE).live() == 1);
+    world.settle();
+}
+
+#[test]
+fn a_caller_that_offers_nothing_is_offered_the_callees_codec_and_answers_in_its_ack() {
+    let mut world = World::new(26);
+    world.phone(BOB).takes = Some(Codec::Pcma);
+    let answers = world.script("INVITE", 1, None, "");
+    let codes: Vec<u16> = answers.iter().filter_map(|answer| answer.code()).collect();
+    assert!(codes.contains(&180) && codes.contains(&200), "{codes:?}");
+    let ok = answers.last().unwrap().clone();
+    let offer = sdp::parse(ok.sdp().unwrap()).unwrap();
+    assert_eq!(offer.codecs[0].codec, Codec::Pcma, "what bob took comes first");
+    assert!(offer.codecs.len() == 3 && !offer.telephone_events.is_empty(), "what can be transcoded follows");
+    assert!(world.only_bridge().remotes.iter().all(|(leg, _)| *leg == LegName::B));
+    world.script("ACK", 1, Some(&ok), &Offer::rtp(&[Codec::Pcma]).sdp);
+    let (leg, LegRemote::Rtp(remote)) = world.only_bridge().remotes.last().unwrap() else { panic!() };
+    assert_eq!((*leg, remote.address.port(), remote.format.codec), (LegName::A, 4_000, Codec::Pcma));
+    // Hold by UPDATE, which is served as a re-INVITE is.
+    let hold = Offer::rtp(&[Codec::Pcma]).sdp.replace("a=sendrecv", "a=sendonly");
+    let answers = world.script("UPDATE", 2, Some(&ok), &hold);
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert!(answers[0].code() == Some(200) && answers[0].sdp().unwrap().contains("a=recvonly"));
+    let LegRemote::Rtp(remote) = &world.only_bridge().remotes.last().unwrap().1 else { panic!() };
+    assert!(!remote.sending);
+    world.script("BYE", 3, Some(&ok), "");
+    assert_eq!(world.phone(BOB).live(), 0);
+    let said: Vec<&str> = world.steps.iter().filter(|(step, _)| *step == Step::Meta).map(|(_, w)| w.as_str()).collect();
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("trunk a says x-wa-meta-call-duration: 7; X-Other: xx") && said[0].len() < 400);
+    world.settle();
+}
+
+#[test]
+fn a_caller_whose_late_answer_cannot_be_used_is_let_go_with_the_callee() {
+    for (transcoding, answer) in
+        [(false, Offer::rtp(&[Codec::Pcmu]).sdp), (true, "v=0\r\n".to_owned()), (true, String::new())]
+    {
+        let mut world = World::with(27, |routes| routes.trunks[0].transcoding = transcoding);
+        let answers = world.script("INVITE", 1, None, "");
+        let ok = answers.last().unwrap().clone();
+        assert_eq!(sdp::parse(ok.sdp().unwrap()).unwrap().codecs.len(), if transcoding { 3 } else { 1 });
+        let answers = world.script("ACK", 1, Some(&ok), &answer);
+        let bye = answers.iter().find(|message| message.method() == Some("BYE")).expect("a BYE");
+        assert!(bye.header("Call-ID") == Some("scripted"));
+        assert_eq!((world.phone(BOB).live(), world.bridges.len()), (0, 0));
+        world.settle();
+    }
 }
 
 #[test]
@@ -450,21 +799,23 @@ fn a_crash_at_any_instant_leaves_no_call_and_no_record() {
 fn whatever_happens_every_call_ends_and_nothing_is_left() {
     let one = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = one.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
-    let (mut bridged, mut transferred) = (0, 0);
+    let (mut bridged, mut transferred, mut joined) = (0, 0, 0);
     for seed in seeds {
         let outcome = std::panic::catch_unwind(|| one_seed(seed));
-        let (up, moved) =
+        let (up, moved, met) =
             outcome.unwrap_or_else(|_| panic!("SIM_SEED={seed} cargo test -p control --test call_exchange"));
         bridged += u64::from(up);
         transferred += u64::from(moved);
+        joined += u64::from(met);
     }
     if one.is_none() {
         assert!(bridged > SEEDS / 3, "only {bridged} calls were bridged");
         assert!(transferred > SEEDS / 20, "only {transferred} calls were transferred");
+        assert!(joined > SEEDS / 20, "only {joined} calls were joined, or taken over");
     }
 }
 
-fn one_seed(seed: u64) -> (bool, bool) {
+fn one_seed(seed: u64) -> (bool, bool, bool) {
     let mut world = World::new(1_000 + seed);
     let mut random = Random::from_test_seed(seed);
     for phone in [ALICE, ALICE_TOO, BOB, CAROL, TRUNK_A, TRUNK_B] {
@@ -488,12 +839,18 @@ fn one_seed(seed: u64) -> (bool, bool) {
         _ => Offer::rtp(&[Codec::Opus, Codec::Pcmu]),
     };
     let call = world.dial(from, to, offer);
-    for _ in 0..4 {
+    for _ in 0..6 {
         world.run_ms(u64::from(random.below(4_000)));
         let phone = [ALICE, ALICE_TOO, BOB, CAROL, TRUNK_A, TRUNK_B][random.below(6) as usize];
-        match random.below(6) {
+        match random.below(10) {
             0 => world.hang_up(from, call),
             1 => world.hang_up_all(phone),
+            3 | 4 => {
+                let to = ["carol", "alice", "+447700900123"][random.below(3) as usize];
+                world.dial([ALICE, BOB, CAROL][random.below(3) as usize], to, Offer::rtp(&[Codec::Opus]));
+            }
+            5 | 6 => attend_somewhere(&mut world, &mut random),
+            7 => take_over(&mut world),
             2 => world.offer_anew(phone, [Direction::SendOnly, Direction::SendRecv][random.below(2) as usize]),
             _ => {
                 world.try_refer(
@@ -507,8 +864,31 @@ fn one_seed(seed: u64) -> (bool, bool) {
     world.run_ms(5_000);
     let up = world.steps.iter().any(|(step, _)| *step == Step::Answered);
     let moved = world.steps.iter().any(|(step, words)| *step == Step::Transfer && words.ends_with("answered"));
+    let met = world.steps.iter().any(|(step, words)| *step == Step::Transfer && words.contains("takes the place of"));
     world.faults = Faults::default();
     world.hang_up(from, call);
     world.settle();
-    (up, moved)
+    (up, moved, met)
+}
+
+/// Whoever is in two calls joins them, one way or the other.
+fn attend_somewhere(world: &mut World, random: &mut Random) {
+    for phone in [ALICE, ALICE_TOO, BOB, CAROL, TRUNK_A, TRUNK_B] {
+        let calls = world.all_talking(phone);
+        let [first, .., last] = calls[..] else { continue };
+        match random.below(2) {
+            0 => world.attend(phone, first, last),
+            _ => world.attend(phone, last, first),
+        }
+    }
+}
+
+/// Alice's other device takes whatever the first one has.
+fn take_over(world: &mut World) {
+    let Some(call) = world.phone(ALICE).calls.iter().find(|call| call.end.is_none()).map(|call| call.call) else {
+        return;
+    };
+    if let Some(named) = world.phone(ALICE).agent.replaces(call) {
+        world.replace(ALICE_TOO, &named, Offer::rtp(&[Codec::Opus, Codec::Pcmu]));
+    }
 }

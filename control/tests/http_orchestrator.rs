@@ -52,6 +52,11 @@ async fn a_signed_connect_is_acknowledged_at_once_and_becomes_an_accepted_call()
     let later = bench.get("/calls/wacid.1%2F%2B%3D/timeline?since=4").await.1;
     assert_eq!((later["entries"].as_array().unwrap().len(), &later["entries"][0]["n"]), (1, &json!(4)));
     bench.expect_metric("tandem_calls_alive", 0).await;
+    for action in ["pre_accept", "accept", "terminate"] {
+        bench.expect_metric(&format!("tandem_graph_seconds_count{{action=\"{action}\"}}"), 1).await;
+    }
+    bench.expect_metric("tandem_accept_seconds_count", 1).await;
+    bench.expect_metric("tandem_ends_total{side=\"sip\",cause=\"bye\"}", 1).await;
     bench.stop().await;
 }
 

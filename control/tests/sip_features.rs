@@ -29,6 +29,51 @@ fn addresses(list: &[&str]) -> Records {
     Records::Addresses(list.iter().map(|ip| ip.parse().unwrap()).collect())
 }
 
+// ---- offers by UPDATE (RFC 3311) ------------------------------------------------------------------------------------
+
+#[test]
+fn an_offer_by_update_is_asked_about_and_answered_or_refused_without_an_ack() {
+    let mut t = Table::answered(|_| {});
+    t.events();
+    let update =
+        |t: &mut Table, number: u32, sdp: &str| t.request("UPDATE", number, |m| m.set_body("application/sdp", sdp));
+    update(&mut t, 1, "v=0\r\nheld");
+    assert_eq!(t.events(), [SipEvent::ReInvite { call: t.call, sdp: Some("v=0\r\nheld".into()) }]);
+    // One offer at a time.
+    update(&mut t, 2, OFFER);
+    let second = t.take();
+    assert_eq!((second.code(), second.header("Retry-After").is_some()), (Some(500), true));
+    t.agent.answer_reinvite(t.now, t.call, Some("v=0\r\nanswer"));
+    let response = t.take();
+    assert_eq!((response.code(), response.cseq()), (Some(200), Some((1, "UPDATE"))));
+    assert_eq!((response.sdp(), response.contact().is_some()), (Some("v=0\r\nanswer"), true));
+    t.run_for(5_000);
+    t.assert_silent();
+    // The same once more is a refresh.
+    update(&mut t, 3, "v=0\r\nheld");
+    assert_eq!((t.take().sdp().map(str::to_owned), t.events()), (Some("v=0\r\nanswer".to_owned()), vec![]));
+    update(&mut t, 4, "v=0\r\nnonsense");
+    t.events();
+    t.agent.answer_reinvite(t.now, t.call, None);
+    assert_eq!(t.take().code(), Some(488));
+    // Ours is under way.
+    t.agent.reinvite(t.now, t.call, OFFER);
+    assert_eq!(t.take().method(), Some("INVITE"));
+    update(&mut t, 5, "v=0\r\nheld");
+    assert_eq!(t.take().code(), Some(491));
+}
+
+#[test]
+fn an_offer_by_update_before_the_answer_is_put_off() {
+    let mut t = Table::incoming();
+    t.agent.ring(t.now, t.call, None);
+    let ringing = t.take();
+    t.follow(&ringing);
+    t.request("UPDATE", 9, offer);
+    let response = t.take();
+    assert_eq!((response.code(), response.header("Retry-After").is_some()), (Some(500), true));
+}
+
 // ---- places ---------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -533,6 +578,31 @@ fn a_registration_answers_the_challenge_is_refreshed_in_time_and_taken_back() {
 }
 
 #[test]
+fn a_registration_that_is_given_up_while_it_is_made_is_taken_away_again() {
+    for answered in [true, false] {
+        let mut t = Table::listening(None);
+        let id = registering(&mut t);
+        let first = t.take();
+        t.reply(&first, 401, |m| m.push("WWW-Authenticate", "Digest realm=\"r\", nonce=\"n\", qop=\"auth\""));
+        let second = t.take();
+        assert_ne!(second.header("Expires"), Some("0"));
+        t.agent.unregister(t.now, id);
+        t.assert_silent();
+        match answered {
+            true => t.reply(&second, 200, |_| {}),
+            false => t.run_for(32_001), // perhaps its answer was lost
+        }
+        let (_, last) = t.sent.pop().expect("one more REGISTER");
+        t.sent.clear();
+        assert_eq!((last.method(), last.header("Expires")), (Some("REGISTER"), Some("0")));
+        assert!(last.cseq() > second.cseq() && last.header("Authorization").is_some());
+        t.reply(&last, 200, |_| {});
+        t.run_out();
+        assert!(t.events().is_empty(), "nobody is told of a registration that was given up");
+    }
+}
+
+#[test]
 fn a_registration_that_fails_is_tried_again_later_and_later() {
     let mut t = Table::listening(None);
     registering(&mut t);
@@ -674,8 +744,40 @@ fn an_invite_that_replaces_a_call_names_it_or_is_refused() {
     let events = t.events();
     let [SipEvent::Incoming { arrival, .. }] = &events[..] else { panic!("{events:?}") };
     assert_eq!(arrival.replaces, Some(t.call));
+    let named = format!("{call_id};to-tag={ours};from-tag={theirs}");
+    let mut refused = |number: u32, method: &str, values: &[&str]| {
+        t.request(method, number, |m| {
+            values.iter().for_each(|value| m.push("Replaces", *value));
+            offer(m);
+        });
+        t.take().code()
+    };
+    assert_eq!(refused(2, "INVITE", &["unknown;to-tag=a;from-tag=b"]), Some(481));
+    assert_eq!(refused(3, "INVITE", &[&format!("{call_id};to-tag={theirs};from-tag={ours}")]), Some(481));
+    assert_eq!(refused(4, "INVITE", &[&format!("{named};early-only")]), Some(486));
+    assert_eq!(refused(5, "INVITE", &[&named, &named]), Some(400));
+    assert_eq!(refused(6, "INVITE", &["nothing"]), Some(400));
+    assert_eq!(refused(7, "OPTIONS", &[&named]), Some(400));
+    t.agent.hangup(t.now, t.call, None);
+    assert_eq!(t.take().method(), Some("BYE"));
+    t.request("INVITE", 8, |m| {
+        m.push("Replaces", named.as_str());
+        offer(m);
+    });
+    assert_eq!(t.take().code(), Some(603), "it has ended a moment ago");
+}
+
+#[test]
+fn a_call_that_its_caller_still_waits_for_cannot_be_replaced() {
+    let mut t = Table::listening(None);
+    t.request("INVITE", 1, offer);
+    let events = t.events();
+    let [SipEvent::Incoming { call, arrival, .. }] = &events[..] else { panic!("{events:?}") };
+    t.agent.ring(t.now, *call, None);
+    let ringing = t.take();
+    let (ours, theirs) = (ringing.to_tag().unwrap().to_owned(), arrival.request.from_tag().unwrap().to_owned());
     t.request("INVITE", 2, |m| {
-        m.push("Replaces", "unknown;to-tag=a;from-tag=b");
+        m.push("Replaces", format!("{};to-tag={ours};from-tag={theirs}", arrival.request.call_id()));
         offer(m);
     });
     assert_eq!(t.take().code(), Some(481));

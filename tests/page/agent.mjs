@@ -39,6 +39,7 @@ globalThis.RTCPeerConnection = class extends EventTarget {
 
 // --- the registrar and the wire ---
 const sent = [];
+const texts = [];
 const sockets = [];
 const REALM = 'voice, \\"x\\"';
 globalThis.WebSocket = class {
@@ -51,6 +52,7 @@ globalThis.WebSocket = class {
   }
   send(text) {
     sent.push(`${this.at} ${text.split('\r\n')[0]}`);
+    texts.push(text);
     const body = text.slice(text.indexOf('\r\n\r\n') + 4);
     assert.equal(Buffer.byteLength(body), Number(header(text, 'Content-Length')));
     setTimeout(() => (text.startsWith('REGISTER') ? this.register(text) : sockets[1 - this.at].onmessage({ data: text })), 1);
@@ -141,6 +143,34 @@ await took('alice ringing', 'alice ended you hung up', 'bob ended the caller gav
 ours = await place();
 theirs.hangup();
 await took('alice ringing', 'bob ended you hung up', 'alice ended 486 Busy Here');
+
+// Alice connects the other sides of her two calls; here both are bob, who calls whom he is told to (alice, on this wire).
+const first = await place();
+await theirs.accept();
+await took('alice ringing', 'alice answered', 'bob answered');
+const bobs = theirs;
+const consulted = await place();
+await theirs.accept();
+await took('alice ringing', 'alice answered', 'bob answered');
+let asked;
+alice.addEventListener('incoming', ({ detail }) => { asked = detail.call; });
+let followed;
+bob.addEventListener('referred', ({ detail }) => { followed = detail.call; });
+const codes = [];
+first.addEventListener('transfer', ({ detail }) => codes.push(detail.code));
+await first.transfer(consulted);
+await until('the referred call', () => followed && asked);
+const named = `${consulted.callId};to-tag=${theirs.localTag};from-tag=${consulted.localTag}`;
+assert.equal(decodeURIComponent(/Replaces=([^>]+)>/.exec(header(texts.find((text) => text.startsWith('REFER')), 'Refer-To'))[1]), named);
+const placed = texts.findLast((text) => text.startsWith('INVITE'));
+assert.deepEqual([header(placed, 'Replaces'), header(placed, 'Referred-By')], [named, '<sip:alice@voice.example>']);
+await asked.accept();
+await until('the end of the transfer', () => first.state === 'ended' && bobs.state === 'ended');
+assert.deepEqual([codes[0], codes.at(-1), codes.includes(180)], [100, 200, true]);
+seen.splice(0);
+consulted.hangup();
+followed.hangup();
+await until('the ends', () => theirs.state === 'ended' && asked.state === 'ended');
 
 await quiet();
 // Every final response to an INVITE was acknowledged, and nothing is left.

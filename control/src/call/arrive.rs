@@ -6,8 +6,8 @@
 use super::backends::Peer;
 use super::context::Context;
 use super::exchange::Arrived;
-use super::half::Half;
-use super::hunt::Way;
+use super::half::{Formats, Half, MediaKind};
+use super::hunt::{DEVICE_CODECS, Way};
 use super::limits::HEADERS_PASSED_MAX;
 use crate::route::{self, Asked, Caller, Source, TrunkId};
 use crate::sip::gatekeeper::{Admitted, Refusal};
@@ -16,6 +16,43 @@ use crate::sip::{Arrival, SipCallId};
 
 /// Max-Forwards of an INVITE that names none (RFC 3261 §8.1.1.6).
 const MAX_FORWARDS: u8 = 70;
+
+/// Who calls, as the gatekeeper has admitted it.
+pub(super) struct Calling {
+    pub source: Source,
+    /// `user alice`: for people.
+    pub subject: String,
+    pub caller: Caller,
+    pub transcoding: bool,
+    pub trunk: Option<TrunkId>,
+}
+
+/// Says who calls; the error is a refusal of trunks and users that have as many calls as they may.
+pub(super) fn caller(cx: &Context, from: &str, arrival: &Arrival) -> Result<Calling, Refusal> {
+    let plan = &cx.gate.routes;
+    let shown = arrival.request.header("P-Asserted-Identity").unwrap_or(from);
+    match &arrival.admitted {
+        Admitted::Trunk(name) => {
+            let Some((id, trunk)) = plan.trunks().find(|(_, trunk)| trunk.name == *name) else {
+                return Err(Refusal::warned(403, "the trunk is not configured"));
+            };
+            if cx.load.calls(id) >= trunk.calls_max {
+                return Err(Refusal::warned(503, "the trunk has as many calls as it may (calls_max)"));
+            }
+            let (source, subject) = (Source::Trunk(id), format!("trunk {name}"));
+            Ok(Calling { source, subject, caller: caller_of(shown), transcoding: trunk.transcoding, trunk: Some(id) })
+        }
+        Admitted::User(name) => {
+            let calls_max = plan.users.get(name).map_or(0, |user| user.calls_max);
+            if cx.calls.of_user(name, cx.number) >= calls_max {
+                return Err(Refusal::warned(486, "the user has as many calls as it may (calls_max)"));
+            }
+            let (source, subject) = (Source::User(name.clone()), format!("user {name}"));
+            Ok(Calling { source, subject, caller: plan.caller_of_user(name), transcoding: true, trunk: None })
+        }
+        Admitted::Anyone => Err(Refusal::warned(404, "calls are taken from trunks and users only")),
+    }
+}
 
 /// Reads an INVITE; the error is its refusal, in words.
 pub(super) fn read(
@@ -32,32 +69,18 @@ pub(super) fn read(
     if max_forwards == 0 {
         return Err(Refusal::warned(483, "the call has passed too many servers"));
     }
-    let plan = &cx.gate.routes;
-    let shown = request.header("P-Asserted-Identity").unwrap_or(from);
-    let (source, subject, caller, transcoding, trunk) = match &arrival.admitted {
-        Admitted::Trunk(name) => {
-            let Some((id, trunk)) = plan.trunks().find(|(_, trunk)| trunk.name == *name) else {
-                return Err(Refusal::warned(403, "the trunk is not configured"));
-            };
-            if cx.load.calls(id) >= trunk.calls_max {
-                return Err(Refusal::warned(503, "the trunk has as many calls as it may (calls_max)"));
-            }
-            (Source::Trunk(id), format!("trunk {name}"), caller_of(shown), trunk.transcoding, Some(id))
-        }
-        Admitted::User(name) => {
-            (Source::User(name.clone()), format!("user {name}"), plan.caller_of_user(name), true, None)
-        }
-        Admitted::Anyone => return Err(Refusal::warned(404, "calls are taken from trunks and users only")),
-    };
+    let Calling { source, subject, caller, transcoding, trunk } = self::caller(cx, from, arrival)?;
     let dialed = route::dialed(target);
     let asked = Asked { dialed: dialed.clone(), from: caller.user.clone(), source: source.clone() };
-    let found = plan.destinations(cx.now, cx.load, &asked);
+    let found = cx.gate.routes.destinations(cx.now, cx.load, &asked);
     if found.destinations.is_empty() {
         return Err(Refusal::warned(404, &found.refusal()));
     }
-    let Some(sdp) = sdp else { return Err(Refusal::warned(488, "an INVITE without an offer is not served")) };
-    let mut half = Half::incoming(sdp, cx.random)?;
-    let (wanted, peer) = match (&source, trunk.and_then(|id| plan.trunk(id))) {
+    let mut half = match sdp {
+        Some(sdp) => Half::incoming(sdp, cx.random)?,
+        None => offering(cx, trunk, arrival),
+    };
+    let (wanted, peer) = match (&source, trunk.and_then(|id| cx.gate.routes.trunk(id))) {
         (_, Some(trunk)) => (trunk.dtls_backend, Some(Peer::Trunk(trunk.name.clone()))),
         (Source::User(name), None) => (cx.config.dtls, Some(Peer::User(name.clone()))),
         (_, None) => (cx.config.dtls, None),
@@ -79,6 +102,15 @@ pub(super) fn read(
         max_forwards: Some(max_forwards - 1),
     };
     Ok((arrived, trunk))
+}
+
+/// For a caller that offers nothing: the offer is ours, in the 2xx, and its ACK brings the answer (RFC 3261 §13.2.1).
+fn offering(cx: &mut Context, trunk: Option<TrunkId>, arrival: &Arrival) -> Half {
+    let (kind, codecs) = match trunk.and_then(|id| cx.gate.routes.trunk(id)) {
+        Some(trunk) => (MediaKind::of_trunk(trunk), trunk.codecs.as_slice()),
+        None => (MediaKind::of_device(arrival.hop.transport), DEVICE_CODECS.as_slice()),
+    };
+    Half::outgoing(kind, Formats::own(codecs), cx.random)
 }
 
 /// User part and display name of a From or P-Asserted-Identity.

@@ -2,6 +2,7 @@
 
 use super::backends::Backends;
 use super::edge::{EdgeConfig, EdgeOutput};
+use super::limits::{HEADER_NOTED_CHARS_MAX, HEADERS_PASSED_MAX};
 use crate::registrar::Gate;
 use crate::route::{Load, TrunkId};
 use crate::sip::{Invite, SipAgent, SipCallId};
@@ -18,18 +19,30 @@ pub(super) struct Calls {
     owners: BTreeMap<SipCallId, Owner>,
     /// SIP calls that have not ended, by session.
     live: BTreeMap<u64, usize>,
+    /// The sessions that a user is in, with how many SIP calls: devices that ring for one call are one call.
+    users: BTreeMap<String, BTreeMap<u64, usize>>,
 }
 
 struct Owner {
     number: u64,
     trunk: Option<TrunkId>,
+    user: Option<String>,
 }
 
 impl Calls {
-    pub fn insert(&mut self, call: SipCallId, number: u64, trunk: Option<TrunkId>) {
-        if self.owners.insert(call, Owner { number, trunk }).is_none() {
+    pub fn insert(&mut self, call: SipCallId, number: u64, trunk: Option<TrunkId>, user: Option<&str>) {
+        let owner = Owner { number, trunk, user: user.map(str::to_owned) };
+        if self.owners.insert(call, owner).is_none() {
             *self.live.entry(number).or_default() += 1;
+            if let Some(user) = user {
+                *self.users.entry(user.to_owned()).or_default().entry(number).or_default() += 1;
+            }
         }
+    }
+
+    /// Calls that a user is in, or that ring for it, beside this one.
+    pub fn of_user(&self, user: &str, number: u64) -> usize {
+        self.users.get(user).map_or(0, |calls| calls.len() - usize::from(calls.contains_key(&number)))
     }
 
     pub fn owner(&self, call: SipCallId) -> Option<u64> {
@@ -42,7 +55,10 @@ impl Calls {
 
     /// The call is over; answers whose it was and which trunk carried it.
     pub fn remove(&mut self, call: SipCallId) -> Option<(u64, Option<TrunkId>)> {
-        let Owner { number, trunk } = self.owners.remove(&call)?;
+        let Owner { number, trunk, user } = self.owners.remove(&call)?;
+        if let Some(user) = user {
+            self.leave(&user, number);
+        }
         if let Some(live) = self.live.get_mut(&number) {
             *live -= 1;
             if *live == 0 {
@@ -59,7 +75,28 @@ impl Calls {
         }
         let calls: Vec<SipCallId> =
             self.owners.iter().filter(|(_, owner)| owner.number == number).map(|(call, _)| *call).collect();
-        calls.into_iter().filter_map(|call| self.owners.remove(&call)?.trunk).collect()
+        let mut trunks = Vec::new();
+        for call in calls {
+            let Some(Owner { trunk, user, .. }) = self.owners.remove(&call) else { continue };
+            trunks.extend(trunk);
+            if let Some(user) = user {
+                self.leave(&user, number);
+            }
+        }
+        trunks
+    }
+
+    fn leave(&mut self, user: &str, number: u64) {
+        let Some(calls) = self.users.get_mut(user) else { return };
+        if let Some(count) = calls.get_mut(&number) {
+            *count -= 1;
+            if *count == 0 {
+                calls.remove(&number);
+            }
+        }
+        if calls.is_empty() {
+            self.users.remove(user);
+        }
     }
 
     pub fn live(&self, number: u64) -> usize {
@@ -93,9 +130,9 @@ impl Context<'_> {
     }
 
     /// Places a SIP call for the session.
-    pub fn invite(&mut self, invite: Invite, trunk: Option<TrunkId>) -> SipCallId {
+    pub fn invite(&mut self, invite: Invite, trunk: Option<TrunkId>, user: Option<&str>) -> SipCallId {
         let call = self.sip.invite(self.now, invite);
-        self.calls.insert(call, self.number, trunk);
+        self.calls.insert(call, self.number, trunk, user);
         if let Some(trunk) = trunk {
             self.load.begin(trunk);
         }
@@ -105,6 +142,18 @@ impl Context<'_> {
     /// Ends a SIP call.
     pub fn hangup(&mut self, call: SipCallId, reason: &str) {
         self.sip.hangup(self.now, call, Some(reason));
+    }
+
+    /// Writes down what a provider said about a call in headers of its own.
+    pub fn note_headers(&mut self, call_id: &str, subject: &str, headers: &[(String, String)]) {
+        let said = headers.iter().take(HEADERS_PASSED_MAX).map(|(name, value)| {
+            let cut: String = value.chars().take(HEADER_NOTED_CHARS_MAX).collect();
+            format!("{name}: {cut}")
+        });
+        let words = said.collect::<Vec<_>>().join("; ");
+        if !words.is_empty() {
+            self.note(call_id, Step::Meta, format!("{subject} says {words}"));
+        }
     }
 
     /// Writes a line on the call's timeline.

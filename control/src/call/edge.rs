@@ -4,6 +4,9 @@
 //! There are two kinds, with one agent and one numbering: sessions, which an orchestrator asks for on behalf of WhatsApp, and
 //! exchanges, which begin with an INVITE of a trunk or a user. Who is called is for the routes to say in both.
 
+mod figures;
+mod joins;
+
 use super::arrive;
 use super::backends::Backends;
 use super::context::{Calls, Context};
@@ -28,7 +31,7 @@ use crate::sip::{
 };
 use crate::store::Change;
 use crate::trace::timeline::Entry;
-use engine::bridge::BridgeCommand;
+use engine::bridge::{BridgeCommand, BridgeEvent};
 use engine::random::Random;
 use engine::sdp::Codec;
 use engine::time::Instant;
@@ -36,6 +39,8 @@ use engine::worker::{Command, Event, RefuseReason};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+
+pub use figures::{EdgeAlive, EdgeCounters, GateFigures, TrunkFigures};
 
 /// Codecs of sessions where the configuration says nothing, best first.
 pub const CODECS_DEFAULT: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
@@ -170,36 +175,6 @@ pub enum EdgeOutput {
     Timeout(Instant),
 }
 
-/// What is alive at the edge; all zero when nothing is left behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EdgeAlive {
-    /// Sessions that are not over.
-    pub sessions: usize,
-    /// SIP calls.
-    pub sip_calls: usize,
-    /// SIP transactions.
-    pub sip_transactions: usize,
-}
-
-/// What the edge counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EdgeCounters {
-    /// Sessions begun.
-    pub sessions_begun: u64,
-    /// Sessions ended.
-    pub sessions_ended: u64,
-    /// `new` refused.
-    pub sessions_refused: u64,
-    /// Sessions forgotten because bridge or SIP call never ended: bugs.
-    pub sessions_abandoned: u64,
-    /// Commands that found a mailbox full.
-    pub mailbox_full: u64,
-    /// Datagrams at the SIP port that could not be read.
-    pub sip_malformed: u64,
-    /// SIP calls of the last run that were sent a BYE.
-    pub sip_calls_cut: u64,
-}
-
 /// Every session of this process.
 pub struct Edge {
     config: EdgeConfig,
@@ -211,14 +186,16 @@ pub struct Edge {
     next_session: u64,
     sessions: BTreeMap<u64, Entered>,
     by_call_id: BTreeMap<String, u64>,
-    /// Trunks that we register at, by name.
-    registrations: BTreeMap<RegistrationId, String>,
+    /// Trunks that we register at, by name, and whether they hold it.
+    registrations: BTreeMap<RegistrationId, (String, bool)>,
     by_token: BTreeMap<String, u64>,
     calls: Calls,
     backends: Backends,
     load: Load,
     gate: Gate,
     timers: BTreeSet<(Instant, u64)>,
+    /// Calls about to be brought together.
+    joins: Vec<joins::Join>,
     retained: Retained,
     farewells: Farewells,
     workers: Vec<Worker>,
@@ -263,6 +240,7 @@ impl Edge {
             load: Load::default(),
             gate,
             timers: BTreeSet::new(),
+            joins: Vec::new(),
             retained: Retained::default(),
             farewells: Farewells::default(),
             workers: (0..workers.max(1)).map(|_| Worker::default()).collect(),
@@ -323,6 +301,7 @@ impl Edge {
             }
             Event::Opened { bridge, a, b } => self.with(now, bridge.0, |talk, cx| talk.opened(cx, &a, &b)),
             Event::Refused { bridge, reason } => self.with(now, bridge.0, |talk, cx| talk.refused(cx, reason)),
+            Event::Bridge { bridge, event } if self.join_heard(now, bridge.0, &event) => {}
             Event::Bridge { bridge, event } => self.with(now, bridge.0, |talk, cx| talk.handle_bridge(cx, event)),
         }
     }
@@ -373,6 +352,11 @@ impl Edge {
         &mut self.gate
     }
 
+    /// Devices registered.
+    pub fn devices(&self) -> usize {
+        self.gate.registrar.count()
+    }
+
     /// The answer to `Resolve`.
     pub fn resolved(&mut self, now: Instant, query: u64, records: &Records) {
         self.sip.resolved(now, query, records);
@@ -402,6 +386,7 @@ impl Edge {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.sip.handle_timeout(now);
         self.gate.handle_timeout(now);
+        self.joins_timeout(now);
         while let Some(&(due, number)) = self.timers.first()
             && due <= now
         {
@@ -446,20 +431,9 @@ impl Edge {
             }
             let session = self.timers.first().map_or(Instant::NEVER, |(due, _)| *due);
             let rest = self.retry.min(self.retained.deadline()).min(self.gate.deadline());
-            let rest = rest.min(self.farewells.deadline());
+            let rest = rest.min(self.farewells.deadline()).min(self.joins_deadline());
             return EdgeOutput::Timeout(sip.min(session).min(rest));
         }
-    }
-
-    /// What is alive.
-    pub fn alive(&self) -> EdgeAlive {
-        let (sip_calls, sip_transactions) = self.sip.alive();
-        EdgeAlive { sessions: self.sessions.len(), sip_calls, sip_transactions }
-    }
-
-    /// What was counted so far.
-    pub fn counters(&self) -> EdgeCounters {
-        EdgeCounters { sip_malformed: self.sip.malformed(), ..self.counters }
     }
 
     /// Renews a session's lease and answers how it is.
@@ -647,8 +621,11 @@ impl Edge {
         }
         let Some(number) = self.calls.owner(call) else { return };
         let is_over = matches!(event, SipEvent::Ended { .. });
-        if is_over && let Some((_, Some(trunk))) = self.calls.remove(call) {
-            self.load.end(trunk);
+        if is_over {
+            if let Some((_, Some(trunk))) = self.calls.remove(call) {
+                self.load.end(trunk);
+            }
+            self.newcomer_left(now, call);
         }
         if matches!(event, SipEvent::InviteSent { .. })
             && let Some(sip_call_id) = self.sip.call_id(call).map(str::to_owned)
@@ -657,6 +634,7 @@ impl Edge {
             let call_id = entered.talk.call_id().to_owned();
             self.out.push_back(EdgeOutput::Linked { call_id, sip_call_id });
         }
+        let Some(event) = self.attend(now, number, event) else { return };
         self.with(now, number, |talk, cx| talk.handle_sip(cx, call, event));
     }
 
@@ -696,22 +674,22 @@ impl Edge {
             self.gate.routes.trunks.iter().filter_map(|trunk| Some((trunk.name.clone(), trunk.registration()?)));
         for (name, register) in wanted.collect::<Vec<_>>() {
             let id = self.sip.register(now, register);
-            self.registrations.insert(id, name);
+            self.registrations.insert(id, (name, false));
         }
     }
 
     fn note_registration(&mut self, event: &SipEvent) {
-        let name = |id| self.registrations.get(id).map_or("?", String::as_str);
+        let (SipEvent::Registered { registration, .. } | SipEvent::RegistrationFailed { registration, .. }) = event
+        else {
+            return;
+        };
+        let Some((name, held)) = self.registrations.get_mut(registration) else { return };
+        *held = matches!(event, SipEvent::Registered { .. });
         match event {
-            SipEvent::Registered { registration, expires_s } => {
-                tracing::info!("registered at trunk {} for {expires_s} s", name(registration));
-            }
-            SipEvent::RegistrationFailed { registration, code, reason, retry_ms } => {
+            SipEvent::Registered { expires_s, .. } => tracing::info!("registered at trunk {name} for {expires_s} s"),
+            SipEvent::RegistrationFailed { code, reason, retry_ms, .. } => {
                 let retry_s = retry_ms / 1_000;
-                tracing::warn!(
-                    "trunk {} does not register us: {code} {reason}; next try in {retry_s} s",
-                    name(registration)
-                );
+                tracing::warn!("trunk {name} does not register us: {code} {reason}; next try in {retry_s} s");
             }
             _ => {}
         }
@@ -732,14 +710,18 @@ impl Edge {
             let retry_after_s = Some(limits::RETRY_AFTER_S);
             return Err(Refusal { retry_after_s, ..Refusal::warned(503, words) });
         }
+        if let Some(replaced) = arrival.replaces {
+            return self.arrive_instead(now, call, from, sdp, arrival, replaced);
+        }
         let (number, worker) = self.take_number();
         let mut cx = self.context(now, number, worker);
         let (arrived, trunk) = arrive::read(&mut cx, call, target, from, sdp, arrival)?;
+        let user = arrived.user().map(str::to_owned);
         let exchange = Exchange::open(&mut cx, arrived)?;
         if let Some(trunk) = trunk {
             cx.load.begin(trunk);
         }
-        cx.calls.insert(call, number, trunk);
+        cx.calls.insert(call, number, trunk, user.as_deref());
         self.enter(now, number, worker, Talk::Exchange(Box::new(exchange)));
         Ok(())
     }
@@ -770,6 +752,7 @@ impl Edge {
         let Some(mut entered) = self.sessions.remove(&number) else { return };
         change(&mut entered.talk, &mut self.context(now, number, entered.worker));
         self.sessions.insert(number, entered);
+        self.part(now, number);
         self.settle(now, number);
     }
 

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The caller's leg is A, the callee's B. The caller is answered only when the callee has answered (or sends early media), with
-//! the codec that the callee took: then payloads pass untouched.
+//! the codec that the callee took: then payloads pass untouched. A caller that offers nothing is offered that codec in its 2xx, and
+//! answers in its ACK.
 //!
 //! Why both sides are the same kind of thing (`Party`): after a transfer nobody is caller or callee any more, and whoever may
 //! hold, press keys or hang up on one side may do so on the other.
@@ -22,14 +23,15 @@ use super::machine::CallEnd;
 use super::negotiate::{OPUS_WISHES, codec_name};
 use super::party::{Party, addresses};
 use super::session::{bridge_end, profile_name, reason_header, refused_end, sip_end, version_name};
+use super::side::{Side, Stage};
 use super::transfer::{self, Staying};
 use crate::route::{Caller, Source};
 use crate::sip::gatekeeper::Refusal;
-use crate::sip::{Replaces, SipCallId, SipEvent};
+use crate::sip::{SipCallId, SipEvent};
 use crate::trace::timeline::Step;
 use crate::trace::verdict;
 use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegName};
-use engine::error::{End, Side};
+use engine::error::{self, End};
 use engine::leg::{LegEvent, LocalLeg};
 use engine::rtp::telephone_event::Digit;
 use engine::sdp::CodecFormat;
@@ -60,6 +62,16 @@ pub(super) struct Arrived {
     pub max_forwards: Option<u8>,
 }
 
+impl Arrived {
+    /// The user who calls, if it is one.
+    pub fn user(&self) -> Option<&str> {
+        match &self.source {
+            Source::User(name) => Some(name),
+            Source::Trunk(_) | Source::Whatsapp => None,
+        }
+    }
+}
+
 /// One call.
 pub(super) struct Exchange {
     call_id: String,
@@ -73,6 +85,8 @@ pub(super) struct Exchange {
     answer: Option<String>,
     headers: Vec<(String, String)>,
     bridge: BridgeState,
+    /// The seat whose party is about to be replaced by another call, or by a newcomer.
+    joining: Option<LegName>,
     end: Option<CallEnd>,
     end_detail: Option<Box<str>>,
     since: Instant,
@@ -102,6 +116,7 @@ impl Exchange {
         let near = Party {
             seat: LegName::A,
             call: Some(arrived.call),
+            joined: None,
             half: arrived.half,
             subject: arrived.subject,
             caller: arrived.caller,
@@ -111,6 +126,7 @@ impl Exchange {
         };
         let words = format!("{} offers {} over {}", near.subject, near.half.formats().names(), near.half.kind.name());
         cx.note(&arrived.call_id, Step::Offer, words);
+        cx.note_headers(&arrived.call_id, &near.subject, &arrived.headers);
         let command = Command::Open { bridge: BridgeId(cx.number), config: BridgeConfig { a, b } };
         cx.out.push_back(EdgeOutput::Engine { worker: cx.worker, command });
         Ok(Exchange {
@@ -122,6 +138,7 @@ impl Exchange {
             answer: None,
             headers: arrived.headers,
             bridge: BridgeState::Opening,
+            joining: None,
             end: None,
             end_detail: None,
             since: cx.now,
@@ -201,7 +218,12 @@ impl Exchange {
                 }
             }
             SipEvent::ReInvite { .. } => cx.sip.answer_reinvite(cx.now, call, None),
-            SipEvent::LateAnswer { sdp, .. } if self.end.is_none() => party.answered_late(cx, &sdp),
+            SipEvent::LateAnswer { sdp, .. } if self.end.is_none() => {
+                if let Err(words) = party.answered_late(cx, &sdp) {
+                    let words = format!("the answer to our offer cannot be used: {words}");
+                    self.end(cx, CallEnd::new(&subject, "bad_sdp", words));
+                }
+            }
             SipEvent::InfoDigit { digit, duration_ms, .. } => {
                 let leg = party.seat.other();
                 cx.note(&self.call_id, Step::Digit, format!("{digit} from {subject}, {duration_ms} ms, by INFO"));
@@ -209,11 +231,15 @@ impl Exchange {
                     cx.command(BridgeCommand::SendDigit { leg, digit, duration_ms });
                 }
             }
-            SipEvent::TransferAsked { refer_to, replaces, .. } => self.transfer(cx, index, call, &refer_to, replaces),
+            SipEvent::TransferAsked { refer_to, referred_by, .. } => {
+                self.transfer(cx, index, call, &refer_to, referred_by.as_deref());
+            }
+            SipEvent::ByeHeaders { headers, .. } => cx.note_headers(&self.call_id, &subject, &headers),
             SipEvent::Ended { end, .. } => {
                 party.call = None;
                 // Who asked for a transfer may go before it is done.
-                let is_replaced = self.answered && self.hunt.as_ref().is_some_and(|hunt| hunt.seat as usize == index);
+                let seat = self.hunt.as_ref().map(|hunt| hunt.seat).or(self.joining);
+                let is_replaced = self.answered && seat.is_some_and(|seat| seat as usize == index);
                 if !is_replaced {
                     self.end(cx, CallEnd { side: subject, ..sip_end(end) });
                 }
@@ -288,7 +314,93 @@ impl Exchange {
         }
     }
 
-    fn subject(&self, leg: LegName) -> String {
+    /// The side that one of its SIP calls is.
+    pub fn side(&self, call: SipCallId) -> Option<Side> {
+        if let Some(hunt) = self.hunt.as_ref().filter(|hunt| hunt.owns(call)) {
+            let (subject, source) = hunt.rung(call)?;
+            let (formats, transcoding) = hunt.wanted();
+            let stage = match self.answered || self.joining.is_some() || self.bridge != BridgeState::Open {
+                true => Stage::Busy,
+                false => Stage::Ringing { formats: formats.clone(), transcoding, leg: hunt.free_leg() },
+            };
+            return Some(Side { seat: hunt.seat, stage, source, subject });
+        }
+        let index = self.parties.iter().position(|party| party.as_ref().is_some_and(|p| p.call == Some(call)))?;
+        let party = self.parties[index].as_ref()?;
+        let stage = match self.staying(index) {
+            _ if self.end.is_some() => Stage::Over,
+            _ if self.joining.is_some() || (self.answered && self.hunt.is_some()) => Stage::Busy,
+            Some(staying) => Stage::Talking(staying),
+            None => Stage::Calling,
+        };
+        Some(Side { seat: party.seat, stage, source: party.source.clone(), subject: party.subject.clone() })
+    }
+
+    /// Whether one of its calls rings, and nobody has answered yet.
+    pub fn rings(&self, call: SipCallId) -> bool {
+        !self.answered && self.hunt.as_ref().is_some_and(|hunt| hunt.owns(call))
+    }
+
+    /// The party of that seat is about to be replaced: it may go before that is done.
+    pub fn begin_join(&mut self, seat: LegName) {
+        self.joining = Some(seat);
+    }
+
+    /// Another call, or a newcomer, has taken the seat of the party.
+    pub fn join(&mut self, cx: &mut Context, party: Party, codec: CodecFormat) {
+        self.joining = None;
+        if let Some(mut hunt) = self.hunt.take() {
+            hunt.taken(cx);
+            return self.callee_answered(cx, Won { party, codec, headers: Vec::new() });
+        }
+        let index = party.seat as usize;
+        if let Some(call) = self.parties[index].as_ref().and_then(|before| before.call) {
+            cx.sip.transfer_progress(cx.now, call, 200);
+            cx.hangup(call, "SIP;cause=200;text=\"Transferred\"");
+        }
+        cx.note(
+            &self.call_id,
+            Step::Transfer,
+            format!("{} takes the place of {}", party.subject, self.subject(party.seat)),
+        );
+        self.parties[index] = Some(party);
+    }
+
+    /// It came to nothing: the call goes on as it was, if both are still there.
+    pub fn join_failed(&mut self, cx: &mut Context, seat: LegName, refusal: &Refusal) {
+        self.joining = None;
+        if self.end.is_some() {
+            return;
+        }
+        let words = refusal.warning.clone().unwrap_or_default();
+        cx.note(&self.call_id, Step::Transfer, format!("failed: {} {words}", refusal.code));
+        if self.hunt.is_some() {
+            return; // a newcomer that did not come; the others still ring
+        }
+        match self.parties[seat as usize].as_ref().and_then(|party| party.call) {
+            Some(call) => cx.sip.transfer_progress(cx.now, call, refusal.code),
+            None => self.end(cx, CallEnd::new("tandem", "transfer_failed", words)),
+        }
+    }
+
+    /// Why it has ended, if it has.
+    pub fn ended(&self) -> Option<&CallEnd> {
+        self.end.as_ref()
+    }
+
+    /// The calls that are behind its sides.
+    pub fn joined(&self) -> [Option<u64>; 2] {
+        [0, 1].map(|index| self.parties[index].as_ref().and_then(|party| party.joined))
+    }
+
+    /// Lets go of the calls behind its sides.
+    pub fn part(&mut self) -> [Option<u64>; 2] {
+        let joined = self.joined();
+        self.parties.iter_mut().flatten().for_each(|party| party.joined = None);
+        joined
+    }
+
+    pub fn subject(&self, leg: LegName) -> String {
         let party = self.parties.get(leg as usize).and_then(Option::as_ref);
         party.map_or_else(|| "the callee".to_owned(), |party| party.subject.clone())
     }
@@ -323,9 +435,9 @@ impl Exchange {
     /// What the end of a leg says about the next call with its peer.
     fn learn(&mut self, cx: &mut Context, end: End, said: Option<&str>) {
         let leg = match end.side {
-            Side::A => LegName::A,
-            Side::B => LegName::B,
-            Side::Engine => return,
+            error::Side::A => LegName::A,
+            error::Side::B => LegName::B,
+            error::Side::Engine => return,
         };
         let learned = self.backend_of(leg).and_then(|choice| cx.backends.ended(cx.now, choice, end.cause, said));
         if let Some(words) = learned {
@@ -348,6 +460,11 @@ impl Exchange {
     }
 
     fn caller_rings(&mut self, cx: &mut Context, code: u16, early: Option<CodecFormat>) {
+        let offers = self.parties[0].as_ref().filter(|near| near.half.is_ours_to_offer());
+        if offers.and_then(|near| near.call).is_some_and(|call| cx.sip.rings_reliably(call)) {
+            return; // a reliable 18x would have to bring the offer (RFC 3262 §5), and what to offer is not known yet
+        }
+        let early = early.filter(|_| offers.is_none());
         let answer = early.map(|codec| self.answer_caller(cx, codec));
         let Some(near) = self.parties[0].as_ref().and_then(|near| near.call) else { return };
         match answer {
@@ -369,7 +486,14 @@ impl Exchange {
         if let Some(answer) = &self.answer {
             return Ok(answer.clone());
         }
+        let may_transcode = self.parties.iter().flatten().all(|party| party.transcoding);
         let Some(near) = &mut self.parties[0] else { return Err(Refusal::code(500)) };
+        if near.half.is_ours_to_offer() {
+            near.half.prefer(theirs.codec, !may_transcode);
+            let offer = near.half.offer(addresses(cx));
+            self.answer = Some(offer.clone());
+            return Ok(offer);
+        }
         let formats = near.half.formats();
         let (codec, wishes) = match (formats.of(theirs.codec), formats.codecs.first()) {
             // Relayed: what the callee wishes to receive is for the caller to follow.
@@ -422,27 +546,10 @@ impl Exchange {
         self.end(cx, CallEnd::new("callee", &cause, format!("{} {words}", lost.refusal.code)));
     }
 
-    fn transfer(
-        &mut self,
-        cx: &mut Context,
-        index: usize,
-        call: SipCallId,
-        refer_to: &str,
-        replaces: Option<Replaces>,
-    ) {
-        let other = &self.parties[1 - index];
-        let planned = match (&self.parties[index], other) {
-            (Some(asking), Some(staying)) if self.answered && self.hunt.is_none() && self.end.is_none() => {
-                let staying = Staying {
-                    caller: staying.caller.clone(),
-                    formats: staying.half.formats(),
-                    transcoding: staying.transcoding,
-                    headers: self.headers.clone(),
-                };
-                match replaces {
-                    None => transfer::plan(cx, asking, staying, refer_to).map(|plan| (plan, asking.seat)),
-                    Some(_) => Err(Refusal::warned(501, "attended transfer is not served")),
-                }
+    fn transfer(&mut self, cx: &mut Context, index: usize, call: SipCallId, refer_to: &str, referred_by: Option<&str>) {
+        let planned = match (&self.parties[index], self.staying(index)) {
+            (Some(asking), Some(staying)) if self.hunt.is_none() && self.joining.is_none() => {
+                transfer::plan(cx, asking, staying, refer_to, referred_by).map(|plan| (plan, asking.seat))
             }
             _ => Err(Refusal::warned(503, "the call cannot be transferred now")),
         };
@@ -459,6 +566,18 @@ impl Exchange {
                 self.hunted(cx, hunted);
             }
         }
+    }
+
+    /// Who stays when the party of that seat goes; nobody before the answer and after the end.
+    fn staying(&self, index: usize) -> Option<Staying> {
+        let staying = self.parties[1 - index].as_ref().filter(|_| self.answered && self.end.is_none())?;
+        Some(Staying {
+            caller: staying.caller.clone(),
+            formats: staying.half.formats(),
+            transcoding: staying.transcoding,
+            headers: self.headers.clone(),
+            subject: staying.subject.clone(),
+        })
     }
 
     /// Whoever asked for the transfer, if it is still there.

@@ -16,7 +16,7 @@
 
 use super::backends::Choice;
 use super::negotiate::{OPUS_WISHES, codec_name, mirrored, pick_event};
-use crate::route::Ice;
+use crate::route::{Ice, MediaProfile, Transport, Trunk};
 use crate::sip::gatekeeper::Refusal;
 use engine::bridge::{LegConfig, LegRemote};
 use engine::dtls::{DtlsRole, DtlsVersions};
@@ -35,6 +35,9 @@ use std::net::{IpAddr, SocketAddr};
 /// Number of telephone-event in offers of ours, unless a codec has it.
 const EVENT_PAYLOAD_TYPE: u8 = 101;
 
+/// The same for telephone-event on Opus's clock: the number that Chromium gives it.
+const FAST_EVENT_PAYLOAD_TYPE: u8 = 110;
+
 /// `a=mid` of our WebRTC offers.
 const MID: &str = "0";
 
@@ -50,6 +53,24 @@ pub(super) enum MediaKind {
 }
 
 impl MediaKind {
+    /// What a device speaks that is reached over this transport: browsers WebRTC, phones with TLS SDES.
+    pub fn of_device(transport: Transport) -> MediaKind {
+        match (transport.is_websocket(), transport.is_secure()) {
+            (true, _) => MediaKind::Webrtc(Ice::Lite),
+            (false, true) => MediaKind::Sdes,
+            (false, false) => MediaKind::Rtp,
+        }
+    }
+
+    /// What is offered on a trunk.
+    pub fn of_trunk(trunk: &Trunk) -> MediaKind {
+        match trunk.media {
+            MediaProfile::Rtp => MediaKind::Rtp,
+            MediaProfile::Sdes => MediaKind::Sdes,
+            MediaProfile::Webrtc => MediaKind::Webrtc(trunk.ice),
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             MediaKind::Rtp => "RTP",
@@ -70,6 +91,25 @@ impl Formats {
     /// The format of a codec.
     pub fn of(&self, codec: Codec) -> Option<CodecFormat> {
         self.codecs.iter().find(|format| format.codec == codec).copied()
+    }
+
+    /// One codec, and telephone-event at 8 kHz beside it.
+    pub fn single(codec: CodecFormat, has_event: bool) -> Formats {
+        let payload_type = free(EVENT_PAYLOAD_TYPE, &mut vec![codec.payload_type]);
+        let events = has_event.then_some(TelephoneEventFormat { payload_type, clock_rate_hz: 8_000 });
+        Formats { codecs: vec![codec], events: Vec::from_iter(events) }
+    }
+
+    /// Codecs of our own choice, without wishes: what a caller is offered who offers nothing.
+    pub fn own(codecs: &[Codec]) -> Formats {
+        let mut taken = Vec::new();
+        let plain = |format: CodecFormat| {
+            let use_inband_fec = format.codec == Codec::Opus;
+            CodecFormat { opus: OpusParameters { use_inband_fec, ..OpusParameters::default() }, ..format }
+        };
+        let codecs = codecs.iter().map(|&codec| plain(own_format(codec, &mut taken))).collect();
+        let payload_type = free(EVENT_PAYLOAD_TYPE, &mut taken);
+        Formats { codecs, events: vec![TelephoneEventFormat { payload_type, clock_rate_hz: 8_000 }] }
     }
 
     /// Names of the codecs.
@@ -211,8 +251,16 @@ impl Half {
         Ok(Half { ice, dtls, theirs: Some(offer), ..Half::new(kind, formats, random) })
     }
 
-    /// For an offer of ours.
-    pub fn outgoing(kind: MediaKind, formats: Formats, random: &mut Random) -> Half {
+    /// For an offer of ours. A browser beside Opus wants events on Opus's clock (`pick_event` says why).
+    pub fn outgoing(kind: MediaKind, mut formats: Formats, random: &mut Random) -> Half {
+        let clock_rate_hz = Codec::Opus.clock_rate_hz();
+        let has_it = formats.events.iter().any(|event| event.clock_rate_hz == clock_rate_hz);
+        if matches!(kind, MediaKind::Webrtc(_)) && formats.of(Codec::Opus).is_some() && !has_it {
+            let codecs = formats.codecs.iter().map(|format| format.payload_type);
+            let mut taken: Vec<u8> = codecs.chain(formats.events.iter().map(|event| event.payload_type)).collect();
+            let payload_type = free(FAST_EVENT_PAYLOAD_TYPE, &mut taken);
+            formats.events.insert(0, TelephoneEventFormat { payload_type, clock_rate_hz });
+        }
         Half::new(kind, formats, random)
     }
 
@@ -233,6 +281,19 @@ impl Half {
             formats,
             is_fixed: false,
             in_force: None,
+        }
+    }
+
+    /// Whether nothing is agreed on, and the offer is ours to make.
+    pub fn is_ours_to_offer(&self) -> bool {
+        self.theirs.is_none() && self.in_force.is_none()
+    }
+
+    /// Offers `codec` before all others, or as the only one.
+    pub fn prefer(&mut self, codec: Codec, is_only: bool) {
+        if self.formats.of(codec).is_some() {
+            self.formats.codecs.sort_by_key(|format| format.codec != codec);
+            self.formats.codecs.truncate(if is_only { 1 } else { usize::MAX });
         }
     }
 

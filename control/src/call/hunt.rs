@@ -20,7 +20,7 @@ use super::half::{Formats, Half, MediaKind};
 use super::limits::{HUNT_GRACE_MS, HUNT_WAYS_MAX, USER_RING_MS_MAX};
 use super::party::{Party, addresses};
 use crate::registrar::Binding;
-use crate::route::{Caller, Destination, Ice, MediaProfile, Source, TrunkId};
+use crate::route::{Caller, Destination, Source, TrunkId};
 use crate::sip::gatekeeper::Refusal;
 use crate::sip::{Invite, SipCallId, SipEnd, SipEvent};
 use crate::trace::timeline::Step;
@@ -31,7 +31,7 @@ use engine::time::Instant;
 use std::collections::VecDeque;
 
 /// Codecs of devices and bots, in our order of preference where theirs is unknown.
-const DEVICE_CODECS: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
+pub(super) const DEVICE_CODECS: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
 const ROUTE_CODECS: [Codec; 2] = [Codec::Pcmu, Codec::Pcma];
 
 /// Why the others are cancelled: their users have missed nothing (RFC 3326 §2).
@@ -192,7 +192,7 @@ impl Hunt {
         let mut invite = attempt.target.invite.clone();
         invite.sdp = attempt.half.offer(addresses(cx));
         invite.ring_ms_max = invite.ring_ms_max.min(left_ms).max(1);
-        attempt.call = Some(cx.invite(invite, attempt.target.trunk));
+        attempt.call = Some(cx.invite(invite, attempt.target.trunk, attempt.target.user.as_deref()));
         Hunted::Nothing
     }
 
@@ -253,6 +253,30 @@ impl Hunt {
         self.again = None;
         self.stop(cx);
         Hunted::Lost(Box::new(self.lost()))
+    }
+
+    /// Whose device a call of the hunt rings, for people and for who may take it over.
+    pub fn rung(&self, call: SipCallId) -> Option<(String, Option<Source>)> {
+        let attempt = self.attempts.iter().find(|attempt| attempt.call == Some(call))?;
+        let Target { subject, trunk, user, .. } = &attempt.target;
+        Some((subject.clone(), trunk.map(Source::Trunk).or(user.clone().map(Source::User))))
+    }
+
+    /// What the one who waits can take, and whether that may be transcoded.
+    pub fn wanted(&self) -> (&Formats, bool) {
+        (&self.wanted.formats, self.wanted.transcoding)
+    }
+
+    /// A spare leg that no device has.
+    pub fn free_leg(&self) -> Option<LegName> {
+        let is_free = |leg: &LegName| leg.is_spare() && self.attempts.iter().all(|attempt| attempt.leg != *leg);
+        LegName::ALL.into_iter().rev().find(is_free)
+    }
+
+    /// Somebody takes the call who was not asked (RFC 3891): its leg sits on the seat already. Nobody else rings any more.
+    pub fn taken(&mut self, cx: &mut Context) {
+        self.drop_attempts(cx, ELSEWHERE);
+        self.ways.clear();
     }
 
     /// Cancels every attempt.
@@ -336,7 +360,8 @@ impl Hunt {
             half.fix_codec();
         }
         let call = winner.call;
-        let party = Party { seat: self.seat, call, half, subject, caller, source, transcoding, held: false };
+        let seat = self.seat;
+        let party = Party { seat, call, joined: None, half, subject, caller, source, transcoding, held: false };
         Hunted::Won(Box::new(Won { party, codec, headers }))
     }
 
@@ -484,11 +509,7 @@ impl Hunt {
             ring_ms_max: u64::from(trunk.ring_s) * 1_000,
             ..Invite::default()
         };
-        let kind = match trunk.media {
-            MediaProfile::Rtp => MediaKind::Rtp,
-            MediaProfile::Sdes => MediaKind::Sdes,
-            MediaProfile::Webrtc => MediaKind::Webrtc(trunk.ice),
-        };
+        let kind = MediaKind::of_trunk(trunk);
         let transcoding = trunk.transcoding;
         let backend = cx.backends.choose(cx.now, trunk.dtls_backend, Some(Peer::Trunk(trunk.name.clone())));
         Ok(Target { subject, trunk: Some(id), user: None, kind, backend, formats, narrow, transcoding, invite })
@@ -497,23 +518,27 @@ impl Hunt {
     /// Every device of every user, each once.
     fn device_targets(&self, cx: &Context, users: &[String]) -> Result<Vec<Target>, (u16, String)> {
         let offered = self.formats(&DEVICE_CODECS, self.wanted.transcoding).map_err(|words| (488, words))?;
+        let has_room = |user: &&String| {
+            let calls_max = cx.gate.routes.users.get(*user).map_or(usize::MAX, |user| user.calls_max);
+            cx.calls.of_user(user, cx.number) < calls_max
+        };
+        let (free, busy): (Vec<&String>, Vec<&String>) = users.iter().partition(has_room);
         let devices =
-            users.iter().flat_map(|user| cx.gate.registrar.bindings(user).iter().map(move |device| (user, device)));
+            free.iter().flat_map(|user| cx.gate.registrar.bindings(user).iter().map(move |device| (user, device)));
         let targets: Vec<Target> =
             devices.map(|(user, device)| self.device_target(cx, user, device, &offered)).collect();
-        match targets.is_empty() {
-            false => Ok(targets),
-            true => Err((480, format!("no device is registered for {}", users.join(", ")))),
+        match (targets.is_empty(), busy.is_empty()) {
+            (false, _) => Ok(targets),
+            (true, true) => Err((480, format!("no device is registered for {}", users.join(", ")))),
+            (true, false) => {
+                let busy: Vec<&str> = busy.into_iter().map(String::as_str).collect();
+                Err((486, format!("user {}: has as many calls as it may (calls_max)", busy.join(", "))))
+            }
         }
     }
 
     fn device_target(&self, cx: &Context, user: &str, device: &Binding, offered: &(Formats, bool)) -> Target {
-        let transport = device.hop.transport;
-        let kind = match (transport.is_websocket(), transport.is_secure()) {
-            (true, _) => MediaKind::Webrtc(Ice::Lite),
-            (false, true) => MediaKind::Sdes,
-            (false, false) => MediaKind::Rtp,
-        };
+        let kind = MediaKind::of_device(device.hop.transport);
         let invite = Invite {
             target: device.contact.clone(),
             hop: Some(device.hop.clone()),

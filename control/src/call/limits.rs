@@ -106,8 +106,21 @@ pub const DTLS_PEERS_MAX: usize = 1_024;
 /// How long such a peer is remembered after its last handshake.
 pub const DTLS_PEER_MS: u64 = 24 * 60 * 60 * 1_000;
 
+/// Attended transfers and replacements that may be under way at once; each takes some milliseconds. Past it they are refused.
+pub const JOINS_MAX: usize = 1_024;
+
+/// Time the engine may take to open their legs. Past it the calls stay as they are.
+pub const JOIN_MS_MAX: u64 = 5_000;
+
+/// Calls that are joined one behind the other by attended transfers, each a bridge. Past it further transfers are refused.
+pub const JOINED_MAX: usize = 8;
+
 /// `x-wa-` headers of a call that are passed on. Past it the rest is left out.
 pub const HEADERS_PASSED_MAX: usize = 16;
+
+/// Characters of such a header that the timeline keeps.
+pub const HEADER_NOTED_CHARS_MAX: usize = 256;
+
 /// Shortest and longest lease of a session, in seconds. A wish outside of them is brought into them.
 pub const LEASE_S_MIN: u32 = 5;
 /// See `LEASE_S_MIN`: an edge keeps calls whose orchestrator has died for at most so long.

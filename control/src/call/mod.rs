@@ -18,6 +18,7 @@ pub mod orchestrator;
 mod party;
 mod retained;
 mod session;
+mod side;
 mod talk;
 mod transfer;
 

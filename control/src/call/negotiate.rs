@@ -164,10 +164,13 @@ impl Plan {
     }
 }
 
-/// The telephone-event at 8 kHz (WhatsApp's, whatever the audio's clock), else the one at the audio's clock.
+/// The telephone-event at the audio's clock (RFC 4733 §2.1), else the one at 8 kHz (WhatsApp's, whatever the audio's clock).
+///
+/// Why in this order: Chromium counts a key's length on the audio's clock. Beside Opus it sends an event at 8 kHz as three end packets
+/// with nothing before them.
 pub(super) fn pick_event(offered: &[TelephoneEventFormat], codec: Codec) -> Option<TelephoneEventFormat> {
     let at = |clock_rate_hz: u32| offered.iter().find(|event| event.clock_rate_hz == clock_rate_hz).copied();
-    at(8_000).or_else(|| at(codec.clock_rate_hz()))
+    at(codec.clock_rate_hz()).or_else(|| at(8_000))
 }
 
 pub(super) fn mirrored(event: TelephoneEventFormat) -> EventFormat {

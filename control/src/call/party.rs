@@ -10,8 +10,10 @@ use engine::bridge::{BridgeCommand, LegName, LegRemote};
 pub(super) struct Party {
     /// Its leg.
     pub seat: LegName,
-    /// Its dialog; `None` once it hung up (while others take its place) or has been replaced.
+    /// Its dialog; `None` once it hung up (while others take its place), has been replaced, or sits in another call.
     pub call: Option<SipCallId>,
+    /// The call behind this side, after an attended transfer: who is meant sits there.
+    pub joined: Option<u64>,
     pub half: Half,
     /// `user alice`, `trunk siperb`: for people.
     pub subject: String,
@@ -60,10 +62,19 @@ impl Party {
         changed.then_some(if reoffer.held { "on hold" } else { "resumed" })
     }
 
-    /// The answer to an offer of ours in a 2xx (RFC 3264 §5). One that cannot be used leaves the call as it was.
-    pub fn answered_late(&mut self, cx: &mut Context, sdp: &str) {
-        if let Ok((remote @ LegRemote::Rtp(_), _)) = self.half.read_answer(sdp) {
-            self.set_remote(cx, remote);
+    /// The answer to an offer of ours in a 2xx (RFC 3264 §5). One that cannot be used leaves the call as it was; the error says
+    /// that there was nothing before.
+    pub fn answered_late(&mut self, cx: &mut Context, sdp: &str) -> Result<(), String> {
+        let is_first = self.half.is_ours_to_offer();
+        match self.half.read_answer(sdp) {
+            Ok((remote, _)) if is_first => {
+                self.half.fix_codec();
+                self.set_remote(cx, remote);
+            }
+            Ok((remote @ LegRemote::Rtp(_), _)) => self.set_remote(cx, remote),
+            Err(fault) if is_first => return Err(fault),
+            Ok(_) | Err(_) => {}
         }
+        Ok(())
     }
 }

@@ -10,6 +10,8 @@
 //! Why the SIP call starts with the answer and not with DTLS: the far side rings while WhatsApp's media is set up, and the caller
 //! waits for the longer of the two instead of their sum.
 
+mod joined;
+
 use super::backends::Choice;
 use super::context::Context;
 use super::edge::EdgeOutput;
@@ -19,11 +21,11 @@ use super::limits::*;
 use super::machine::CallEnd;
 use super::negotiate::{Plan, codec_name};
 use super::party::Party;
-use super::transfer::{self, Staying};
+use super::transfer;
 use super::{EdgeError, EdgeEvent, EdgeEventKind, EdgeReply, NewSession, SessionCreated};
 use crate::route::Caller;
 use crate::sip::gatekeeper::Refusal;
-use crate::sip::{Replaces, SipCallId, SipEnd, SipEvent};
+use crate::sip::{SipCallId, SipEnd, SipEvent};
 use crate::trace::timeline::Step;
 use crate::trace::verdict;
 use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegConfig, LegName};
@@ -71,6 +73,8 @@ pub(super) struct Session {
     hunt: Option<Hunt>,
     /// Who has answered.
     far: Option<Party>,
+    /// Who has answered is about to be replaced by another call, or by a newcomer.
+    joining: bool,
     end: Option<CallEnd>,
     /// What the engine's protocol library said about the end of a leg.
     end_detail: Option<Box<str>>,
@@ -133,6 +137,7 @@ impl Session {
             bridge: BridgeState::Opening,
             hunt: Some(hunt),
             far: None,
+            joining: false,
             end: None,
             end_detail: None,
             since: cx.now,
@@ -264,18 +269,23 @@ impl Session {
                 }
             }
             SipEvent::ReInvite { .. } => cx.sip.answer_reinvite(cx.now, call, None),
-            SipEvent::LateAnswer { sdp, .. } if is_live => far.answered_late(cx, &sdp),
+            SipEvent::LateAnswer { sdp, .. } if is_live => {
+                let _ = far.answered_late(cx, &sdp); // whoever was called has answered before
+            }
             SipEvent::InfoDigit { digit, duration_ms, .. } => {
                 self.note(cx, Step::Digit, format!("{digit} from SIP, {duration_ms} ms, by INFO"));
                 if let Some(digit) = Digit::from_char(digit) {
                     cx.command(BridgeCommand::SendDigit { leg: WHATSAPP, digit, duration_ms });
                 }
             }
-            SipEvent::TransferAsked { refer_to, replaces, .. } => self.transfer(cx, call, &refer_to, replaces),
+            SipEvent::TransferAsked { refer_to, referred_by, .. } => {
+                self.transfer(cx, call, &refer_to, referred_by.as_deref());
+            }
+            SipEvent::ByeHeaders { headers, .. } => cx.note_headers(&self.call_id, &far.subject, &headers),
             SipEvent::Ended { end, .. } => {
                 far.call = None;
                 // Who asked for a transfer may go before it is done.
-                if self.hunt.is_none() {
+                if self.hunt.is_none() && !self.joining {
                     self.end(cx, sip_end(end));
                 }
             }
@@ -321,6 +331,11 @@ impl Session {
             (None, _) if !self.released => self.since.plus_millis(HELD_MS_MAX).min(hunt).min(lease),
             (None, _) => hunt.min(lease),
         }
+    }
+
+    /// Who has answered.
+    pub fn far_subject(&self) -> Option<&str> {
+        self.far.as_ref().map(|far| far.subject.as_str())
     }
 
     /// Whether it has ended and the bridge is gone; its SIP calls are the edge's to count.
@@ -437,18 +452,11 @@ impl Session {
         self.end(cx, end);
     }
 
-    fn transfer(&mut self, cx: &mut Context, call: SipCallId, refer_to: &str, replaces: Option<Replaces>) {
-        let staying = Staying {
-            caller: self.caller.clone(),
-            formats: self.plan.formats(),
-            transcoding: true,
-            headers: call_id_header(&self.call_id),
-        };
-        let planned = match (&self.far, replaces) {
-            (Some(asking), None) if self.hunt.is_none() && self.end.is_none() => {
-                transfer::plan(cx, asking, staying, refer_to)
+    fn transfer(&mut self, cx: &mut Context, call: SipCallId, refer_to: &str, referred_by: Option<&str>) {
+        let planned = match &self.far {
+            Some(asking) if self.hunt.is_none() && !self.joining && self.end.is_none() => {
+                transfer::plan(cx, asking, self.staying(), refer_to, referred_by)
             }
-            (Some(_), Some(_)) => Err(Refusal::warned(501, "attended transfer is not served")),
             _ => Err(Refusal::warned(503, "the call cannot be transferred now")),
         };
         match planned {

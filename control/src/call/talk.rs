@@ -3,10 +3,14 @@
 use super::context::Context;
 use super::exchange::Exchange;
 use super::machine::CallEnd;
+use super::party::Party;
 use super::session::Session;
+use super::side::Side;
+use crate::sip::gatekeeper::Refusal;
 use crate::sip::{SipCallId, SipEvent};
-use engine::bridge::BridgeEvent;
+use engine::bridge::{BridgeEvent, LegName};
 use engine::leg::LocalLeg;
+use engine::sdp::CodecFormat;
 use engine::time::Instant;
 use engine::worker::RefuseReason;
 
@@ -66,6 +70,70 @@ impl Talk {
         }
     }
 
+    /// What kind of peer is at each leg, for figures.
+    pub(super) fn peers(&self) -> [&'static str; 2] {
+        match self {
+            Talk::Session(session) => ["whatsapp", session.far_subject().map_or("sip", kind)],
+            Talk::Exchange(exchange) => [LegName::A, LegName::B].map(|leg| kind(&exchange.subject(leg))),
+        }
+    }
+
+    pub(super) fn side(&self, call: SipCallId) -> Option<Side> {
+        match self {
+            Talk::Session(session) => session.side(call),
+            Talk::Exchange(exchange) => exchange.side(call),
+        }
+    }
+
+    pub(super) fn rings(&self, call: SipCallId) -> bool {
+        match self {
+            Talk::Session(session) => session.rings(call),
+            Talk::Exchange(exchange) => exchange.rings(call),
+        }
+    }
+
+    pub(super) fn begin_join(&mut self, seat: LegName) {
+        match self {
+            Talk::Session(session) => session.begin_join(seat),
+            Talk::Exchange(exchange) => exchange.begin_join(seat),
+        }
+    }
+
+    pub(super) fn join(&mut self, cx: &mut Context, party: Party, codec: CodecFormat) {
+        match self {
+            Talk::Session(session) => session.join(cx, party, codec),
+            Talk::Exchange(exchange) => exchange.join(cx, party, codec),
+        }
+    }
+
+    pub(super) fn join_failed(&mut self, cx: &mut Context, seat: LegName, refusal: &Refusal) {
+        match self {
+            Talk::Session(session) => session.join_failed(cx, seat, refusal),
+            Talk::Exchange(exchange) => exchange.join_failed(cx, seat, refusal),
+        }
+    }
+
+    pub(super) fn ended(&self) -> Option<&CallEnd> {
+        match self {
+            Talk::Session(session) => session.ended(),
+            Talk::Exchange(exchange) => exchange.ended(),
+        }
+    }
+
+    pub(super) fn joined(&self) -> [Option<u64>; 2] {
+        match self {
+            Talk::Session(session) => session.joined(),
+            Talk::Exchange(exchange) => exchange.joined(),
+        }
+    }
+
+    pub(super) fn part(&mut self) -> [Option<u64>; 2] {
+        match self {
+            Talk::Session(session) => session.part(),
+            Talk::Exchange(exchange) => exchange.part(),
+        }
+    }
+
     pub(super) fn deadline(&self) -> Instant {
         match self {
             Talk::Session(session) => session.deadline(),
@@ -85,5 +153,14 @@ impl Talk {
             Talk::Session(session) => session.bury(cx),
             Talk::Exchange(exchange) => exchange.bury(cx),
         }
+    }
+}
+
+/// Subjects hold names; kinds are few.
+fn kind(subject: &str) -> &'static str {
+    match subject.split(' ').next() {
+        Some("trunk") => "trunk",
+        Some("user") => "user",
+        _ => "sip",
     }
 }

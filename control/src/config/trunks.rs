@@ -12,6 +12,7 @@ use crate::sip::uri::{is_token, split_host_port};
 use engine::sdp::Codec;
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// A trunk, and what was corrected while it was read.
 pub(super) struct ReadTrunk {
@@ -169,6 +170,24 @@ fn read_sources(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigEr
         }
     }
     trunk.verify_certificate = section.flag("verify_certificate", true)?;
+    read_tls(section, trunk)
+}
+
+/// What we show its server.
+fn read_tls(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigError> {
+    let file = |key| section.text(key, "write the name of a PEM file").map(|name| name.map(PathBuf::from));
+    trunk.certificate = match (file("certificate")?, file("private_key")?) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => return Err(section.missing("private_key", "write its PEM file beside certificate")),
+        (None, Some(_)) => return Err(section.missing("certificate", "write its PEM file beside private_key")),
+    };
+    trunk.alpn = section.flag("alpn", false)?;
+    for (key, is_set) in [("certificate", trunk.certificate.is_some()), ("alpn", trunk.alpn)] {
+        if is_set && trunk.transport != Transport::Tls {
+            return Err(section.wrong(key, "needs TLS", "write transport = \"tls\""));
+        }
+    }
     Ok(())
 }
 

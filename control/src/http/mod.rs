@@ -7,6 +7,7 @@
 pub mod calls;
 pub mod edge_api;
 pub mod edge_client;
+pub mod exposition;
 pub mod listen;
 pub mod status;
 pub mod webhook;

@@ -30,7 +30,9 @@ use super::places::Places;
 use super::transaction::{Received, TransactionId, TransactionOutput, Transactions};
 use super::transport::{Hop, PeerIdentity, TRANSPORTS, Transport};
 use super::uri::{PORT_DEFAULT, SipUri, escape_user};
-use super::{Invite, RegistrationId, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput, TraceMessage, WatchId};
+use super::{
+    Invite, RegistrationId, Replaces, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput, TraceMessage, WatchId,
+};
 use call::{Call, Purpose};
 use client::{Registration, Watched};
 use engine::random::Random;
@@ -194,7 +196,7 @@ impl SipAgent {
         self.with(now, call, |call, core| call.reject(core, now, refusal, end));
     }
 
-    /// Answers a re-INVITE: 200 with SDP, or 488 when `None`.
+    /// Answers a re-INVITE, or an UPDATE with an offer: 200 with SDP, or 488 when `None`.
     pub fn answer_reinvite(&mut self, now: Instant, call: SipCallId, sdp: Option<&str>) {
         self.with(now, call, |call, core| call.answer_reinvite(core, now, sdp));
     }
@@ -331,6 +333,23 @@ impl SipAgent {
     /// The Call-ID of a call.
     pub fn call_id(&self, call: SipCallId) -> Option<&str> {
         self.calls.get(&call).map(|call| call.call_id.as_str())
+    }
+
+    /// UAS: whether the caller insists on reliable provisional responses (RFC 3262).
+    pub fn rings_reliably(&self, call: SipCallId) -> bool {
+        self.calls.get(&call).is_some_and(|call| call.reliable.is_some())
+    }
+
+    /// How a call is named to its peer, in the Replaces of a Refer-To or INVITE (RFC 3891 §3).
+    pub fn replaces(&self, call: SipCallId) -> Option<Replaces> {
+        let call = self.calls.get(&call)?;
+        let leg = call.legs.get(call.main.unwrap_or(0))?;
+        Some(Replaces {
+            call_id: call.call_id.clone(),
+            to_tag: leg.dialog.remote_tag.clone(),
+            from_tag: call.local_tag.clone(),
+            early_only: false,
+        })
     }
 
     /// Calls and transactions alive; both are zero when nothing is left behind.

@@ -162,6 +162,13 @@ pub enum SipEvent {
         /// `X-Twilio-CallSid` and the like: all `X-` headers of the response.
         headers: Vec<(String, String)>,
     },
+    /// BYE came with `X-` headers, such as the figures of Meta's SIP mode. Comes before `Ended`.
+    ByeHeaders {
+        /// Which call.
+        call: SipCallId,
+        /// All of them.
+        headers: Vec<(String, String)>,
+    },
     /// The call came to nothing, or ended; the last event of a call.
     Ended {
         /// Which call.
@@ -196,7 +203,7 @@ pub enum SipEvent {
         /// The answer.
         sdp: String,
     },
-    /// A re-INVITE with a new offer came; answer it with `answer_reinvite`. One without an offer is treated as an offer request.
+    /// A re-INVITE or UPDATE with a new offer came; answer it with `answer_reinvite`. One without an offer is treated as an offer request.
     ReInvite {
         /// Which call.
         call: SipCallId,
@@ -282,6 +289,7 @@ impl SipEvent {
             | SipEvent::Challenged { call, .. }
             | SipEvent::Provisional { call, .. }
             | SipEvent::Answered { call, .. }
+            | SipEvent::ByeHeaders { call, .. }
             | SipEvent::Ended { call, .. }
             | SipEvent::Incoming { call, .. }
             | SipEvent::Acknowledged { call }
@@ -323,6 +331,15 @@ pub struct Replaces {
     pub from_tag: String,
     /// Only while nobody has answered.
     pub early_only: bool,
+}
+
+impl Replaces {
+    /// As the header is written.
+    pub fn header(&self) -> String {
+        let Replaces { call_id, to_tag, from_tag, early_only } = self;
+        let early_only = if *early_only { ";early-only" } else { "" };
+        format!("{call_id};to-tag={to_tag};from-tag={from_tag}{early_only}")
+    }
 }
 
 /// An outbound registration (RFC 3261 §10.2).

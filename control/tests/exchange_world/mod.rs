@@ -7,9 +7,10 @@ use control::call::{EdgeReply, EdgeRequest, NewSession};
 use control::registrar::{Group, User};
 use control::route::{Pattern, Routes, Transport, Trunk};
 use control::sip::locate::{Question, Records};
+use control::sip::message::Message;
 use control::sip::transport::{Hop, PeerIdentity};
 use control::sip::{
-    Credentials, Invite, KeptDialog, Register, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput,
+    Credentials, Invite, KeptDialog, Register, Replaces, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput,
 };
 use control::store::Change;
 use control::trace::timeline::Step;
@@ -30,6 +31,9 @@ pub(crate) const BOB: &str = "198.51.100.13:5060";
 pub(crate) const CAROL: &str = "198.51.100.14:5060";
 pub(crate) const TRUNK_A: &str = "203.0.113.5:5060";
 pub(crate) const TRUNK_B: &str = "203.0.113.6:5060";
+
+/// Another port of trunk a's: its messages are written by the test.
+pub(crate) const SCRIPT: &str = "203.0.113.5:5070";
 
 /// Rounds of one drain; more means that two parts answer each other without end.
 const DRAIN_ROUNDS_MAX: usize = 10_000;
@@ -158,6 +162,8 @@ pub(crate) struct Phone {
     pub(crate) calls: Vec<Came>,
     /// Re-INVITEs that came.
     pub(crate) offers_seen: usize,
+    /// Answers to its own re-INVITEs.
+    pub(crate) answers_seen: Vec<String>,
     pub(crate) transfers: Vec<(u16, bool)>,
     pub(crate) port: u16,
 }
@@ -209,6 +215,12 @@ pub(crate) struct World {
     pub(crate) steps: Vec<(Step, String)>,
     pub(crate) events: Vec<EdgeEventKind>,
     pub(crate) token: String,
+    /// The engine has no spare leg for this bridge.
+    pub(crate) refuses_legs: Option<BridgeId>,
+    /// The engine says nothing about spare legs.
+    pub(crate) mute_engine: bool,
+    /// What came to `SCRIPT`.
+    pub(crate) scripted: Vec<Message>,
 }
 
 pub(crate) fn address(text: &str) -> SocketAddr {
@@ -261,6 +273,7 @@ impl World {
                 placed: BTreeMap::new(),
                 calls: Vec::new(),
                 offers_seen: 0,
+                answers_seen: Vec::new(),
                 transfers: Vec::new(),
                 port: 30_000 + 1_000 * index as u16,
             };
@@ -282,6 +295,9 @@ impl World {
             steps: Vec::new(),
             events: Vec::new(),
             token: String::new(),
+            refuses_legs: None,
+            mute_engine: false,
+            scripted: Vec::new(),
         };
         world.gateway.restore(world.now, BTreeMap::new());
         for (text, user) in [(ALICE, "alice"), (ALICE_TOO, "alice"), (BOB, "bob"), (CAROL, "carol")] {
@@ -315,7 +331,9 @@ impl World {
     /// A phone or trunk calls somebody through the gateway.
     pub(crate) fn dial(&mut self, from: &str, dialed: &str, offer: Offer) -> SipCallId {
         let now = self.now;
-        let user = [(ALICE, "alice"), (BOB, "bob"), (CAROL, "carol")].into_iter().find(|(text, _)| *text == from);
+        let user = [(ALICE, "alice"), (ALICE_TOO, "alice"), (BOB, "bob"), (CAROL, "carol")]
+            .into_iter()
+            .find(|(text, _)| *text == from);
         let credentials =
             user.map(|(_, name)| Credentials { username: name.to_owned(), password: "secret".to_owned() });
         let invite = Invite {
@@ -396,6 +414,59 @@ impl World {
         self.phone(text).agent.refer(now, call, to, None);
         self.drain();
         Some(call)
+    }
+
+    /// The calls that a phone is in, in the order in which they came up.
+    pub(crate) fn all_talking(&mut self, text: &str) -> Vec<SipCallId> {
+        let phone = self.phone(text);
+        let came = phone.calls.iter().filter(|call| call.answered && call.end.is_none()).map(|call| call.call);
+        let placed = phone.placed.iter().filter(|(_, placed)| placed.answer.is_some() && placed.end.is_none());
+        let mut calls: Vec<SipCallId> = came.chain(placed.map(|(call, _)| *call)).collect();
+        calls.sort();
+        calls
+    }
+
+    /// In the call `asked` a phone asks to be replaced by who is in its call `other`.
+    pub(crate) fn attend(&mut self, text: &str, asked: SipCallId, other: SipCallId) {
+        let replaces = self.phone(text).agent.replaces(other).expect("a dialog");
+        self.attend_naming(text, asked, &replaces);
+    }
+
+    pub(crate) fn attend_naming(&mut self, text: &str, asked: SipCallId, replaces: &Replaces) {
+        let now = self.now;
+        let escaped = replaces.header().replace(';', "%3B").replace('=', "%3D").replace('@', "%40");
+        let to = format!("sip:carol@192.0.2.1?Replaces={escaped}");
+        self.phone(text).agent.refer(now, asked, &to, Some("<sip:bob@192.0.2.1>"));
+        self.drain();
+    }
+
+    /// A request from `SCRIPT`; inside the dialog of `last`, if there is one. Answers what came back.
+    pub(crate) fn script(&mut self, method: &str, cseq: u32, last: Option<&Message>, sdp: &str) -> Vec<Message> {
+        let tag = last.and_then(|last| last.to_tag()).map(|tag| format!(";tag={tag}")).unwrap_or_default();
+        let mut request = Message::request(method, "sip:bob@192.0.2.1");
+        request.push("Via", format!("SIP/2.0/UDP {SCRIPT};branch=z9hG4bK{method}{cseq}"));
+        request.push("Max-Forwards", "70");
+        request.push("From", "<sip:+441632960000@203.0.113.5>;tag=script");
+        request.push("To", format!("<sip:bob@192.0.2.1>{tag}"));
+        request.push("Call-ID", "scripted");
+        request.push("CSeq", format!("{cseq} {method}"));
+        request.push("Contact", format!("<sip:{SCRIPT}>"));
+        if !sdp.is_empty() {
+            request.set_body("application/sdp", sdp);
+        }
+        if method == "BYE" {
+            request.push("x-wa-meta-call-duration", "7");
+            request.push("X-Other", "x".repeat(1_000));
+        }
+        self.scripted.clear();
+        self.send(address(SCRIPT), address(GATEWAY), &request.to_bytes());
+        self.run_ms(1_000);
+        self.scripted.clone()
+    }
+
+    /// A phone's INVITE takes the place of another call.
+    pub(crate) fn replace(&mut self, from: &str, replaces: &Replaces, offer: Offer) -> SipCallId {
+        self.dial(from, "anybody", offer.header("Replaces", &replaces.header()))
     }
 
     /// Puts a phone's call on hold, or takes it back.
@@ -501,6 +572,8 @@ impl World {
             let (_, (from, to, bytes)) = self.wire.pop_first().unwrap();
             if to == address(GATEWAY) {
                 self.gateway.handle_sip_message(now, &Hop::udp(from), &PeerIdentity::default(), &bytes);
+            } else if to == address(SCRIPT) {
+                self.scripted.push(Message::parse(&bytes).unwrap());
             } else if let Some(phone) = self.phones.get_mut(&to).filter(|phone| phone.does != Does::Dead) {
                 phone.agent.handle_datagram(now, from, &bytes);
             }
@@ -600,10 +673,14 @@ impl World {
         let Some(mut played) = self.bridges.remove(&bridge) else { panic!("{command:?} to a bridge that is gone") };
         let mut event = None;
         match command {
+            BridgeCommand::OpenLeg { leg, .. } if self.refuses_legs == Some(bridge) => {
+                event = Some(BridgeEvent::LegRefused { leg });
+            }
             BridgeCommand::OpenLeg { leg, config } => {
                 assert!(leg.is_spare() && !played.legs.contains(&leg), "{leg:?} is taken");
                 played.legs.push(leg);
-                event = Some(BridgeEvent::LegOpened { leg, local: self.local(&config) });
+                let local = self.local(&config);
+                event = (!self.mute_engine).then_some(BridgeEvent::LegOpened { leg, local });
                 played.configs.insert(leg, *config);
             }
             BridgeCommand::CloseLeg { leg } => {
@@ -697,6 +774,7 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
             phone.agent.answer_reinvite(now, call, answer.as_deref());
         }
         SipEvent::ReInviteAnswered { call, sdp } => {
+            phone.answers_seen.push(sdp.clone());
             if let Some(placed) = phone.placed.get_mut(&call) {
                 placed.reanswers.push(Some(sdp));
             }

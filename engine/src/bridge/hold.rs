@@ -16,8 +16,9 @@ const HOLD_BYTES_MAX: usize = HOLD_MS_MAX * 8;
 const HOLD_FRAMES_MAX: usize = HOLD_BYTES_MAX / FRAME_SAMPLES;
 const _: () = assert!(HOLD_BYTES_MAX.is_multiple_of(FRAME_SAMPLES));
 
-/// Frames that may wait once the lag is gone; past it the oldest is dropped. It bounds the delay that bursts can add.
-const LIVE_FRAMES_MAX: usize = 6;
+/// Frames that may wait once the backlog was empty; past it the oldest is dropped. It bounds the delay that bursts can add: what an outage
+/// that comfort did not fill brings at once has its place.
+const LIVE_FRAMES_MAX: usize = 10;
 
 /// Quiet frames of each pause that are always played: a caller hears a pause of 60 ms as one.
 const REST_FRAMES: usize = 3;

@@ -181,6 +181,7 @@ impl Playout {
                 let ticks = self.ticks(made);
                 self.jitter.made_up(ticks);
             }
+            Next::Overdue(payload) => self.hearing.pass_by(payload),
             Next::Empty => self.hearing.silence(),
         }
     }

@@ -22,7 +22,17 @@ const _: () = assert!(HISTORY >= WINDOW + PERIOD_MAX);
 
 /// Steps of the appendix: each 10 ms another period is taken in, up to three, and a fifth of the level is lost.
 const STEP: usize = 80;
-const FADED: usize = 6 * STEP;
+const LOST: Fade = Fade { begins: STEP, ends: 6 * STEP };
+
+/// For packets that are late: an outage of the network, which a voice outlasts more often than not.
+const LATE: Fade = Fade { begins: 2 * STEP, ends: 18 * STEP };
+
+/// How what is made up fades: from which sample on, and when it is silent.
+#[derive(Clone, Copy, Debug)]
+struct Fade {
+    begins: usize,
+    ends: usize,
+}
 
 /// Cross-fade back into received audio: 4 ms, and as much more for each 10 ms that were made up, at most 10 ms.
 const RETURN_MIN: usize = 32;
@@ -48,11 +58,22 @@ pub struct Concealer {
     step: i32,
     /// Samples made up since the last packet.
     lost: usize,
+    /// In samples of the rate at hand.
+    fade: Fade,
 }
 
 impl Concealer {
     /// A stream of 8 or 16 kHz of which nothing was received: its past is silence.
     pub fn new(rate_hz: u32) -> Concealer {
+        Concealer::fading(rate_hz, LOST)
+    }
+
+    /// The same, but it stands in for packets that are late, and fades slowly.
+    pub fn for_late(rate_hz: u32) -> Concealer {
+        Concealer::fading(rate_hz, LATE)
+    }
+
+    fn fading(rate_hz: u32, fade: Fade) -> Concealer {
         let scale = (rate_hz as usize / 8_000).max(1);
         let silence = vec![0; HISTORY * scale].into_boxed_slice();
         Concealer {
@@ -65,6 +86,7 @@ impl Concealer {
             position: 0,
             step: 0,
             lost: 0,
+            fade: Fade { begins: fade.begins * scale, ends: fade.ends * scale },
         }
     }
 
@@ -94,8 +116,8 @@ impl Concealer {
 
     /// How much of what was received last is left in what is made up now: 1 at first, 0 once it has faded.
     pub fn level(&self) -> f32 {
-        let (step, faded) = (STEP * self.scale, FADED * self.scale);
-        if self.lost == 0 { 1.0 } else { (faded - self.lost.clamp(step, faded)) as f32 / (faded - step) as f32 }
+        let Fade { begins, ends } = self.fade;
+        if self.lost == 0 { 1.0 } else { (ends - self.lost.clamp(begins, ends)) as f32 / (ends - begins) as f32 }
     }
 
     fn begin(&mut self) {
@@ -122,13 +144,13 @@ impl Concealer {
     }
 
     fn next_sample(&mut self) -> i16 {
-        let (step, faded) = (STEP * self.scale, FADED * self.scale);
+        let Fade { begins, ends } = self.fade;
         let lost = self.lost;
-        self.lost = (lost + 1).min(faded);
-        if lost >= faded {
+        self.lost = (lost + 1).min(ends);
+        if lost >= ends {
             return 0;
         }
-        if lost > 0 && lost.is_multiple_of(step) && self.periods < PERIODS_MAX {
+        if lost > 0 && lost.is_multiple_of(STEP * self.scale) && self.periods < PERIODS_MAX {
             // The part grows at its beginning: the same place lies one period further on in it.
             self.position += self.period;
             self.repeat(self.periods + 1);
@@ -138,8 +160,8 @@ impl Concealer {
         self.position = (self.position + 1) % length;
         let quarter = self.period / 4;
         let carried = self.step * quarter.saturating_sub(lost) as i32 / quarter as i32;
-        let level = (faded - lost.max(step)) as i32;
-        let sample = (repeated + carried) * level / (faded - step) as i32;
+        let level = (ends - lost.max(begins)) as i32;
+        let sample = (repeated + carried) * level / (ends - begins) as i32;
         sample.clamp(i16::MIN.into(), i16::MAX.into()) as i16
     }
 

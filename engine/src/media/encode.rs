@@ -40,6 +40,13 @@ impl Encoder {
         }
     }
 
+    /// Sends in-band FEC for a path that loses so many percent, none for 0; G.711 has none.
+    pub fn set_expected_loss(&mut self, pct: u8) {
+        if let Kind::Opus(encoder) = &mut self.0 {
+            encoder.set_expected_loss(pct);
+        }
+    }
+
     /// Rate of the samples that `encode` wants.
     pub fn sample_rate_hz(&self) -> u32 {
         8_000

@@ -5,6 +5,10 @@ const $ = (id) => document.getElementById(id);
 const KEYS = '123456789*0#';
 let phone;
 
+// What each call shows changes with the others.
+const paints = new Map();
+const other = (call) => [...paints.keys()].findLast((known) => known !== call && known.state === 'answered');
+
 $('domain').value = new URLSearchParams(location.search).get('domain') ?? location.hostname;
 $('server').value = new URLSearchParams(location.search).get('server')
   ?? `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/sip`;
@@ -37,13 +41,19 @@ function show(call) {
   const part = (name) => box.querySelector(`.${name}`);
   const who = () => [call.peer?.name, call.peer?.user].filter(Boolean).join(' ');
   const quiet = call.incoming ? ringer() : () => {};
-  const paint = (what) => {
+  const paint = (what = part('what').textContent) => {
     part('who').textContent = who();
     part('what').textContent = what;
     const up = call.state === 'answered';
     part('answer').hidden = !(call.incoming && call.state === 'ringing');
     for (const name of ['mute', 'hold', 'target', 'transfer', 'pad']) part(name).hidden = !up;
+    part('join').hidden = !up || !other(call);
   };
+  const all = (what) => {
+    paint(what);
+    for (const repaint of paints.values()) repaint();
+  };
+  paints.set(call, () => paint());
   const clock = setInterval(() => {
     if (call.since) part('clock').textContent = `${Math.floor((Date.now() - call.since) / 1000)} s`;
   }, 500);
@@ -59,8 +69,9 @@ function show(call) {
   part('mute').onclick = () => { call.mute(!call.muted); part('mute').ariaPressed = String(call.muted); };
   part('hold').onclick = () => call.hold(!call.onHold);
   part('transfer').onclick = () => part('target').value && call.transfer(part('target').value);
+  part('join').onclick = () => other(call) && call.transfer(other(call));
   call.addEventListener('ringing', () => paint('rings'));
-  call.addEventListener('answered', () => { quiet(); paint('talking'); });
+  call.addEventListener('answered', () => { quiet(); all('talking'); });
   call.addEventListener('held', () => { part('hold').ariaPressed = 'true'; paint('on hold'); });
   call.addEventListener('resumed', () => { part('hold').ariaPressed = 'false'; paint('talking'); });
   call.addEventListener('transfer', ({ detail }) => paint(`transfer: ${detail.code}`));
@@ -69,6 +80,8 @@ function show(call) {
     quiet();
     clearInterval(clock);
     box.remove();
+    paints.delete(call);
+    for (const repaint of paints.values()) repaint();
     say(`${who()}: ${detail.why}`);
   });
   paint(call.incoming ? 'calls' : 'calling');
@@ -82,7 +95,7 @@ $('sign').onsubmit = (event) => {
     server: $('server').value, domain: $('domain').value, user: $('user').value, password: $('password').value, name: $('name').value,
   });
   phone.addEventListener('state', ({ detail }) => state(detail));
-  phone.addEventListener('incoming', ({ detail }) => show(detail.call));
+  for (const came of ['incoming', 'referred']) phone.addEventListener(came, ({ detail }) => show(detail.call));
   phone.start();
   globalThis.phone = phone;
   $('out').hidden = false;

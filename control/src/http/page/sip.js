@@ -10,7 +10,7 @@ const TRANSACTION_MS = 32000;
 const GATHER_MS = 500;
 const REGISTER_S = 300;
 const RECONNECT_MS = [500, 1000, 2000, 5000, 10000, 20000];
-const ALLOW = 'INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, NOTIFY';
+const ALLOW = 'INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, NOTIFY, REFER';
 
 const random = (length) => {
   const letters = 'abcdefghijklmnopqrstuvwxyz0123456789';
@@ -151,7 +151,7 @@ export class Call extends EventTarget {
 
   direct(sdp, direction) { return sdp.replace(/a=(sendrecv|sendonly|recvonly|inactive)/g, `a=${direction}`); }
 
-  async place(target) {
+  async place(target, headers = []) {
     this.state = 'calling';
     this.callId = random(20);
     this.target = this.phone.address(target);
@@ -161,13 +161,16 @@ export class Call extends EventTarget {
       await this.microphone();
       const sdp = await this.described(await this.media.createOffer());
       if (this.state === 'ended') return;
-      const final = await this.request('INVITE', { sdp, provisional: (response) => this.progress(response) });
+      const final = await this.request('INVITE', { sdp, headers, provisional: (response) => this.progress(response) });
       if (this.state === 'ended') {
         // CANCEL and 200 have crossed.
         if (final.code < 300) this.request('BYE').catch(() => {});
         return;
       }
-      if (final.code >= 300) return this.end(this.why(final));
+      if (final.code >= 300) {
+        this.refused = final.code;
+        return this.end(this.why(final));
+      }
       await this.early(final);
       this.up();
     } catch (error) {
@@ -294,10 +297,17 @@ export class Call extends EventTarget {
   /** Telephone-events (RFC 4733). */
   digit(key) { this.sender?.dtmf?.insertDTMF(key, 120, 60); }
 
-  /** Blind transfer (RFC 3515): the other side calls `target`, and tells how it goes. */
+  /** How this call is named to its other side (RFC 3891). */
+  get replaces() { return `${this.callId};to-tag=${tagOf(this.remoteParty) ?? this.remoteTag};from-tag=${this.localTag}`; }
+
+  /**
+   * Transfer (RFC 3515): the other side calls `target` and tells how it goes. Where that is another call of ours, its other side
+   * takes our place here, and both calls end for us (RFC 5589 §7).
+   */
   async transfer(target) {
     try {
-      const to = `<${this.phone.address(target)}>`;
+      const attended = target instanceof Call ? `${target.target}?Replaces=${encodeURIComponent(target.replaces)}` : undefined;
+      const to = `<${attended ?? this.phone.address(target)}>`;
       const final = await this.request('REFER', { headers: [['Refer-To', to], ['Referred-By', `<${this.phone.aor}>`]] });
       if (final.code >= 300) this.tell('failed', { why: this.why(final) });
       else this.tell('transfer', { code: 100 });
@@ -321,10 +331,11 @@ export class Call extends EventTarget {
   }
 
   /** Sends a request of this call and answers its final response; 401 and 407 are answered once. */
-  async request(method, { sdp, headers = [], provisional } = {}) {
+  async request(method, { sdp, body, headers = [], provisional } = {}) {
     let authorization;
     for (;;) {
       const request = this.build(method, ++this.cseq, sdp, [...headers, ...(authorization ? [authorization] : [])]);
+      if (body) request.body = body;
       if (method === 'INVITE') this.sent = request;
       const final = await this.phone.ask(request, (response) => {
         this.answeredAtAll = true;
@@ -380,6 +391,38 @@ export class Call extends EventTarget {
     this.phone.send(ack);
   }
 
+  /** The other side asks us to call somebody else in its place (RFC 3515): done, and told how it goes. */
+  async referred(request, answer) {
+    const targets = request.all('refer-to');
+    const [uri, query = ''] = uriOf(targets[0] ?? '').split('?');
+    if (targets.length !== 1 || !uri) return answer(400, 'Bad Request');
+    if (!/^sips?:/i.test(uri)) return answer(416, 'Unsupported URI Scheme');
+    if (this.state !== 'answered' || this.following) return answer(491, 'Request Pending');
+    const replaces = query.split('&').find((header) => /^replaces=/i.test(header))?.slice('replaces='.length);
+    const headers = [['Referred-By', request.get('referred-by')]].filter(([, value]) => value);
+    try {
+      if (replaces) headers.push(['Replaces', decodeURIComponent(replaces)]);
+    } catch {
+      return answer(400, 'Bad Request');
+    }
+    this.following = true;
+    answer(202, 'Accepted');
+    const subscription = `refer;id=${parseInt(request.get('cseq'), 10)}`;
+    const notify = (code, reason) => {
+      if (this.state !== 'answered') return;
+      const state = code < 200 ? 'active;expires=180' : 'terminated;reason=noresource';
+      const told = [['Event', subscription], ['Subscription-State', state], ['Content-Type', 'message/sipfrag;version=2.0']];
+      this.request('NOTIFY', { headers: told, body: `SIP/2.0 ${code} ${reason}\r\n` }).catch(() => {});
+      if (code >= 200) this.following = false;
+    };
+    notify(100, 'Trying');
+    const call = this.phone.call(uri, headers);
+    call.addEventListener('ringing', ({ detail }) => notify(detail.code, 'Ringing'));
+    call.addEventListener('answered', () => notify(200, 'OK'), { once: true });
+    call.addEventListener('ended', () => this.following && notify(call.refused ?? 487, 'Failed'));
+    this.phone.tell('referred', { call });
+  }
+
   /** Requests of the other side. */
   async handle(request) {
     const { phone } = this;
@@ -425,6 +468,8 @@ export class Call extends EventTarget {
         if (code >= 200 && code < 300) this.hangup('transferred');
         return;
       }
+      case 'REFER':
+        return this.referred(request, answer);
       case 'INFO':
       case 'OPTIONS':
         return answer(200, 'OK');
@@ -434,7 +479,7 @@ export class Call extends EventTarget {
   }
 }
 
-/** The phone: connection, registration, and its calls. Events: state {state, why}, incoming {call}. */
+/** The phone: connection, registration, and its calls. Events: state {state, why}, incoming {call}, referred {call}. */
 export class Phone extends EventTarget {
   constructor({ server, domain, user, password, name = '', audio = true }) {
     super();
@@ -469,10 +514,10 @@ export class Phone extends EventTarget {
     this.socket?.close();
   }
 
-  call(target) {
+  call(target, headers) {
     const call = new Call(this, false);
     this.calls.add(call);
-    call.place(target);
+    call.place(target, headers);
     return call;
   }
 

@@ -6,7 +6,7 @@ use super::super::limits::CALLS_MAX;
 use super::super::message::{Message, reason_phrase};
 use super::super::transaction::TransactionId;
 use super::super::transport::{Hop, PeerIdentity};
-use super::super::{Arrival, SipCallId};
+use super::super::{Arrival, Replaces, SipCallId};
 use super::call::{Call, printable};
 use super::refer::replaces_of;
 use super::{ALLOW, Core, SUPPORTED, SipAgent};
@@ -56,6 +56,10 @@ impl SipAgent {
         if matches!(method, "INVITE" | "UPDATE" | "PRACK") && body_unusable {
             return self.core.refuse_with(now, id, request, 415, |m| m.push("Accept", "application/sdp"));
         }
+        if method != "INVITE" && request.header("Replaces").is_some() {
+            // RFC 3891 §3.
+            return self.core.refuse(now, id, request, 400);
+        }
         if request.to_tag().is_some() && !registers {
             return match self.call_of(request) {
                 Some(call) => self.with(now, call, |call, core| call.on_request(core, now, id, &caller)),
@@ -80,15 +84,9 @@ impl SipAgent {
         if self.calls.len() >= CALLS_MAX {
             return self.core.refuse_with(now, id, request, 503, |m| m.push("Retry-After", "5"));
         }
-        let replaces = match request.header("Replaces").map(replaces_of) {
-            None => None,
-            // RFC 3891 §3: a dialog that is not ours cannot be replaced.
-            Some(named) => {
-                match named.and_then(|named| self.replaced(&named.call_id, &named.to_tag, &named.from_tag)) {
-                    Some(call) => Some(call),
-                    None => return self.core.refuse(now, id, request, 481),
-                }
-            }
+        let replaces = match self.replaced_by(request) {
+            Ok(replaces) => replaces,
+            Err(code) => return self.core.refuse(now, id, request, code),
         };
         let call_id = SipCallId(self.next_call);
         let arrival = Arrival {
@@ -104,10 +102,36 @@ impl SipAgent {
         self.settle(call_id);
     }
 
-    fn replaced(&self, call_id: &str, to_tag: &str, from_tag: &str) -> Option<SipCallId> {
-        let id = *self.core.dialogs.get(&(call_id.to_owned(), to_tag.to_owned()))?;
+    /// The call that an INVITE is to replace, by the rules of RFC 3891 §3; the error is the code of the refusal. Whether its
+    /// sender may do so is for the owner of the calls to say.
+    fn replaced_by(&self, invite: &Message) -> Result<Option<SipCallId>, u16> {
+        let mut headers = invite.headers("Replaces");
+        let Some(first) = headers.next() else { return Ok(None) };
+        let named = replaces_of(first).filter(|_| headers.next().is_none() && invite.header("Join").is_none());
+        let named = named.ok_or(400u16)?;
+        let (id, call, leg) = self.dialog(&named.call_id, &named.to_tag, &named.from_tag).ok_or(481u16)?;
+        match call.main {
+            _ if call.ended || call.legs[leg].closed => Err(603),
+            Some(main) if main != leg => Err(481),
+            Some(_) if named.early_only => Err(486),
+            // An early dialog can be replaced by whoever began it only.
+            None if call.uas.is_some() => Err(481),
+            _ => Ok(Some(id)),
+        }
+    }
+
+    fn dialog(&self, call_id: &str, local_tag: &str, remote_tag: &str) -> Option<(SipCallId, &Call, usize)> {
+        let id = *self.core.dialogs.get(&(call_id.to_owned(), local_tag.to_owned()))?;
         let call = self.calls.get(&id)?;
-        (!call.ended && call.leg_of(Some(from_tag)).is_some()).then_some(id)
+        Some((id, call, call.leg_of(Some(remote_tag))?))
+    }
+
+    /// The call that a Refer-To names, of those that are alive. Its tags are those of whoever is to get the INVITE, which is us; since
+    /// some clients write them by who called whom instead, the other order is understood too.
+    pub fn named(&self, replaces: &Replaces) -> Option<SipCallId> {
+        let Replaces { call_id, to_tag, from_tag, .. } = replaces;
+        let found = self.dialog(call_id, to_tag, from_tag).or_else(|| self.dialog(call_id, from_tag, to_tag));
+        found.filter(|(_, call, leg)| !call.ended && !call.legs[*leg].closed).map(|(id, ..)| id)
     }
 
     fn handle_register(

@@ -129,7 +129,8 @@ impl Call {
     /// Tells what changed about the dialog, if anybody keeps it.
     pub fn keep(&mut self, core: &mut Core) {
         let Some(queue) = &mut core.kept else { return };
-        let said = self.ended && !self.bye_wanted && self.queries == 0 && !self.is_parting();
+        // Over without a BYE of ours: the peer's came first.
+        let said = self.is_over() || self.ended && !self.bye_wanted && self.queries == 0 && !self.is_parting();
         let leg = self.main.filter(|_| !said);
         match (leg, &self.kept) {
             (Some(leg), Some((known, target)))

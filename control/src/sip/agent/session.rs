@@ -1,5 +1,5 @@
-//! What happens during a call: offers and refreshes by re-INVITE, UPDATE, INFO, and session timers
-//! (RFC 3261 §14, RFC 3311, RFC 4028).
+//! What happens during a call: offers and refreshes by re-INVITE and UPDATE, INFO, and session timers
+//! (RFC 3261 §14, RFC 3311, RFC 4028). An offer of the peer is served alike by whichever of the two it comes.
 //!
 //! A re-INVITE of ours repeats the description that is in force, or carries a new offer. The peer may
 //! offer anew at any time; an offer equal to its last one is a refresh and is answered with our last description at once.
@@ -31,9 +31,9 @@ pub(super) struct OurReinvite {
     offer: Option<String>,
 }
 
-/// A re-INVITE of the peer that waits for `answer_reinvite`.
+/// A re-INVITE or UPDATE of the peer that waits for `answer_reinvite`.
 pub(super) struct PeerReinvite {
-    transaction: TransactionId,
+    pub transaction: TransactionId,
     request: Message,
     leg: usize,
     reply_to: Hop,
@@ -53,12 +53,15 @@ impl Call {
         reply_to: &Hop,
     ) {
         if self.main != Some(leg) || self.peer_reinvite.is_some() {
-            // The first INVITE has no final response yet (RFC 3261 §14.2).
+            // The first INVITE has no final response yet, or an offer before has no answer (RFC 3261 §14.2, RFC 3311 §5.2).
             let mut response = self.response(core, request, 500);
             response.push("Retry-After", core.random.below(11).to_string());
             return core.transactions.respond(now, id, &response);
         }
-        if self.reinvite.is_some() || self.pending_2xx.is_some() {
+        let is_update = request.method() == Some("UPDATE");
+        // An UPDATE may follow a 2xx whose ACK is under way; not an offer of ours that the ACK is to answer.
+        let pending = self.pending_2xx.as_ref().is_some_and(|pending| !is_update || pending.wants_answer);
+        if self.reinvite.is_some() || pending {
             return self.respond(core, now, id, request, 491);
         }
         if self.interval_is_too_small(request) {
@@ -88,6 +91,11 @@ impl Call {
         if let Some(offer) = request.sdp() {
             self.remote_sdp = Some(offer.to_owned());
         }
+        if request.method() == Some("UPDATE") {
+            let mut response = self.dialog_response(core, &request, &reply_to, 200, Some(sdp));
+            self.agree_on_session(now, &request, &mut response);
+            return core.transactions.respond(now, transaction, &response);
+        }
         self.send_2xx(core, now, transaction, &request, &reply_to, false);
     }
 
@@ -99,10 +107,18 @@ impl Call {
         }
     }
 
-    /// UPDATE without an offer refreshes; one with an offer is refused, since offers are taken by re-INVITE only.
-    pub fn on_update(&mut self, core: &mut Core, now: Instant, id: TransactionId, request: &Message, leg: usize) {
+    /// UPDATE without an offer refreshes; one with an offer is served as a re-INVITE is (RFC 3311 §5.2).
+    pub fn on_update(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        id: TransactionId,
+        request: &Message,
+        leg: usize,
+        reply_to: &Hop,
+    ) {
         if request.sdp().is_some() {
-            return self.respond(core, now, id, request, 488);
+            return self.on_reinvite(core, now, id, request, leg, reply_to);
         }
         if self.interval_is_too_small(request) {
             let mut response = self.response(core, request, 422);

@@ -135,7 +135,7 @@ impl Call {
         }
         if self.uas.as_ref().is_some_and(|uas| uas.transaction == invite) {
             self.reject(core, now, &Refusal::code(487), SipEnd::CancelReceived);
-        } else {
+        } else if self.peer_reinvite.as_ref().is_some_and(|peer| peer.transaction == invite) {
             self.refuse_peer_reinvite(core, now, 487);
         }
     }
@@ -216,7 +216,7 @@ impl Call {
             "BYE" => self.on_bye(core, now, id, request, leg),
             _ if self.ended || self.legs[leg].closed => self.respond(core, now, id, request, 481),
             "INVITE" => self.on_reinvite(core, now, id, request, leg, &caller.reply_to),
-            "UPDATE" => self.on_update(core, now, id, request, leg),
+            "UPDATE" => self.on_update(core, now, id, request, leg, &caller.reply_to),
             "INFO" => self.on_info(core, now, id, request),
             "PRACK" => self.on_prack(core, now, id, request),
             "REFER" => self.on_refer(core, now, id, request, leg),
@@ -235,8 +235,13 @@ impl Call {
         self.legs[leg].closed = true;
         let end = SipEnd::ByeReceived(bye.header("Reason").map(readable));
         if self.main == Some(leg) {
+            let headers = bye.x_headers();
+            if !headers.is_empty() {
+                self.emit(core, SipEvent::ByeHeaders { call: self.id, headers });
+            }
             self.refuse_peer_reinvite(core, now, 487);
             self.pending_2xx = None;
+            self.bye_wanted = false; // the peer's own says it all
             self.clear(Timer::Repeat2xx);
             self.end(core, end);
         } else if self.uas.is_some() {
