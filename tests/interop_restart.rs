@@ -2,6 +2,7 @@
 //! media and a bot that outlives them.
 
 mod interop;
+mod passthrough;
 mod restart;
 
 use control::sip::SipEnd;

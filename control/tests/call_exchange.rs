@@ -5,6 +5,7 @@ mod exchange_world;
 
 use control::call::{EdgeEventKind, EdgeRequest};
 use control::route::MediaProfile;
+use control::sip::locate::{Question, Records, Srv};
 use control::sip::{Replaces, SipEnd};
 use control::trace::timeline::Step;
 use engine::bridge::{LegConfig, LegName, LegRemote};
@@ -56,6 +57,8 @@ fn an_offer_passes_with_its_numbers_and_wishes_and_so_does_the_answer() {
     );
     assert_eq!(world.answer(TRUNK_A, call).codecs[0].opus.max_playback_rate_hz, Some(24_000));
     assert!(world.steps.iter().any(|(step, words)| *step == Step::Answered && words.contains("passed through")));
+    let meta = world.steps.iter().find(|(step, _)| *step == Step::Meta).map(|(_, words)| words.as_str());
+    assert_eq!(meta, Some("trunk a says x-wa-meta-cta-payload: p1"));
     world.settle();
 }
 
@@ -125,6 +128,63 @@ fn a_dead_trunk_is_followed_by_the_next_and_tried_last_afterwards() {
     busy.settle();
 }
 
+/// A provider of two servers, found by NAPTR and SRV: the one that is to be asked first is dead, or refuses.
+#[test]
+fn the_servers_behind_a_trunks_name_are_tried_in_their_order_and_a_dead_one_last_afterwards() {
+    for (does, within_ms) in [(Does::Dead, 6_000), (Does::Refuse { code: 503, after_ms: 10 }, 2_000)] {
+        let mut world = World::with(28, |routes| {
+            routes.trunks[0].host = "sbc.example".to_owned();
+            routes.trunks[0].port = None;
+            routes.trunks[0].allowed_sources.push("203.0.113.6/32".parse().unwrap());
+            routes.trunks[1].pattern = None;
+        });
+        let srv =
+            |priority, target: &str| Srv { priority, weight: 1, port: 5060, target: format!("{target}.sbc.example.") };
+        let address = |text: &str| Records::Addresses(vec![text.parse().unwrap()]);
+        world.dns = vec![
+            (Question::Srv("_sip._udp.sbc.example".to_owned()), Records::Srv(vec![srv(20, "b"), srv(10, "a")])),
+            (Question::Address("a.sbc.example".to_owned()), address("203.0.113.5")),
+            (Question::Address("b.sbc.example".to_owned()), address("203.0.113.6")),
+        ];
+        world.phone(TRUNK_A).does = does;
+        let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+        world.run_ms(within_ms);
+        assert_eq!(world.answer(BOB, call).codecs.len(), 1);
+        assert_eq!((world.phone(TRUNK_A).live(), world.phone(TRUNK_B).live()), (0, 1));
+        let mut words = world.steps.iter().filter(|(step, _)| *step == Step::Answered).map(|(_, words)| words.as_str());
+        assert!(words.next_back().unwrap().contains("200 from trunk a"), "it is one trunk");
+        world.hang_up(BOB, call);
+        world.run_ms(1_000);
+        assert_eq!(world.phone(TRUNK_B).live(), 0, "BYE went where the call is");
+        let (asked, call) =
+            (world.phone(TRUNK_A).calls.len(), world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus])));
+        world.run_ms(1_000);
+        assert!(world.end(BOB, call).is_none());
+        assert_eq!((world.phone(TRUNK_A).calls.len(), world.phone(TRUNK_B).live()), (asked, 1), "at once");
+        world.settle();
+    }
+}
+
+/// A provider that sends the call elsewhere is followed; one that sends it round in a circle is not, and the next trunk is asked.
+#[test]
+fn a_trunk_that_redirects_is_followed() {
+    let mut world = World::new(29);
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.phone(TRUNK_A).does = Does::Redirect { to: "sip:+447700900123@203.0.113.6:5060" };
+    world.run_ms(3_000);
+    assert_eq!(world.answer(BOB, call).codecs.len(), 1);
+    assert_eq!((world.phone(TRUNK_A).live(), world.phone(TRUNK_B).live()), (0, 1));
+    world.hang_up(BOB, call);
+    world.run_ms(1_000);
+    world.phone(TRUNK_A).does = Does::Redirect { to: "sip:+447700900123@203.0.113.5:5060" };
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(5_000);
+    assert_eq!(world.phone(TRUNK_A).calls.len(), 3, "once more at the place that was named, and not again");
+    assert!(world.end(BOB, call).is_none() && world.phone(TRUNK_B).live() == 1, "the next trunk carries it");
+    assert!(world.steps.iter().any(|(step, words)| *step == Step::Failover && words.contains("leads nowhere")));
+    world.settle();
+}
+
 #[test]
 fn a_trunk_that_is_silent_is_given_up_for_the_next_one() {
     let mut world = World::new(6);
@@ -169,6 +229,25 @@ fn media_kinds_follow_the_offer_inbound_and_the_trunk_outbound() {
             world.hang_up(BOB, call);
             world.settle();
         }
+    }
+}
+
+/// Chromium counts keys on the audio's clock, and makes three end packets of one that is agreed on at 8 kHz beside Opus.
+#[test]
+fn a_browser_is_asked_for_events_on_opus_clock() {
+    for (profile, clocks) in [(MediaProfile::Webrtc, vec![48_000, 8_000]), (MediaProfile::Rtp, vec![8_000])] {
+        let mut world = World::with(20, |routes| routes.trunks[0].media = profile);
+        let mut offer = Offer::browser();
+        offer.sdp = offer.sdp.replace(" 111 101\r\n", " 111 101 110\r\na=rtpmap:110 telephone-event/48000\r\n");
+        let call = world.dial(BOB, "+447700900123", offer);
+        world.run_ms(3_000);
+        let answered: Vec<u32> = world.answer(BOB, call).telephone_events.iter().map(|e| e.clock_rate_hz).collect();
+        assert_eq!(answered, [48_000], "both were offered");
+        let sent = engine::sdp::parse(&world.phone(TRUNK_A).invite().sdp).unwrap();
+        let offered: Vec<u32> = sent.telephone_events.iter().map(|event| event.clock_rate_hz).collect();
+        assert_eq!(offered, clocks, "toward a leg of {profile:?}");
+        world.hang_up(BOB, call);
+        world.settle();
     }
 }
 
@@ -230,6 +309,51 @@ fn hold_is_absorbed_and_the_other_side_is_not_touched() {
     assert_eq!(held, ["user bob: on hold", "user bob: resumed"]);
     world.hang_up(TRUNK_A, call);
     world.settle();
+}
+
+#[test]
+fn the_version_in_our_origin_counts_changes_of_ours_and_only_them() {
+    let mut world = World::new(19);
+    let call = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(2_000);
+    let offered = world.phone(BOB).invite().sdp.clone();
+    let answered = world.phone(TRUNK_A).placed[&call].answer.clone().unwrap();
+    // On hold and back, and every offer a second time.
+    let offers =
+        [Direction::SendRecv, Direction::SendOnly, Direction::SendOnly, Direction::SendRecv, Direction::SendRecv];
+    for direction in offers {
+        for phone in [TRUNK_A, BOB] {
+            world.offer_anew(phone, direction);
+            world.run_ms(1_000);
+        }
+    }
+    for (phone, first, versions) in [(TRUNK_A, answered, [1, 1, 2, 2, 3, 3]), (BOB, offered, [1, 1, 2, 2, 3, 3])] {
+        let later = world.phone(phone).answers_seen.clone();
+        let written: Vec<Origin> = [first].iter().chain(&later).map(|text| Origin::of(text)).collect();
+        assert_eq!(written.iter().map(|origin| origin.version).collect::<Vec<_>>(), versions, "{phone}");
+        for pair in written.windows(2) {
+            assert_eq!(pair[0].session, pair[1].session);
+            assert_eq!(pair[0].rest == pair[1].rest, pair[0].version == pair[1].version, "{phone}: {pair:#?}");
+        }
+    }
+    world.hang_up(TRUNK_A, call);
+    world.settle();
+}
+
+/// A description, taken apart at its `o=` (RFC 8866 §5.2).
+#[derive(Debug)]
+struct Origin {
+    session: String,
+    version: u64,
+    rest: String,
+}
+
+impl Origin {
+    fn of(text: &str) -> Origin {
+        let line = text.lines().find(|line| line.starts_with("o=")).unwrap();
+        let fields: Vec<&str> = line.split(' ').collect();
+        Origin { session: fields[1].to_owned(), version: fields[2].parse().unwrap(), rest: text.replace(line, "") }
+    }
 }
 
 #[test]
@@ -583,6 +707,9 @@ fn a_caller_that_offers_nothing_is_offered_the_callees_codec_and_answers_in_its_
     assert!(!remote.sending);
     world.script("BYE", 3, Some(&ok), "");
     assert_eq!(world.phone(BOB).live(), 0);
+    let said: Vec<&str> = world.steps.iter().filter(|(step, _)| *step == Step::Meta).map(|(_, w)| w.as_str()).collect();
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("trunk a says x-wa-meta-call-duration: 7; X-Other: xx") && said[0].len() < 400);
     world.settle();
 }
 

@@ -58,6 +58,10 @@ pub struct Metrics {
     pub datagrams_malformed: u64,
     /// Datagrams of flooded sockets that were dropped before any bridge.
     pub datagrams_excess: u64,
+    /// DTLS datagrams that had to wait for a later turn, since many calls began at once.
+    pub handshakes_delayed: u64,
+    /// DTLS datagrams that were dropped because too many waited.
+    pub handshakes_dropped: u64,
     /// Times a flooded socket was put to rest.
     pub sockets_paused: u64,
     /// Times a multishot receive had to be armed again.

@@ -10,6 +10,7 @@ use std::time::Duration;
 const RECORDER: &str = r"
 window.tandemHeard = [];
 window.tandemPeers = [];
+window.tandemTracks = [];
 // What goes in must be what the test said, so that what comes out can be scored: no noise suppression, no gain control.
 if (navigator.mediaDevices) {
   const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
@@ -30,16 +31,57 @@ window.RTCPeerConnection = class extends Native {
       await context.audioWorklet.addModule(URL.createObjectURL(new Blob([source], { type: 'text/javascript' })));
       const node = new AudioWorkletNode(context, 'recorder', { numberOfOutputs: 1 });
       context.createMediaStreamSource(stream).connect(node); node.connect(context.destination);
+      // Where two connections are compared, each is kept.
+      const track = { peer: this, chunks: null };
+      window.tandemTracks.push(track);
       // Only the newest track: the one of a call that is over goes on being silent.
-      node.port.onmessage = message => { if (window.tandemContext === context) window.tandemHeard.push(message.data); };
+      node.port.onmessage = message => {
+        if (window.tandemContext === context) window.tandemHeard.push(message.data);
+        if (track.chunks) track.chunks.push(message.data);
+      };
     });
+  }
+};
+";
+
+/// Put beside it on request: keeps every encoded frame, as the encoder made it and as it came off the network, before the jitter buffer.
+const TAP: &str = r"
+window.tandemFrames = { sent: [], heard: [] };
+const tapSource = `onrtctransform = ({ transformer }) => {
+  const { way } = transformer.options;
+  const keep = (frame, out) => {
+    let payload = '';
+    for (const byte of new Uint8Array(frame.data)) payload += byte.toString(16).padStart(2, '0');
+    const { sequenceNumber, rtpTimestamp } = frame.getMetadata();
+    postMessage([way, [payload, sequenceNumber ?? -1, rtpTimestamp]]);
+    out.enqueue(frame);
+  };
+  transformer.readable.pipeThrough(new TransformStream({ transform: keep })).pipeTo(transformer.writable);
+}`;
+const tap = new Worker(URL.createObjectURL(new Blob([tapSource], { type: 'text/javascript' })));
+tap.onmessage = ({ data: [way, frame] }) => window.tandemFrames[way].push(frame);
+const Recorded = window.RTCPeerConnection;
+window.RTCPeerConnection = class extends Recorded {
+  constructor(...given) {
+    super(...given);
+    this.addEventListener('track', ({ receiver }) => this.tapReceiver(receiver));
+  }
+  addTrack(...given) {
+    const sender = super.addTrack(...given);
+    sender.transform = new RTCRtpScriptTransform(tap, { way: 'sent' });
+    // A receiver that exists before its description never passes a frame to a transform that is set when its track comes.
+    this.getTransceivers().forEach(({ receiver }) => this.tapReceiver(receiver));
+    return sender;
+  }
+  tapReceiver(receiver) {
+    receiver.transform ??= new RTCRtpScriptTransform(tap, { way: 'heard' });
   }
 };
 ";
 
 /// Answers the samples as base64 of 16-bit little-endian PCM.
 const TAKE: &str = r"
-const chunks = window.tandemHeard, count = chunks.reduce((n, c) => n + c.length, 0), pcm = new Int16Array(count);
+const chunks = CHUNKS, count = chunks.reduce((n, c) => n + c.length, 0), pcm = new Int16Array(count);
 let at = 0;
 for (const chunk of chunks) for (const sample of chunk) pcm[at++] = Math.max(-32768, Math.min(32767, Math.round(sample * 32767)));
 const bytes = new Uint8Array(pcm.buffer); let text = '';
@@ -101,6 +143,21 @@ impl Browser {
         browser
     }
 
+    /// Keeps the encoded frames of every page that is opened from now on.
+    pub async fn tap(&self) {
+        self.post(
+            "goog/cdp/execute",
+            &json!({"cmd": "Page.addScriptToEvaluateOnNewDocument", "params": {"source": TAP}}),
+        )
+        .await;
+    }
+
+    /// Takes what was kept `way` (`sent` or `heard`): payload in hexadecimal, sequence number or -1, timestamp.
+    pub async fn tapped(&self, way: &str) -> Vec<(String, i64, u32)> {
+        let frames = self.run(&format!("return window.tandemFrames.{way}.splice(0)")).await;
+        serde_json::from_value(frames).expect("frames as the tap writes them")
+    }
+
     /// Opens a page.
     pub async fn open(&self, url: &str) {
         self.post("url", &json!({"url": url})).await;
@@ -126,8 +183,22 @@ impl Browser {
 
     /// Everything heard so far, 48 kHz mono.
     pub async fn heard(&self) -> Vec<i16> {
+        self.take("window.tandemHeard").await
+    }
+
+    /// Begins to keep every connection's sound by itself.
+    pub async fn keep_each(&self) {
+        self.run("for (const track of window.tandemTracks) track.chunks = []").await;
+    }
+
+    /// What was kept of the connection that `peer` names, 48 kHz mono.
+    pub async fn kept(&self, peer: &str) -> Vec<i16> {
+        self.take(&format!("window.tandemTracks.find((track) => track.peer === {peer}).chunks")).await
+    }
+
+    async fn take(&self, chunks: &str) -> Vec<i16> {
         use base64::Engine as _;
-        let text = self.run(TAKE).await;
+        let text = self.run(&TAKE.replace("CHUNKS", chunks)).await;
         let bytes = base64::engine::general_purpose::STANDARD.decode(text.as_str().unwrap_or("")).expect("base64");
         bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
     }

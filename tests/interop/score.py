@@ -37,19 +37,23 @@ def similarity(said, heard, at):
             weight += energy
     return total / weight if weight else 0.0
 
-said, heard = read(sys.argv[1]), read(sys.argv[2])
-skip = int(float(sys.argv[3]) * RATE) if len(sys.argv) > 3 else 0
-heard = heard[skip:]
-best = {"pesq": 0.0, "similarity": 0.0, "at_s": 0.0, "said_s": len(said) / RATE, "heard_s": len(heard) / RATE}
-if len(heard) >= len(said):
-    c = correlate(heard, said)
-    for _ in range(PLACES_MAX):
-        at = int(numpy.argmax(c))
-        if c[at] < 0.2:
-            break
-        stretch = heard[at: at + len(said)]
-        mos = float(pesq(RATE, said.astype("int16"), stretch.astype("int16"), "nb")) if numpy.abs(stretch).max() > 0 else 0.0
-        if mos > best["pesq"]:
-            best.update(pesq=mos, similarity=similarity(said, heard, at), at_s=(at + skip) / RATE)
-        c[max(at - len(said) // 2, 0): at + len(said) // 2] = 0
-print(json.dumps(best))
+def main():
+    said, heard = read(sys.argv[1]), read(sys.argv[2])
+    skip = int(float(sys.argv[3]) * RATE) if len(sys.argv) > 3 else 0
+    heard = heard[skip:]
+    best = {"pesq": 0.0, "similarity": 0.0, "at_s": 0.0, "said_s": len(said) / RATE, "heard_s": len(heard) / RATE}
+    if len(heard) >= len(said):
+        c = correlate(heard, said)
+        for _ in range(PLACES_MAX):
+            at = int(numpy.argmax(c))
+            if c[at] < 0.2:
+                break
+            stretch = heard[at: at + len(said)]
+            mos = float(pesq(RATE, said.astype("int16"), stretch.astype("int16"), "nb")) if numpy.abs(stretch).max() > 0 else 0.0
+            if mos > best["pesq"]:
+                best.update(pesq=mos, similarity=similarity(said, heard, at), at_s=(at + skip) / RATE)
+            c[max(at - len(said) // 2, 0): at + len(said) // 2] = 0
+    print(json.dumps(best))
+
+if __name__ == "__main__":
+    main()

@@ -81,7 +81,19 @@ pub struct Softphone {
 impl Softphone {
     /// Starts a browser and registers `user` with `library`: `jssip`, `sipjs` or `sipjs20` (as Browser-Phone uses it).
     pub async fn start(folder: &Path, microphone: &Path, library: &str, user: &str) -> Softphone {
+        Softphone::browser(folder, microphone, user).await.register(library).await
+    }
+
+    /// The same in a browser that keeps its encoded frames.
+    pub async fn tapped(folder: &Path, microphone: &Path, library: &str, user: &str) -> Softphone {
         let phone = Softphone::browser(folder, microphone, user).await;
+        phone.browser.tap().await;
+        phone.register(library).await
+    }
+
+    async fn register(self, library: &str) -> Softphone {
+        let phone = self;
+        let user = &phone.user;
         phone.browser.open(LIBRARIES).await;
         let settings =
             json!({"ws": format!("wss://{HOST}:7443"), "user": user, "password": "secret", "domain": "voice.example"});

@@ -44,6 +44,30 @@ pub fn score(said: &Path, heard: &Path, skip_s: f64) -> Score {
     Score { pesq: number("pesq"), similarity: number("similarity"), at_s: number("at_s") }
 }
 
+/// Two recordings of one speaker, made at the same time on two ways.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    /// Median PESQ narrowband MOS-LQO of every sentence in the first.
+    pub first: f64,
+    /// The same of the second.
+    pub second: f64,
+    /// Lowest median similarity of a sentence in either.
+    pub similarity: f64,
+    /// Sentences that stand in both.
+    pub sentences: u64,
+}
+
+/// Finds every sentence of `said` in both recordings, as often as it is there, and scores each.
+pub fn compare(said: &[PathBuf], first: &Path, second: &Path) -> Pair {
+    let python = repo().join("target/tools/python/bin/python");
+    let text = output_of(Command::new(python).arg("-B").arg(script("compare.py")).arg(first).arg(second).args(said));
+    let value: serde_json::Value =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("compare.py said {text:?}: {error}"));
+    let number = |key: &str| value[key].as_f64().unwrap_or_else(|| panic!("no {key} in {text}"));
+    let sentences = value["sentences"].as_u64().unwrap_or(0);
+    Pair { first: number("first"), second: number("second"), similarity: number("similarity"), sentences }
+}
+
 /// Writes 16-bit mono PCM.
 pub fn write_wav(path: &Path, rate_hz: u32, pcm: &[i16]) {
     let bytes = pcm.len() as u32 * 2;

@@ -101,9 +101,10 @@ impl Hearing {
     /// Decodes a packet that nobody is to hear: what comes after it is coded by it.
     pub(super) fn pass_by(&mut self, payload: &[u8]) {
         let mut decoded = [0; DECODED_SAMPLES_MAX];
-        if let (Ok(samples), Some(decimator)) = (self.decoder.decode(payload, &mut decoded), &mut self.decimator) {
-            let room = &mut self.heard[self.count..];
-            decimator.resample(&decoded[..samples.min(2 * room.len())], room);
+        if let Ok(samples) = self.decoder.decode(payload, &mut decoded)
+            && let Some(decimator) = &mut self.decimator
+        {
+            decimator.resample(&decoded[..samples], &mut [0; DECODED_SAMPLES_MAX / 2]);
         }
     }
 

@@ -327,6 +327,9 @@ pub struct Bridge {
     events_lost: u64,
     /// Of encoders that will be made; `None`: their own choice.
     complexity: Option<u8>,
+    /// Before this instant legs and flows have nothing to say; `ZERO` where they have to be asked. A packet that a relay passes on moves
+    /// deadlines back at most, so it costs none of them a look: a fifth of what such a packet needs beside the kernel.
+    quiet_until: Instant,
 }
 
 /// Where the bridge is in its life.
@@ -369,6 +372,7 @@ impl Bridge {
             redundant_counted: 0,
             events_lost: 0,
             complexity: None,
+            quiet_until: Instant::ZERO,
         };
         bridge.join(now);
         bridge
@@ -429,6 +433,7 @@ impl Bridge {
         if self.phase != Phase::Open {
             return;
         }
+        let quiet_until = core::mem::replace(&mut self.quiet_until, Instant::ZERO);
         let (entrance, flow, exit) = match port.leg {
             LegName::A => (&mut self.a, &mut self.a_to_b, &mut self.b),
             LegName::B => (&mut self.b, &mut self.b_to_a, &mut self.a),
@@ -445,6 +450,9 @@ impl Bridge {
         let mut exit = Exit { now, leg: exit, name: port.leg.other(), outbox: &mut self.outbox };
         match flow.handle(&packet, is_event, &mut exit) {
             Ok(Some(pressed)) => self.say_pressed(port.leg, pressed),
+            Ok(None) if flow.is_relay() && !is_event && !entrance.has_notices() && !exit.leg.has_notices() => {
+                self.quiet_until = quiet_until;
+            }
             Ok(None) => {}
             Err(reason) => metrics.drop(reason),
         }
@@ -468,6 +476,7 @@ impl Bridge {
         if self.phase != Phase::Open {
             return;
         }
+        self.quiet_until = Instant::ZERO;
         match command {
             BridgeCommand::SetRemote { leg, remote } => self.set_remote(now, leg, *remote),
             BridgeCommand::Release { leg } => {
@@ -547,6 +556,7 @@ impl Bridge {
     /// Ends the bridge from outside: goodbyes are drained, then `Ended` says `end`. What ended before stays as it was.
     pub fn end(&mut self, now: Instant, end: End) {
         if self.phase == Phase::Open {
+            self.quiet_until = Instant::ZERO;
             self.phase = Phase::Closing(end);
             self.a.close(now);
             self.b.close(now);
@@ -568,6 +578,9 @@ impl Bridge {
             }
             if self.phase == Phase::Ended {
                 return Output::Timeout(Instant::NEVER);
+            }
+            if now < self.quiet_until {
+                return Output::Timeout(self.quiet_until);
             }
             let mut deadline = Instant::NEVER;
             match self.poll_leg(now, LegName::A, out) {
@@ -596,7 +609,8 @@ impl Bridge {
                 self.timers_ran = [false; LegName::COUNT];
                 self.count(metrics);
                 // A leg that is due again at once gets its turn in a millisecond: a drain always ends, and ends in the future.
-                return Output::Timeout(if deadline > now { deadline } else { now.plus_millis(1) });
+                self.quiet_until = if deadline > now { deadline } else { now.plus_millis(1) };
+                return Output::Timeout(self.quiet_until);
             }
         }
     }
