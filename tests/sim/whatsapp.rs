@@ -236,7 +236,7 @@ impl WhatsApp {
         call.ended_at = Some(now);
         let duration_s = call.accepted_at.map(|at| now.since(at).as_secs());
         let status = Some("COMPLETED".to_owned());
-        Some(WebhookEvent::Terminate(Terminate { call_id: id.to_owned(), status, error: None, duration_s }))
+        Some(WebhookEvent::Terminate(Terminate { call_id: id.to_owned(), status, duration_s, ..Terminate::default() }))
     }
 }
 
