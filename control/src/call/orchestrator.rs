@@ -7,6 +7,7 @@
 use super::lease::SessionName;
 use super::machine::{Act, Call, CallEnd, Context};
 use super::{AcceptPolicy, EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, limits};
+use crate::route::DtlsBackend;
 use crate::store::{CallRecord, Change, Remembered};
 use crate::trace::timeline::Entry;
 use crate::whatsapp::event::{Connect, Terminate, WebhookEvent};
@@ -41,6 +42,8 @@ pub struct NumberPolicy {
     pub destination: Option<String>,
     /// Whom the far side sees.
     pub caller_id: CallerId,
+    /// Who does DTLS with WhatsApp; `None`: as the edge is configured.
+    pub dtls: Option<DtlsBackend>,
 }
 
 /// Whom the far side sees as the caller.
@@ -375,6 +378,7 @@ impl Orchestrator {
                     early_media: policy != AcceptPolicy::OnAnswer,
                     callback_url: self.config.callback_url.clone(),
                     lease_s: self.keepalive.wanted.then_some(self.config.lease_s),
+                    dtls: number.dtls,
                 };
                 // The name stays out of the line: it is a person's.
                 let named = if from_name.is_some() { ", caller has a name" } else { "" };

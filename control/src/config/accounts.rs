@@ -4,9 +4,11 @@
 
 use super::ConfigError;
 use super::section::{Section, Source};
+use super::trunks::DTLS_BACKENDS;
 use super::values::POLICIES;
 use crate::call::AcceptPolicy;
 use crate::call::orchestrator::CallerId;
+use crate::route::DtlsBackend;
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::Provider;
 use std::collections::BTreeSet;
@@ -46,6 +48,8 @@ pub struct Account {
     pub destination: Option<String>,
     /// Whom the far side sees.
     pub caller_id: CallerId,
+    /// Who does DTLS with WhatsApp; `None`: as the edge is configured.
+    pub dtls: Option<DtlsBackend>,
 }
 
 pub(super) fn read(source: Source<'_>, document: &DeTable<'_>) -> Result<Vec<Account>, ConfigError> {
@@ -121,6 +125,9 @@ fn read_one(name: &str, section: &Section<'_>) -> Result<Account, ConfigError> {
         caller_id: section
             .parsed("caller_id", "write caller, anonymous or a number in E.164, such as +441632960001", caller_id)?
             .unwrap_or_default(),
+        dtls: section.parsed("dtls", "write auto, dimpl or openssl", |text| {
+            DTLS_BACKENDS.iter().find(|(word, _)| *word == text).map(|(_, backend)| *backend)
+        })?,
     };
     section.finish()?;
     Ok(account)
@@ -154,6 +161,7 @@ app_secret = "EAAGsales"
 verify_token = "EAAGverify"
 accept = "immediate"
 destination = "sales"
+dtls = "openssl"
 caller_id = "+441632960001"
 [accounts.help]
 phone_number_id = 119
@@ -173,6 +181,7 @@ caller_id = "anonymous"
         config.check(Mode::Orchestrator).unwrap_err(); // EDGE_API is not set
         let numbers = config.orchestrator().numbers;
         assert_eq!((numbers["118"].accept, numbers["119"].accept), (Some(AcceptPolicy::Immediate), None));
+        assert_eq!((numbers["118"].dtls, numbers["119"].dtls), (Some(DtlsBackend::Openssl), None));
         assert_eq!(numbers["118"].destination.as_deref(), Some("sales"));
         assert_eq!(numbers["118"].caller_id, CallerId::Number("441632960001".into()));
         assert_eq!(numbers["119"].caller_id, CallerId::Anonymous);
@@ -190,6 +199,7 @@ caller_id = "anonymous"
             ("[accounts.a]\nphone_number_id = \"+44\"", [":2", "digits only"]),
             ("[accounts.a]\nphone_number_id = 1\nbase = \"graph\"", [":3", "https://"]),
             ("[accounts.a]\nphone_number_id = 1\naccept = \"never\"", [":3", "on-answer"]),
+            ("[accounts.a]\nphone_number_id = 1\ndtls = \"nss\"", [":3", "dimpl or openssl"]),
             ("[accounts.a]\nphone_number_id = 1\ncaller_id = \"bob\"", [":3", "anonymous"]),
             ("[accounts.a]\nphone_number_id = 1\ntoken_env = \"NOWHERE\"", [":3", "NOWHERE"]),
             ("[accounts.a]\nphone_number_id = 1\nshared_header = \"key\"", [":3", "name: value"]),

@@ -16,7 +16,7 @@ use crate::call::AcceptPolicy;
 use crate::call::edge::{EdgeConfig, Route};
 use crate::call::limits;
 use crate::call::orchestrator::{NumberPolicy, OrchestratorConfig};
-use crate::route::Routes;
+use crate::route::{DtlsBackend, Routes};
 use crate::sip::{Credentials, SipConfig};
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::Provider;
@@ -150,6 +150,8 @@ pub struct EdgeSettings {
     pub destinations_allowed: Vec<String>,
     /// Codecs taken from the offers of sessions, best first.
     pub codecs: Vec<Codec>,
+    /// Who does DTLS in sessions that do not say.
+    pub dtls: DtlsBackend,
     /// Live sessions.
     pub sessions_max: usize,
 }
@@ -369,6 +371,7 @@ impl Config {
             policy.accept = account.accept.or(policy.accept);
             policy.destination.clone_from(&account.destination);
             policy.caller_id = account.caller_id.clone();
+            policy.dtls = account.dtls;
         }
         numbers
     }
@@ -415,6 +418,7 @@ impl Config {
             destinations_allowed: self.edge.destinations_allowed.clone(),
             callbacks_allowed: self.edge.callbacks_allowed.clone(),
             codecs: self.edge.codecs.clone(),
+            dtls: self.edge.dtls,
             sessions_max: self.edge.sessions_max,
             ring_ms_max: limits::RING_MS_MAX,
         }

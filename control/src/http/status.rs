@@ -195,6 +195,7 @@ fn engine(text: &mut Samples, workers: &[Metrics]) {
         ("engine_events_lost_total", sum(|m| m.events_lost)),
         ("engine_ports_taken_early_total", sum(|m| m.ports_taken_early)),
         ("engine_packets_concealed_total", sum(|m| m.packets_concealed)),
+        ("engine_packets_redundant_total", sum(|m| m.packets_redundant)),
         ("engine_rearmed_total", sum(|m| m.rearmed)),
         ("engine_turns_total", sum(|m| m.turns)),
         ("engine_turns_idle_total", sum(|m| m.turns_idle)),
