@@ -147,6 +147,7 @@ pub(crate) struct Came {
     pub(crate) sdp: String,
     pub(crate) from: String,
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) referred_by: Option<String>,
     pub(crate) act_at: Instant,
     pub(crate) answered: bool,
     pub(crate) end: Option<SipEnd>,
@@ -746,7 +747,8 @@ pub(crate) fn nothing(question: &Question) -> Records {
 
 pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
     match event {
-        SipEvent::Incoming { call, from, sdp, headers, .. } => {
+        SipEvent::Incoming { call, from, sdp, headers, arrival, .. } => {
+            let referred_by = arrival.request.header("Referred-By").map(str::to_owned);
             let (after_ms, sdp) = (after_ms(phone.does), sdp.expect("the gateway offers"));
             let has = |codec| sdp::parse(&sdp).unwrap().codecs.iter().any(|format| format.codec == codec);
             match phone.does {
@@ -762,7 +764,7 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
                 _ => phone.agent.ring(now, call, None),
             }
             let act_at = after_ms.map_or(Instant::NEVER, |after_ms| now.plus_millis(after_ms));
-            phone.calls.push(Came { call, sdp, from, headers, act_at, answered: false, end: None });
+            phone.calls.push(Came { call, sdp, from, headers, referred_by, act_at, answered: false, end: None });
         }
         SipEvent::Provisional { call, sdp, .. } => {
             if let Some(placed) = phone.placed.get_mut(&call) {
