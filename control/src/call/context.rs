@@ -1,5 +1,6 @@
 //! What every call of the edge shares: the agent, the way to the engine, and whose a SIP call is.
 
+use super::backends::Backends;
 use super::edge::{EdgeConfig, EdgeOutput};
 use super::limits::{HEADER_NOTED_CHARS_MAX, HEADERS_PASSED_MAX};
 use crate::registrar::Gate;
@@ -114,6 +115,8 @@ pub(super) struct Context<'e> {
     /// Routes, and where users are.
     pub gate: &'e Gate,
     pub calls: &'e mut Calls,
+    /// Which DTLS library serves whom.
+    pub backends: &'e mut Backends,
     /// Of the session, which is its bridge's too.
     pub number: u64,
     pub worker: usize,

@@ -8,6 +8,7 @@ mod figures;
 mod joins;
 
 use super::arrive;
+use super::backends::Backends;
 use super::context::{Calls, Context};
 use super::exchange::Exchange;
 use super::farewell::Farewells;
@@ -20,7 +21,7 @@ use super::session::{Birth, Session};
 use super::talk::Talk;
 use super::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, SessionCreated, allow, limits};
 use crate::registrar::Gate;
-use crate::route::{Asked, Destination, Load, Routes, Source};
+use crate::route::{Asked, Destination, DtlsBackend, Load, Routes, Source};
 use crate::sip::gatekeeper::Refusal;
 use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
@@ -67,6 +68,8 @@ pub struct EdgeConfig {
     pub callbacks_allowed: Vec<String>,
     /// Codecs of sessions, best first. Opus leads: PCMU beside it in WhatsApp's offer means that WhatsApp would transcode.
     pub codecs: Vec<Codec>,
+    /// Who does DTLS in sessions that do not say.
+    pub dtls: DtlsBackend,
     /// Live sessions; past it `new` is refused.
     pub sessions_max: usize,
     /// Time the SIP side may ring.
@@ -87,6 +90,7 @@ impl EdgeConfig {
             destinations_allowed: Vec::new(),
             callbacks_allowed: Vec::new(),
             codecs: CODECS_DEFAULT.to_vec(),
+            dtls: DtlsBackend::default(),
             sessions_max: limits::SESSIONS_MAX,
             ring_ms_max: limits::RING_MS_MAX,
         }
@@ -186,6 +190,7 @@ pub struct Edge {
     registrations: BTreeMap<RegistrationId, (String, bool)>,
     by_token: BTreeMap<String, u64>,
     calls: Calls,
+    backends: Backends,
     load: Load,
     gate: Gate,
     timers: BTreeSet<(Instant, u64)>,
@@ -231,6 +236,7 @@ impl Edge {
             registrations: BTreeMap::new(),
             by_token: BTreeMap::new(),
             calls: Calls::default(),
+            backends: Backends::default(),
             load: Load::default(),
             gate,
             timers: BTreeSet::new(),
@@ -546,6 +552,7 @@ impl Edge {
             load: &mut self.load,
             gate: &self.gate,
             calls: &mut self.calls,
+            backends: &mut self.backends,
             number,
             worker,
         }

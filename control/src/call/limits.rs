@@ -99,6 +99,13 @@ pub const CALL_RING_MS_MAX: u64 = 180_000;
 /// Grace behind the ring limit, in which the SIP calls end by their own timers and say why.
 pub const HUNT_GRACE_MS: u64 = 500;
 
+/// Peers that OpenSSL serves because a handshake failed. About 150 bytes each; past it the longest unheard is forgotten, which
+/// costs it one call.
+pub const DTLS_PEERS_MAX: usize = 1_024;
+
+/// How long such a peer is remembered after its last handshake.
+pub const DTLS_PEER_MS: u64 = 24 * 60 * 60 * 1_000;
+
 /// Attended transfers and replacements that may be under way at once; each takes some milliseconds. Past it they are refused.
 pub const JOINS_MAX: usize = 1_024;
 

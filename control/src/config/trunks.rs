@@ -191,6 +191,10 @@ fn read_tls(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigError>
     Ok(())
 }
 
+/// Who does DTLS, in words.
+pub(super) const DTLS_BACKENDS: [(&str, DtlsBackend); 3] =
+    [("auto", DtlsBackend::Auto), ("dimpl", DtlsBackend::Dimpl), ("openssl", DtlsBackend::Openssl)];
+
 fn read_media(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigError> {
     let profiles = [("rtp", MediaProfile::Rtp), ("sdes", MediaProfile::Sdes), ("webrtc", MediaProfile::Webrtc)];
     trunk.media = section.one_of("media", &profiles, MediaProfile::Rtp)?;
@@ -202,8 +206,7 @@ fn read_media(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigErro
         ));
     }
     trunk.ice = section.one_of("ice", &[("full", Ice::Full), ("lite", Ice::Lite)], Ice::Full)?;
-    let backends = [("auto", DtlsBackend::Auto), ("dimpl", DtlsBackend::Dimpl), ("openssl", DtlsBackend::Openssl)];
-    trunk.dtls_backend = section.one_of("dtls", &backends, DtlsBackend::Auto)?;
+    trunk.dtls_backend = section.one_of("dtls", &DTLS_BACKENDS, DtlsBackend::Auto)?;
     trunk.transcoding = section.flag("transcoding", true)?;
     let codecs = section.list("codecs", "write opus, pcmu or pcma, best first", codec_named)?;
     if !codecs.is_empty() {

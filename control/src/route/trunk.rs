@@ -50,7 +50,8 @@ pub enum Ice {
 }
 
 /// Who does DTLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DtlsBackend {
     /// The fast one, the other after a handshake that failed for its certificate.
     #[default]

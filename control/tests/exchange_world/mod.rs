@@ -138,6 +138,8 @@ impl Offer {
 pub(crate) struct Placed {
     pub(crate) early: Option<String>,
     pub(crate) answer: Option<String>,
+    /// To re-INVITEs, `None` where one was refused.
+    pub(crate) reanswers: Vec<Option<String>>,
     pub(crate) end: Option<SipEnd>,
 }
 
@@ -789,7 +791,17 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
             let answer = sdp.map(|sdp| answer_to(&sdp, phone.port, phone.wishes, phone.takes));
             phone.agent.answer_reinvite(now, call, answer.as_deref());
         }
-        SipEvent::ReInviteAnswered { sdp, .. } => phone.answers_seen.push(sdp),
+        SipEvent::ReInviteAnswered { call, sdp } => {
+            phone.answers_seen.push(sdp.clone());
+            if let Some(placed) = phone.placed.get_mut(&call) {
+                placed.reanswers.push(Some(sdp));
+            }
+        }
+        SipEvent::ReInviteRefused { call, .. } => {
+            if let Some(placed) = phone.placed.get_mut(&call) {
+                placed.reanswers.push(None);
+            }
+        }
         SipEvent::TransferProgress { code, over, .. } => phone.transfers.push((code, over)),
         _ => {}
     }

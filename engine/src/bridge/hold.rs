@@ -16,9 +16,8 @@ const HOLD_BYTES_MAX: usize = HOLD_MS_MAX * 8;
 const HOLD_FRAMES_MAX: usize = HOLD_BYTES_MAX / FRAME_SAMPLES;
 const _: () = assert!(HOLD_BYTES_MAX.is_multiple_of(FRAME_SAMPLES));
 
-/// Frames that may wait once the backlog was empty; past it the oldest is dropped. It bounds the delay that bursts can add: what an outage
-/// that comfort did not fill brings at once has its place.
-const LIVE_FRAMES_MAX: usize = 10;
+/// Frames that may wait once the lag is gone; past it the oldest is dropped. It bounds the delay that bursts can add.
+const LIVE_FRAMES_MAX: usize = 6;
 
 /// Quiet frames of each pause that are always played: a caller hears a pause of 60 ms as one.
 const REST_FRAMES: usize = 3;
@@ -58,6 +57,11 @@ impl Backlog {
 
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// The next live frame would cost the oldest.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_live && self.count == LIVE_FRAMES_MAX
     }
 
     /// Puts one frame behind the others. A greeting longer than the limit loses its newest audio, live audio its oldest.

@@ -205,6 +205,12 @@ impl Arrival {
                 }
                 Some(pace) => {
                     pace.heard(exit.now);
+                    let mut oldest = [0; FRAME_SAMPLES_MAX];
+                    let oldest = &mut oldest[..pcm.len()];
+                    // Where there is no room, what has waited longest goes now: nothing is lost.
+                    if self.backlog.is_full() && self.backlog.pop(oldest) {
+                        self.voice.speak(oldest, exit);
+                    }
                     self.backlog.push(pcm);
                 }
             }
@@ -271,6 +277,10 @@ impl Arrival {
     pub(super) fn concealed(&self) -> u64 {
         self.hearing.concealed()
     }
+
+    pub(super) fn redundant(&self) -> u64 {
+        self.voice.redundant()
+    }
 }
 
 /// From frames to packets of the exit's codec: one per frame, audio or a key.
@@ -281,6 +291,8 @@ pub(super) struct Voice {
     redundancy: Redundancy,
     /// Frames until the receiver's reports are looked at again.
     look_in: u32,
+    /// Packets encoded while redundancy was on.
+    redundant: u64,
     /// The next audio packet begins a talkspurt (RFC 3550 §5.1): the stream's first, and the first after a hole.
     marker: bool,
 }
@@ -294,6 +306,7 @@ impl Voice {
             events: event_rate_hz.map(EventSender::new),
             redundancy: Redundancy::new(),
             look_in: LOOK_FRAMES,
+            redundant: 0,
             marker: true,
         }
     }
@@ -324,6 +337,7 @@ impl Voice {
             return exit.event(&event, self.ticks);
         }
         self.follow_reports(exit);
+        self.redundant += u64::from(self.encoder.is_redundant());
         let marker = core::mem::take(&mut self.marker);
         exit.audio(marker, self.ticks, |payload| self.encoder.encode(pcm, payload));
     }
@@ -340,6 +354,11 @@ impl Voice {
         {
             self.encoder.set_expected_loss(expected);
         }
+    }
+
+    /// Packets encoded while redundancy was on.
+    pub(super) fn redundant(&self) -> u64 {
+        self.redundant
     }
 
     /// Lets the time of `frames` pass without a packet.

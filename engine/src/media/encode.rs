@@ -47,6 +47,11 @@ impl Encoder {
         }
     }
 
+    /// Whether in-band FEC is sent.
+    pub fn is_redundant(&self) -> bool {
+        matches!(&self.0, Kind::Opus(encoder) if encoder.is_redundant())
+    }
+
     /// Rate of the samples that `encode` wants.
     pub fn sample_rate_hz(&self) -> u32 {
         8_000
