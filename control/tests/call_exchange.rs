@@ -660,6 +660,29 @@ fn another_device_of_the_user_takes_a_call_that_talks_and_one_that_rings() {
 }
 
 #[test]
+fn a_trunk_takes_its_own_call_over_without_an_offer() {
+    for rings in [false, true] {
+        let mut world = World::with(31, |routes| routes.trunks[1].pattern = None);
+        world.phone(TRUNK_A).does = if rings { Does::Ring } else { Does::Answer { after_ms: 100 } };
+        let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Pcmu]));
+        world.run_ms(2_000);
+        let came = world.phone(TRUNK_A).calls[0].call;
+        world.script_replaces = world.phone(TRUNK_A).agent.replaces(came);
+        let ok = world.script("INVITE", 1, None, "").pop().unwrap();
+        assert_eq!(ok.code(), Some(200), "{ok:?}");
+        assert_eq!(sdp::parse(ok.sdp().unwrap()).unwrap().codecs[0].codec, Codec::Pcmu, "what bob has comes first");
+        assert!(world.end(TRUNK_A, came).is_some());
+        world.script("ACK", 1, Some(&ok), &Offer::rtp(&[Codec::Pcmu]).sdp);
+        let (leg, LegRemote::Rtp(remote)) = world.only_bridge().remotes.last().unwrap() else { panic!() };
+        assert_eq!((*leg, remote.address.port()), (LegName::B, 4_000));
+        assert_eq!(world.answer(BOB, call).codecs[0].codec, Codec::Pcmu);
+        world.script("BYE", 2, Some(&ok), "");
+        assert!(world.end(BOB, call).is_some());
+        world.settle();
+    }
+}
+
+#[test]
 fn a_user_is_in_no_more_calls_than_it_may_be() {
     let mut world = World::with(25, |routes| routes.users.get_mut("alice").unwrap().calls_max = 1);
     world.phone(ALICE_TOO).does = Does::Ring;

@@ -225,6 +225,8 @@ pub(crate) struct World {
     pub(crate) refuses_legs: Option<BridgeId>,
     /// The engine says nothing about spare legs.
     pub(crate) mute_engine: bool,
+    /// Goes into the next request of `script`.
+    pub(crate) script_replaces: Option<Replaces>,
     /// What the DNS knows.
     pub(crate) dns: Vec<(Question, Records)>,
     /// What came to `SCRIPT`.
@@ -305,6 +307,7 @@ impl World {
             token: String::new(),
             refuses_legs: None,
             mute_engine: false,
+            script_replaces: None,
             dns: Vec::new(),
             scripted: Vec::new(),
         };
@@ -462,6 +465,9 @@ impl World {
         request.push("Contact", format!("<sip:{SCRIPT}>"));
         if !sdp.is_empty() {
             request.set_body("application/sdp", sdp);
+        }
+        if let Some(named) = self.script_replaces.take() {
+            request.push("Replaces", named.header());
         }
         if method == "BYE" {
             request.push("x-wa-meta-call-duration", "7");

@@ -198,13 +198,15 @@ impl Edge {
                 return Err(Refusal::warned(480, "the call cannot be replaced now"));
             }
         };
-        let Some(sdp) = sdp else {
-            return Err(Refusal::warned(488, "an INVITE that replaces a call needs an offer"));
+        let mut half = match sdp {
+            Some(sdp) => Half::incoming(sdp, &mut self.random)?,
+            None => arrive::offering(&mut self.context(now, number, worker), caller.trunk, arrival),
         };
-        let mut half = Half::incoming(sdp, &mut self.random)?;
         let transcoding = transcoding && caller.transcoding;
         let (codec, wishes) = common(&formats.codecs, &half.formats().codecs, transcoding)?;
-        if !transcoding {
+        if half.is_ours_to_offer() {
+            half.prefer(codec, !transcoding);
+        } else if !transcoding {
             half.fix_codec();
         }
         let config = Box::new(half.config());
@@ -329,12 +331,16 @@ impl Edge {
                 // Somebody has answered meanwhile.
                 () if rings && !talk.rings(replaced) => Err(Refusal::warned(486, "it has been answered")),
                 () if !party.half.opened(local) => Err(Refusal::code(500)),
-                () => party.half.answer(addresses(cx), codec, wishes),
+                // Its answer comes in the ACK.
+                () if party.half.is_ours_to_offer() => Ok((party.half.offer(addresses(cx)), None)),
+                () => party.half.answer(addresses(cx), codec, wishes).map(|(answer, remote)| (answer, Some(remote))),
             };
             match answered {
                 Ok((answer, remote)) => {
                     let taken = party.half.formats().codecs.first().copied();
-                    cx.command(BridgeCommand::SetRemote { leg, remote: Box::new(remote) });
+                    if let Some(remote) = remote {
+                        cx.command(BridgeCommand::SetRemote { leg, remote: Box::new(remote) });
+                    }
                     cx.command(BridgeCommand::SeatLeg { leg, seat });
                     cx.command(BridgeCommand::Comfort { leg: seat });
                     if let Some(taken) = taken {
