@@ -55,6 +55,52 @@ fn aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6() {
     });
 }
 
+/// RSA certificates and CBC suites are what the first DTLS library lacks. A client's suites stand in its ClientHello; its
+/// certificate, and what a server takes, shows only when the handshake fails.
+#[test]
+fn a_peer_with_an_rsa_certificate_or_cbc_suites_is_served_from_its_second_call_on() {
+    in_namespace("a_peer_with_an_rsa_certificate_or_cbc_suites_is_served_from_its_second_call_on", async |folder| {
+        let said = speech::speak(folder, "user", "en-gb", SENTENCE, &[8_000, 48_000]);
+        let bot = Bot::start(folder).await;
+        let _tandem = interop::edge(folder, BOT).await;
+        let call = async |id: &str, rsa: &str, setup: &str, from: &str| {
+            let heard = folder.join(format!("{id}.wav"));
+            let mut command = Command::new(repo().join("target/tools/python/bin/python"));
+            command.arg(script("aiortc_peer.py")).args(["--edge", EDGE, "--call-id", id, "--seconds", "5"]);
+            command.arg("--play").arg(&said[1]).arg("--record").arg(&heard).args(["--setup", setup, "--address", HOST]);
+            command.args(["--rsa", rsa, "--patience", "3", "--from", from]);
+            let mut aiortc = Program::start(folder, id, &mut command);
+            assert!(aiortc.ended(40).await, "aiortc failed: {}", aiortc.output());
+            let output = aiortc.output();
+            let seen: Value = serde_json::from_str(output.lines().last().unwrap_or_default()).expect("JSON");
+            let timeline = timeline(id).await;
+            println!("{id}: {timeline}");
+            (seen, timeline, heard)
+        };
+        for (rsa, setup, role, first_fails) in [
+            ("suites", "active", "client", false),
+            ("certificate", "active", "client", true),
+            ("suites", "passive", "server", true),
+        ] {
+            // Numbers of their own, so that each begins with nothing learned.
+            let from = format!("44770090{:04}", rsa.len() * 100 + setup.len());
+            if first_fails {
+                let (seen, timeline, _) = call(&format!("{rsa}-{role}-1"), rsa, setup, &from).await;
+                assert!(seen["failed"].is_string(), "{seen}\n{timeline}");
+                assert!(
+                    timeline.contains("dtls_refused") && timeline.contains("OpenSSL serves the next call"),
+                    "{timeline}"
+                );
+            }
+            let (seen, timeline, heard) = call(&format!("{rsa}-{role}-2"), rsa, setup, &from).await;
+            assert_eq!(seen["dtls"], role, "{seen}\n{timeline}");
+            assert_eq!(timeline.contains("by OpenSSL (an earlier handshake failed)"), first_fails, "{timeline}");
+            bot.assert_last_call_heard(&said[0]).await;
+            assert_heard("aiortc", &bot.says, &heard);
+        }
+    });
+}
+
 #[test]
 fn firefox_calls_as_dtls_client_and_as_dtls_server() {
     in_namespace("firefox_calls_as_dtls_client_and_as_dtls_server", async |folder| {
@@ -128,6 +174,16 @@ impl Bot {
         let ended = async || (self.baresip.borrow_mut().parameters("CALL_CLOSED").len() >= calls).then_some(());
         until("baresip's end of the call", 5, ended).await;
         self.baresip.borrow().heard()
+    }
+
+    /// For calls that do not all reach it.
+    async fn assert_last_call_heard(&self, said: &Path) {
+        let ended = async || {
+            let mut baresip = self.baresip.borrow_mut();
+            (baresip.parameters("CALL_ESTABLISHED").len() == baresip.parameters("CALL_CLOSED").len()).then_some(())
+        };
+        until("baresip's end of the call", 5, ended).await;
+        assert_heard("the bot", said, &self.baresip.borrow().heard());
     }
 
     async fn assert_call_ends_and_heard(&self, calls: usize, said: &Path) {

@@ -188,7 +188,8 @@ pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, 
     Ok(step)
 }
 
-fn account(generator: &Generator, step: &mut Step) {
+/// Adds up what the calls of a window heard.
+pub fn account(generator: &Generator, step: &mut Step) {
     for call in generator.calls.iter().filter(|call| !call.hung_up) {
         // Refused calls are counted by who offers them.
         if call.status >= 300 {

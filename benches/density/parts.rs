@@ -4,7 +4,7 @@ use super::corpus::{Corpus, Frames};
 use super::dial::Dialler;
 use super::end::Shape;
 use super::generator::{Generator, Profile};
-use super::measure::{GENERATOR_MAX, Spread, Step, round, window};
+use super::measure::{GENERATOR_MAX, Spread, Step, account, round, window};
 use super::process::{self, Usage};
 use super::score::score;
 use super::subject::{Settings, Site, Subject};
@@ -417,8 +417,56 @@ impl Run {
         Ok(Memory { process: each(|m| m.process), objects: each(|m| m.objects), accounted: each(|m| m.accounted) })
     }
 
-    /// Half as many calls again as the gateway is configured for: refused with 503, and nobody else hears it.
+    /// More calls than the gateway is configured for, and more than the core has time for: refused with 503, and nobody else hears it.
     pub fn overload(&self) -> Result<Value> {
+        Ok(json!({"by_limit": self.overload_by_limit()?, "by_load": self.overload_by_load()?}))
+    }
+
+    /// Calls that never cease to come, at an effort that makes them dear: what comes after the core is full is refused.
+    fn overload_by_load(&self) -> Result<Value> {
+        const OFFERED_PER_SECOND: f64 = 20.0;
+        const OFFERED_MAX: usize = 400;
+        const REFUSED: usize = 40;
+        let dear = ["MEDIA_COMPLEXITY_MIN", "MEDIA_COMPLEXITY_MAX"].map(|name| (name.to_owned(), "10".to_owned()));
+        let settings = Settings { environment: dear.to_vec(), ..Settings::default() };
+        let mut generator = self.generator(self.caller(), self.telephone())?;
+        let (mut subject, dialler) = Subject::tandem(&self.site, generator.sip_port, &settings)?;
+        generator.set_dialler(dialler);
+        let refused = |generator: &Generator| generator.calls.iter().filter(|call| call.status == 503).count();
+        // First to where calls are refused, then on while those that run are watched.
+        while refused(&generator) == 0 && generator.calls.len() < OFFERED_MAX {
+            generator.ramp(OFFERED_PER_SECOND as usize, OFFERED_PER_SECOND, Duration::from_secs(1))?;
+        }
+        let first_refused = generator.calls.len();
+        generator.run_for(SETTLE)?;
+        generator.open_window(self.window);
+        let before = Usage::of(subject.pid())?;
+        let concealed =
+            |subject: &mut Subject| subject.figures().get("engine_packets_concealed_total").copied().unwrap_or(0.0);
+        let concealed_before = concealed(&mut subject);
+        let began = clock::now();
+        for _ in 0..REFUSED {
+            generator.place_call()?;
+            generator.run_for(self.window / REFUSED as u32)?;
+        }
+        generator.close_window();
+        let seconds = clock::now().since(began).as_secs_f64();
+        let busy = Usage::of(subject.pid())?.since(before).nanos as f64 / 1e9 / seconds;
+        let mut step = Step { seconds, busy, ..Step::default() };
+        account(&generator, &mut step);
+        let value = json!({
+            "complexity": 10, "running_calls": step.calls, "broken": step.broken,"offered_until_the_first_was_refused": first_refused,
+            "refused_with_503": refused(&generator), "offered": generator.calls.len(),
+            "core_percent": round(busy * 100.0, 1), "running_calls_lost_packets": step.lost,
+            "concealed": concealed(&mut subject) - concealed_before,
+            "pacing_p99_ms": round(step.pacing_p99_ms(), 2),
+        });
+        progress(&format!("overload by load: {value}"));
+        Ok(value)
+    }
+
+    /// Half as many calls again as the gateway is configured for.
+    fn overload_by_limit(&self) -> Result<Value> {
         const SESSIONS: usize = 60;
         let mut generator = self.generator(self.caller(), self.telephone())?;
         let settings = Settings { sessions_max: SESSIONS, ..Settings::default() };
@@ -435,7 +483,7 @@ impl Run {
             "accepted": SESSIONS, "offered_beyond": SESSIONS / 2, "refused_with_503": refused,
             "running_calls_lost_packets": step.lost, "running_calls": step.calls, "concealed": step.concealed,
         });
-        progress(&format!("overload: {value}"));
+        progress(&format!("overload by limit: {value}"));
         Ok(value)
     }
 

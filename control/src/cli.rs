@@ -235,7 +235,8 @@ async fn fetch(url: reqwest::Url, token: &str) -> reqwest::Result<(reqwest::Stat
 
 fn check(file: Option<PathBuf>) -> Result<(), String> {
     let config = load(file)?;
-    println!("{config:#?}");
+    config.lines().iter().for_each(|line| println!("{line}"));
+    println!();
     for (mode, name) in
         [(Mode::Tandem, "tandem"), (Mode::Orchestrator, "tandem orchestrator"), (Mode::Edge, "tandem edge")]
     {

@@ -16,6 +16,7 @@ mod cli_call;
 pub mod client;
 pub mod config;
 pub mod engine_link;
+pub mod figures;
 pub mod http;
 pub mod registrar;
 pub mod route;

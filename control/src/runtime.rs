@@ -9,11 +9,12 @@
 //! Why one task and no locks: every decision about a call is made in one place and in one order, which is the order that the
 //! simulator replays. Nothing in here waits for a network; whatever does runs in a task of its own and reports back as an `Input`.
 
-use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput};
+use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput, GateFigures, TrunkFigures};
 use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, OrchestratorOutput};
 use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, limits};
 use crate::config::TraceSettings;
 use crate::engine_link::EngineLink;
+use crate::figures::Observed;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
 use crate::sip::locate::{Question, Records};
 use crate::sip_io::resolver::Resolver;
@@ -27,9 +28,11 @@ use crate::trace::timeline::{Entry, Page, Step, Timeline};
 use crate::whatsapp::event::{Connect, WebhookEvent};
 use crate::whatsapp::graph::{GraphAction, GraphError, GraphRequest};
 use crate::whatsapp::graph_client::GraphClients;
+use engine::bridge::BridgeEvent;
 use engine::io::clock;
 use engine::metrics::Metrics;
 use engine::time::Instant;
+use engine::worker::Event;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -71,6 +74,10 @@ pub enum Input {
     Graph {
         /// Which.
         request: u64,
+        /// Graph's name of it.
+        action: &'static str,
+        /// How long it took.
+        took: Duration,
         /// What.
         result: Result<(), GraphError>,
     },
@@ -128,6 +135,14 @@ pub struct Figures {
     pub orchestrator: Option<(usize, OrchestratorCounters)>,
     /// The same of the edge.
     pub edge: Option<(EdgeAlive, EdgeCounters)>,
+    /// Trunks, in the order of the configuration.
+    pub trunks: Vec<TrunkFigures>,
+    /// Who is registered.
+    pub registered: GateFigures,
+    /// Of calls over time.
+    pub observed: Observed,
+    /// Call detail records that were lost.
+    pub records_lost: u64,
     /// Per worker.
     pub engine: Vec<Metrics>,
     /// Calls whose timeline is remembered, and entries that found no room.
@@ -166,6 +181,7 @@ pub struct Runtime {
     edge: Option<LocalEdge>,
     callbacks: CallbackClient,
     timeline: Timeline,
+    observed: Observed,
     /// Where call detail records go.
     records: Option<cdr::Writer>,
     board: Board,
@@ -209,6 +225,7 @@ impl Runtime {
             edge,
             callbacks,
             timeline: Timeline::new(),
+            observed: Observed::default(),
             records: None,
             board: Board::new(TraceSettings::default(), SocketAddr::from(([127, 0, 0, 1], 0))),
             collector: None,
@@ -303,6 +320,11 @@ impl Runtime {
         let Some(edge) = &mut self.edge else { return };
         for worker in 0..edge.engine.workers() {
             while let Some(event) = edge.engine.poll_event(worker) {
+                if let Event::Bridge { bridge, event: BridgeEvent::Ended { stats, .. } } = &event
+                    && let Some(peers) = edge.edge.peers(*bridge)
+                {
+                    self.observed.media(stats, peers);
+                }
                 edge.edge.handle_engine(now, worker, event);
             }
         }
@@ -325,7 +347,8 @@ impl Runtime {
                 }
             }
             Input::ConnectAndWait { connect, reply } => self.connect_and_wait(now, *connect, reply),
-            Input::Graph { request, result } => {
+            Input::Graph { request, action, took, result } => {
+                self.observed.graph(action, took);
                 if let Some(local) = &mut self.orchestrator {
                     local.orchestrator.handle_graph(now, request, result);
                 }
@@ -448,8 +471,10 @@ impl Runtime {
                 // A disk that is too slow must not cost the call.
                 let _ = tokio::time::timeout(STORE_TIME_MAX, written.wait_for(|written| *written >= last)).await;
             }
+            let asked = clock::now();
             let result = graph.ask(&request).await;
-            let _ = back.send(Input::Graph { request: request.request, result }).await;
+            let (action, took) = (request.action.name(), clock::now().since(asked));
+            let _ = back.send(Input::Graph { request: request.request, action, took, result }).await;
         });
     }
 
@@ -545,6 +570,7 @@ impl Runtime {
         if !self.timeline.push(entry) {
             return;
         }
+        self.observed.step(entry, self.timeline.lines(&entry.call_id));
         if let Some(writer) = &mut self.records
             && matches!(entry.step, Step::End | Step::Media)
             && let Some(page) = self.timeline.page(&entry.call_id, 0).filter(|page| cdr::is_complete(page, entry.step))
@@ -569,6 +595,10 @@ impl Runtime {
         Figures {
             orchestrator: self.orchestrator.as_ref().map(|o| (o.orchestrator.alive(), o.orchestrator.counters())),
             edge: self.edge.as_ref().map(|edge| (edge.edge.alive(), edge.edge.counters())),
+            trunks: self.edge.as_ref().map(|edge| edge.edge.trunks(clock::now())).unwrap_or_default(),
+            registered: self.edge.as_ref().map(|edge| edge.edge.registered()).unwrap_or_default(),
+            observed: self.observed.clone(),
+            records_lost: self.records.as_ref().map_or(0, cdr::Writer::lost),
             engine: self.edge.as_ref().map(engine).unwrap_or_default(),
             timeline: self.timeline.figures(),
             sip: self.edge.as_ref().map(|edge| edge.sip.counters()).unwrap_or_default(),

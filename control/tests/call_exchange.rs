@@ -5,6 +5,7 @@ mod exchange_world;
 
 use control::call::{EdgeEventKind, EdgeRequest};
 use control::route::MediaProfile;
+use control::sip::locate::{Question, Records, Srv};
 use control::sip::{Replaces, SipEnd};
 use control::trace::timeline::Step;
 use engine::bridge::{LegConfig, LegName, LegRemote};
@@ -56,6 +57,8 @@ fn an_offer_passes_with_its_numbers_and_wishes_and_so_does_the_answer() {
     );
     assert_eq!(world.answer(TRUNK_A, call).codecs[0].opus.max_playback_rate_hz, Some(24_000));
     assert!(world.steps.iter().any(|(step, words)| *step == Step::Answered && words.contains("passed through")));
+    let meta = world.steps.iter().find(|(step, _)| *step == Step::Meta).map(|(_, words)| words.as_str());
+    assert_eq!(meta, Some("trunk a says x-wa-meta-cta-payload: p1"));
     world.settle();
 }
 
@@ -123,6 +126,63 @@ fn a_dead_trunk_is_followed_by_the_next_and_tried_last_afterwards() {
     assert!(busy.phone(TRUNK_B).calls.is_empty());
     world.settle();
     busy.settle();
+}
+
+/// A provider of two servers, found by NAPTR and SRV: the one that is to be asked first is dead, or refuses.
+#[test]
+fn the_servers_behind_a_trunks_name_are_tried_in_their_order_and_a_dead_one_last_afterwards() {
+    for (does, within_ms) in [(Does::Dead, 6_000), (Does::Refuse { code: 503, after_ms: 10 }, 2_000)] {
+        let mut world = World::with(28, |routes| {
+            routes.trunks[0].host = "sbc.example".to_owned();
+            routes.trunks[0].port = None;
+            routes.trunks[0].allowed_sources.push("203.0.113.6/32".parse().unwrap());
+            routes.trunks[1].pattern = None;
+        });
+        let srv =
+            |priority, target: &str| Srv { priority, weight: 1, port: 5060, target: format!("{target}.sbc.example.") };
+        let address = |text: &str| Records::Addresses(vec![text.parse().unwrap()]);
+        world.dns = vec![
+            (Question::Srv("_sip._udp.sbc.example".to_owned()), Records::Srv(vec![srv(20, "b"), srv(10, "a")])),
+            (Question::Address("a.sbc.example".to_owned()), address("203.0.113.5")),
+            (Question::Address("b.sbc.example".to_owned()), address("203.0.113.6")),
+        ];
+        world.phone(TRUNK_A).does = does;
+        let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+        world.run_ms(within_ms);
+        assert_eq!(world.answer(BOB, call).codecs.len(), 1);
+        assert_eq!((world.phone(TRUNK_A).live(), world.phone(TRUNK_B).live()), (0, 1));
+        let words = world.steps.iter().filter(|(step, _)| *step == Step::Answered).map(|(_, words)| words.as_str());
+        assert!(words.last().unwrap().contains("200 from trunk a"), "it is one trunk");
+        world.hang_up(BOB, call);
+        world.run_ms(1_000);
+        assert_eq!(world.phone(TRUNK_B).live(), 0, "BYE went where the call is");
+        let (asked, call) =
+            (world.phone(TRUNK_A).calls.len(), world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus])));
+        world.run_ms(1_000);
+        assert!(world.end(BOB, call).is_none());
+        assert_eq!((world.phone(TRUNK_A).calls.len(), world.phone(TRUNK_B).live()), (asked, 1), "at once");
+        world.settle();
+    }
+}
+
+/// A provider that sends the call elsewhere is followed; one that sends it round in a circle is not, and the next trunk is asked.
+#[test]
+fn a_trunk_that_redirects_is_followed() {
+    let mut world = World::new(29);
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.phone(TRUNK_A).does = Does::Redirect { to: "sip:+447700900123@203.0.113.6:5060" };
+    world.run_ms(3_000);
+    assert_eq!(world.answer(BOB, call).codecs.len(), 1);
+    assert_eq!((world.phone(TRUNK_A).live(), world.phone(TRUNK_B).live()), (0, 1));
+    world.hang_up(BOB, call);
+    world.run_ms(1_000);
+    world.phone(TRUNK_A).does = Does::Redirect { to: "sip:+447700900123@203.0.113.5:5060" };
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(5_000);
+    assert_eq!(world.phone(TRUNK_A).calls.len(), 3, "once more at the place that was named, and not again");
+    assert!(world.end(BOB, call).is_none() && world.phone(TRUNK_B).live() == 1, "the next trunk carries it");
+    assert!(world.steps.iter().any(|(step, words)| *step == Step::Failover && words.contains("leads nowhere")));
+    world.settle();
 }
 
 #[test]
@@ -647,6 +707,9 @@ fn a_caller_that_offers_nothing_is_offered_the_callees_codec_and_answers_in_its_
     assert!(!remote.sending);
     world.script("BYE", 3, Some(&ok), "");
     assert_eq!(world.phone(BOB).live(), 0);
+    let said: Vec<&str> = world.steps.iter().filter(|(step, _)| *step == Step::Meta).map(|(_, w)| w.as_str()).collect();
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("trunk a says x-wa-meta-call-duration: 7; X-Other: xx") && said[0].len() < 400);
     world.settle();
 }
 

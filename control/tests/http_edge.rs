@@ -5,6 +5,7 @@ use control::runtime::Input;
 use control::server::{Running, start};
 use control::trace::redact::Secret;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::net::UdpSocket;
 
@@ -32,13 +33,14 @@ async fn the_same_offer_gets_the_same_session_and_the_far_side_is_called_once() 
     let (status, refused) = bench.post("/webrtc/new", &other).await;
     assert_eq!((status, &refused["error"]["code"]), (409, &json!("call_id_in_use")));
 
+    bench.say("180 Ringing", &invite).await;
+    bench.expect_metric("tandem_ringing_seconds_count", 1).await;
     let session = json!({"edge_session_id": first["edge_session_id"]});
     assert_eq!(bench.post("/webrtc/release", &session).await.0, 200);
     for _ in 0..2 {
         assert_eq!(bench.post("/webrtc/hangup", &session).await.0, 200);
     }
-    // Nothing was answered yet, so the INVITE is repeated until a provisional response lets the CANCEL out (RFC 3261 §9.1).
-    bench.say("100 Trying", &invite).await;
+    // The INVITE may have been repeated before its provisional response.
     loop {
         let message = bench.sip_message().await;
         if message.starts_with("CANCEL ") {
@@ -51,6 +53,13 @@ async fn the_same_offer_gets_the_same_session_and_the_far_side_is_called_once() 
     bench.expect_metric("engine_bridges_open", 0).await;
     bench.expect_metric("engine_sockets_open", 0).await;
     bench.expect_metric("tandem_sessions_begun_total", 1).await;
+    bench.expect_metric("tandem_ends_total{side=\"tandem\",cause=\"hangup\"}", 1).await;
+    bench.expect_metric("tandem_call_jitter_seconds_count{peer=\"whatsapp\"}", 0).await;
+    let figures = reqwest::get(bench.url("/metrics")).await.unwrap();
+    assert_eq!(figures.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = figures.text().await.unwrap();
+    check_exposition(&text);
+    assert!(!text.contains("447700900123") && !text.contains("wacid"), "{text}");
     // Even now the same request gets the same answer, and calls nobody.
     assert_eq!(bench.post("/webrtc/new", &new).await, (200, first));
     bench.stop().await;
@@ -199,4 +208,53 @@ impl Bench {
 fn offer() -> String {
     let connect: Value = serde_json::from_slice(include_bytes!("data/whatsapp/connect-uic.wire.json")).unwrap();
     connect.pointer("/entry/0/changes/0/value/calls/0/session/sdp").unwrap().as_str().unwrap().to_owned()
+}
+
+/// Holds the text against Prometheus' format: every series under HELP and TYPE of its family, families whole, series unique, counters
+/// named as such, histograms cumulated up to `+Inf`, which is their count.
+fn check_exposition(text: &str) {
+    let (mut families, mut series) = (BTreeMap::new(), BTreeSet::new());
+    let (mut family, mut help, mut buckets) = (String::new(), String::new(), BTreeMap::<String, u64>::new());
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ').expect("a text").0.to_owned();
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("a kind");
+            assert_eq!(name, help, "HELP stands before TYPE");
+            assert!(families.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} stands twice");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+            family = name.to_owned();
+        } else {
+            let (name_and_labels, value) = line.rsplit_once(' ').expect("a value");
+            let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line}"));
+            assert!(value.is_finite() && value >= 0.0, "{line}");
+            assert!(series.insert(name_and_labels.to_owned()), "{line} stands twice");
+            let (name, labels) = name_and_labels.split_once('{').unwrap_or((name_and_labels, "}"));
+            let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            assert!(name.chars().all(valid) && labels.ends_with('}'), "{line}");
+            if families[&family] != "histogram" {
+                assert_eq!(name, family);
+                continue;
+            }
+            match name.strip_prefix(&family).expect("its family's name") {
+                "_bucket" => {
+                    let (rest, bound) = labels.trim_end_matches('}').rsplit_once("le=").expect("a bound");
+                    let key = format!("{family}{{{}", rest.trim_end_matches(','));
+                    let before = buckets.insert(key.clone(), value as u64).unwrap_or(0);
+                    assert!(before <= value as u64, "{line} is below its forerunner");
+                    if bound == "\"+Inf\"" {
+                        buckets.insert(format!("{key} all"), value as u64);
+                    }
+                }
+                "_sum" => {}
+                "_count" => {
+                    let key = format!("{family}{{{} all", labels.trim_end_matches('}'));
+                    assert_eq!(buckets.get(&key), Some(&(value as u64)), "{line}");
+                }
+                other => panic!("{other} of a histogram"),
+            }
+        }
+    }
+    assert!(families.len() > 50, "{} families", families.len());
 }

@@ -578,6 +578,31 @@ fn a_registration_answers_the_challenge_is_refreshed_in_time_and_taken_back() {
 }
 
 #[test]
+fn a_registration_that_is_given_up_while_it_is_made_is_taken_away_again() {
+    for answered in [true, false] {
+        let mut t = Table::listening(None);
+        let id = registering(&mut t);
+        let first = t.take();
+        t.reply(&first, 401, |m| m.push("WWW-Authenticate", "Digest realm=\"r\", nonce=\"n\", qop=\"auth\""));
+        let second = t.take();
+        assert_ne!(second.header("Expires"), Some("0"));
+        t.agent.unregister(t.now, id);
+        t.assert_silent();
+        match answered {
+            true => t.reply(&second, 200, |_| {}),
+            false => t.run_for(32_001), // perhaps its answer was lost
+        }
+        let (_, last) = t.sent.pop().expect("one more REGISTER");
+        t.sent.clear();
+        assert_eq!((last.method(), last.header("Expires")), (Some("REGISTER"), Some("0")));
+        assert!(last.cseq() > second.cseq() && last.header("Authorization").is_some());
+        t.reply(&last, 200, |_| {});
+        t.run_out();
+        assert!(t.events().is_empty(), "nobody is told of a registration that was given up");
+    }
+}
+
+#[test]
 fn a_registration_that_fails_is_tried_again_later_and_later() {
     let mut t = Table::listening(None);
     registering(&mut t);

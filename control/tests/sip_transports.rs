@@ -5,6 +5,7 @@ mod sip_wire;
 use control::sip::transport::Transport;
 use control::sip::{Credentials, SipEnd, SipEvent};
 use control::sip_io::SipIoSettings;
+use control::sip_io::tls::Server;
 use engine::io::clock;
 use sip_wire::{Certificates, Node, SDP, everywhere, folder, play, play_one};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -111,6 +112,36 @@ async fn a_client_certificate_tells_who_the_peer_is() {
     play(&mut a, &mut b, "an answer", |a, _| a.answered()).await;
     let (_, peer) = b.last.clone().unwrap();
     assert_eq!(peer.certificate_names, ["127.0.0.1", "trunk.example"]);
+}
+
+#[tokio::test]
+async fn a_server_is_shown_the_certificate_that_was_made_for_it() {
+    let folder = folder("server-certificate");
+    let ours = Certificates::make(&folder, "ours", &["127.0.0.1"]);
+    let theirs = Certificates::make(&folder, "theirs", &["gateway.customer.example"]);
+    let mut server = everywhere(HOST);
+    // The server trusts both; it is told by what it is shown which customer this is.
+    server.certificates = ours.settings();
+    server.certificates.trusted = Some(Certificates::bundle(&folder, &[&ours, &theirs]));
+    server.certificates.alpn = true;
+    let mut client = everywhere(HOST);
+    client.certificates = ours.settings();
+    let own = Server {
+        name: "127.0.0.1".to_owned(),
+        certificate: Some((theirs.certificate.clone(), theirs.key.clone())),
+        alpn: true,
+        ..Server::default()
+    };
+    let others = Server { name: "elsewhere.example".to_owned(), ..own.clone() };
+    for (servers, shown) in [(vec![others.clone()], vec![]), (vec![others, own], vec!["gateway.customer.example"])] {
+        let mut b = Node::start(server.clone(), None).await;
+        b.answers_with = Some(SDP);
+        let mut a = Node::start(SipIoSettings { servers, ..client.clone() }, None).await;
+        let target = b.uri(Transport::Tls);
+        a.call(&target, None);
+        play(&mut a, &mut b, "an answer", |a, _| a.answered()).await;
+        assert_eq!(b.last.clone().unwrap().1.certificate_names, shown);
+    }
 }
 
 #[tokio::test]

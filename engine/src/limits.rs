@@ -80,6 +80,13 @@ const _: () = assert!(RING_BUFFERS_MAX >= SOCKETS_PER_WORKER_MAX * 2);
 /// audio late. The rest waits for the next turn.
 pub const TURN_COMMANDS_MAX: usize = 16;
 
+/// DTLS datagrams handled in one turn: each may cost 400 us (a certificate, a key, a signature). The others wait for the next turns.
+pub const TURN_HANDSHAKES_MAX: usize = 3;
+
+/// DTLS datagrams that may wait, per worker, each of 1.5 KB at most: 400 ms of work. Past it they are dropped and counted, as on a path
+/// that loses them: whoever sent one will repeat it.
+pub const HANDSHAKES_WAITING_MAX: usize = 1_024;
+
 /// Ports tried for one leg, when some of the range are in use by others. Past it the bridge is refused with `NoPort`. A try that
 /// fails costs about 2 us; another gateway on the same range holds as many in a row as it has legs.
 pub const PORT_TRIES_MAX: usize = 512;

@@ -52,10 +52,16 @@ pub struct Metrics {
     pub bridges_refused_busy: u64,
     /// Packets decoded from concealment or FEC.
     pub packets_concealed: u64,
+    /// Opus packets encoded with in-band FEC, because the receiver reported loss.
+    pub packets_redundant: u64,
     /// Datagrams longer than `DATAGRAM_BYTES_MAX`, or without a usable source: dropped before any bridge.
     pub datagrams_malformed: u64,
     /// Datagrams of flooded sockets that were dropped before any bridge.
     pub datagrams_excess: u64,
+    /// DTLS datagrams that had to wait for a later turn, since many calls began at once.
+    pub handshakes_delayed: u64,
+    /// DTLS datagrams that were dropped because too many waited.
+    pub handshakes_dropped: u64,
     /// Times a flooded socket was put to rest.
     pub sockets_paused: u64,
     /// Times a multishot receive had to be armed again.

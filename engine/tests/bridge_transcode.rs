@@ -150,3 +150,22 @@ fn a_new_ssrc_on_either_side_changes_nothing_on_the_other() {
     world.assert_continuous(LegName::A, 960);
     world.assert_continuous(LegName::B, 160);
 }
+
+#[test]
+fn a_receiver_that_reports_loss_gets_redundancy_until_its_path_has_healed() {
+    let mut world = World::connected(10, WHATSAPP, BOT);
+    let start = world.now;
+    world.peers[1].start(start, Speech::Tone(1_000.0));
+    world.run_ms(10_000);
+    assert_eq!(world.bridge.stats().redundant_to_a, 0, "a clean path needs none");
+    world.links[1].loss_pct = 10;
+    world.run_ms(20_000);
+    assert!(world.bridge.stats().redundant_to_a > 400, "{:?}", world.bridge.stats());
+    world.links[1].loss_pct = 0;
+    world.run_ms(60_000);
+    let healed = world.bridge.stats().redundant_to_a;
+    world.run_ms(10_000);
+    assert_eq!(world.bridge.stats().redundant_to_a, healed);
+    assert_eq!((world.metrics.packets_redundant, world.bridge.stats().redundant_to_b), (healed, 0));
+    world.assert_continuous(LegName::A, 960);
+}

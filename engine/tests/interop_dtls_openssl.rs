@@ -177,6 +177,48 @@ fn the_second_library_serves_clients_that_the_first_cannot() {
     }
 }
 
+#[test]
+fn a_server_that_may_speak_any_version_takes_the_library_that_the_client_hello_needs() {
+    let suites_only: [(&str, &str, &[&str], bool); 3] = [
+        ("RSA key transport and CBC", "ec", &["-cipher", "AES128-SHA:ECDHE-ECDSA-AES128-SHA"], false),
+        ONLY_OPENSSL[2],
+        ONLY_OPENSSL[3],
+    ];
+    for (what, key, extra, without_ems) in suites_only {
+        for versions in [DtlsVersions::Auto, DtlsVersions::V12] {
+            let (profile, name) = PROFILES[0];
+            let files = Files::with_key(key);
+            let socket = loopback();
+            let ours = socket.local_addr().unwrap().to_string();
+            let arguments = [&["s_client", "-connect", &ours], extra].concat();
+            let mut client = Openssl::start_as(&files, &arguments, Some(profile), name, without_ems);
+            let identity = Identity::generate().unwrap();
+            let mut session =
+                DtlsSession::new(clock::now(), &identity, DtlsRole::Server, versions, files.fingerprint());
+            connect_to_first_sender(&socket);
+            let DtlsOutput::Connected { keys, .. } = drive(&mut session, &socket) else {
+                panic!("{what}: not connected: {:?}", session.detail());
+            };
+            assert_eq!(exported(&keys, DtlsRole::Server), client.keying_material(), "{what}, {versions:?}");
+        }
+    }
+}
+
+/// What a ClientHello does not show: the certificate that will come.
+#[test]
+fn a_client_whose_certificate_only_the_second_library_reads_is_refused_at_once() {
+    let files = Files::with_key("rsa:2048");
+    let socket = loopback();
+    let ours = socket.local_addr().unwrap().to_string();
+    let _client = Openssl::start(&files, &["s_client", "-connect", &ours], Some(PROFILES[0].0), PROFILES[0].1);
+    let identity = Identity::generate().unwrap();
+    let mut session =
+        DtlsSession::new(clock::now(), &identity, DtlsRole::Server, DtlsVersions::Auto, files.fingerprint());
+    connect_to_first_sender(&socket);
+    let DtlsOutput::Ended(cause) = drive(&mut session, &socket) else { panic!("connected") };
+    assert!(may_suit_openssl(cause, session.detail()), "{cause:?} {:?}", session.detail());
+}
+
 /// The second library's timer is the system's, so this path is a real one.
 #[test]
 fn the_second_library_finishes_every_handshake_at_20_percent_loss() {

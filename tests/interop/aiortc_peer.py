@@ -3,9 +3,12 @@
   --edge URL --call-id ID --play SAID.wav --record HEARD.wav --seconds N
   --setup actpass|active|passive   what the offer says of DTLS        --profile NAME   the only SRTP profile it offers
   --address IP                     the only host address it has
+  --rsa certificate|suites         an RSA certificate, alone or with CBC suites only
+  --from NUMBER                    who calls                            --patience N   seconds to connect in
 
-Prints one line of JSON: answer, profile, dtls (its role), nominated (the address of tandem that ICE chose), heard (packets)."""
-import argparse, asyncio, json, urllib.request
+Prints one line of JSON: answer, profile, dtls (its role), nominated (the address of tandem that ICE chose), heard (packets);
+where DTLS fails: failed (its state)."""
+import argparse, asyncio, datetime, json, urllib.request
 
 import aioice.ice
 import aiortc.rtcdtlstransport as dtls
@@ -18,6 +21,9 @@ for name in ("edge", "call-id", "play", "record", "address"):
 arguments.add_argument("--seconds", type=float, required=True)
 arguments.add_argument("--setup", default="actpass")
 arguments.add_argument("--profile")
+arguments.add_argument("--patience", type=float, default=15)
+arguments.add_argument("--rsa", choices=["certificate", "suites"])
+arguments.add_argument("--from", dest="caller")
 chosen = arguments.parse_args()
 
 # The candidates of one address: which IP version carries the call is the test's choice.
@@ -25,6 +31,31 @@ aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: [chosen.address]
 if chosen.profile:
     dtls.SRTP_PROFILES[:] = [known for known in dtls.SRTP_PROFILES if known.openssl_profile.decode() == chosen.profile]
     assert dtls.SRTP_PROFILES, "this libsrtp does not have " + chosen.profile
+
+if chosen.rsa:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    def generate(cls):
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "rsa")])
+        now = datetime.datetime.now(tz=datetime.timezone.utc)
+        day = datetime.timedelta(days=1)
+        builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        builder = builder.serial_number(1).not_valid_before(now - day).not_valid_after(now + day)
+        return cls(key=key, cert=builder.sign(key, hashes.SHA256()))
+
+    context_before = dtls.RTCCertificate._create_ssl_context
+
+    def context(self, srtp_profiles):
+        made = context_before(self, srtp_profiles)
+        if chosen.rsa == "suites":
+            made.set_cipher_list(b"AES128-SHA:ECDHE-RSA-AES128-SHA:ECDHE-ECDSA-AES128-SHA")
+        return made
+
+    dtls.RTCCertificate.generateCertificate = classmethod(generate)
+    dtls.RTCCertificate._create_ssl_context = context
 
 
 def post(path, body):
@@ -36,7 +67,7 @@ def post(path, body):
 async def main():
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     recorder = MediaRecorder(chosen.record)
-    connected = asyncio.Event()
+    settled = asyncio.Event()
 
     @peer.on("track")
     def on_track(track):
@@ -44,15 +75,22 @@ async def main():
 
     @peer.on("connectionstatechange")
     def on_state():
-        if peer.connectionState == "connected":
-            connected.set()
+        if peer.connectionState in ("connected", "failed", "closed"):
+            settled.set()
 
     sender = peer.addTrack(MediaPlayer(chosen.play, loop=True).audio)
     await peer.setLocalDescription(await peer.createOffer())
     offer = peer.localDescription.sdp.replace("a=setup:actpass", "a=setup:" + chosen.setup)
-    created = await asyncio.to_thread(post, "/webrtc/new", {"call_id": chosen.call_id, "sdp_offer": offer})
+    new = {"call_id": chosen.call_id, "sdp_offer": offer}
+    if chosen.caller:
+        new["from"] = chosen.caller
+    created = await asyncio.to_thread(post, "/webrtc/new", new)
     await peer.setRemoteDescription(RTCSessionDescription(sdp=created["sdp_answer"], type="answer"))
-    await asyncio.wait_for(connected.wait(), 15)
+    await asyncio.wait([asyncio.create_task(settled.wait())], timeout=chosen.patience)
+    if peer.connectionState != "connected":
+        print(json.dumps({"failed": peer.connectionState}))
+        await peer.close()
+        return
     await recorder.start()
     await asyncio.sleep(chosen.seconds)
     stats = (await peer.getStats()).values()

@@ -23,8 +23,8 @@ struct Sent {
 }
 
 /// How far the timestamps of a stream may be from the clock: what the worst link's jitter (80 ms) and reordering (40 ms) do to a flow
-/// that is driven by arrival, and one frame.
-const OFF_MS_MAX: i64 = 150;
+/// that is driven by arrival, its delay (120 ms), which is gone at once when the link heals, and one frame.
+const OFF_MS_MAX: i64 = 260;
 
 impl StreamCheck {
     /// For one direction of one leg.

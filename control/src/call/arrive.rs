@@ -3,6 +3,7 @@
 //! The gatekeeper has said as whom the call is admitted; what From claims decides nothing, it is only shown. Headers of Meta's
 //! SIP mode (`x-wa-...`) are passed on to whoever is called.
 
+use super::backends::Peer;
 use super::context::Context;
 use super::exchange::Arrived;
 use super::half::{Formats, Half, MediaKind};
@@ -75,10 +76,16 @@ pub(super) fn read(
     if found.destinations.is_empty() {
         return Err(Refusal::warned(404, &found.refusal()));
     }
-    let half = match sdp {
+    let mut half = match sdp {
         Some(sdp) => Half::incoming(sdp, cx.random)?,
         None => offering(cx, trunk, arrival),
     };
+    let (wanted, peer) = match (&source, trunk.and_then(|id| cx.gate.routes.trunk(id))) {
+        (_, Some(trunk)) => (trunk.dtls_backend, Some(Peer::Trunk(trunk.name.clone()))),
+        (Source::User(name), None) => (cx.config.dtls, Some(Peer::User(name.clone()))),
+        (_, None) => (cx.config.dtls, None),
+    };
+    half.backend = cx.backends.choose(cx.now, wanted, peer);
     let is_passed =
         |(name, _): &(String, String)| name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("x-wa-"));
     let arrived = Arrived {

@@ -1,6 +1,8 @@
 //! What every call of the edge shares: the agent, the way to the engine, and whose a SIP call is.
 
+use super::backends::Backends;
 use super::edge::{EdgeConfig, EdgeOutput};
+use super::limits::{HEADER_NOTED_CHARS_MAX, HEADERS_PASSED_MAX};
 use crate::registrar::Gate;
 use crate::route::{Load, TrunkId};
 use crate::sip::{Invite, SipAgent, SipCallId};
@@ -113,6 +115,8 @@ pub(super) struct Context<'e> {
     /// Routes, and where users are.
     pub gate: &'e Gate,
     pub calls: &'e mut Calls,
+    /// Which DTLS library serves whom.
+    pub backends: &'e mut Backends,
     /// Of the session, which is its bridge's too.
     pub number: u64,
     pub worker: usize,
@@ -138,6 +142,18 @@ impl Context<'_> {
     /// Ends a SIP call.
     pub fn hangup(&mut self, call: SipCallId, reason: &str) {
         self.sip.hangup(self.now, call, Some(reason));
+    }
+
+    /// Writes down what a provider said about a call in headers of its own.
+    pub fn note_headers(&mut self, call_id: &str, subject: &str, headers: &[(String, String)]) {
+        let said = headers.iter().take(HEADERS_PASSED_MAX).map(|(name, value)| {
+            let cut: String = value.chars().take(HEADER_NOTED_CHARS_MAX).collect();
+            format!("{name}: {cut}")
+        });
+        let words = said.collect::<Vec<_>>().join("; ");
+        if !words.is_empty() {
+            self.note(call_id, Step::Meta, format!("{subject} says {words}"));
+        }
     }
 
     /// Writes a line on the call's timeline.

@@ -4,9 +4,11 @@
 //! There are two kinds, with one agent and one numbering: sessions, which an orchestrator asks for on behalf of WhatsApp, and
 //! exchanges, which begin with an INVITE of a trunk or a user. Who is called is for the routes to say in both.
 
+mod figures;
 mod joins;
 
 use super::arrive;
+use super::backends::Backends;
 use super::context::{Calls, Context};
 use super::exchange::Exchange;
 use super::farewell::Farewells;
@@ -19,7 +21,7 @@ use super::session::{Birth, Session};
 use super::talk::Talk;
 use super::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, SessionCreated, allow, limits};
 use crate::registrar::Gate;
-use crate::route::{Asked, Destination, Load, Routes, Source};
+use crate::route::{Asked, Destination, DtlsBackend, Load, Routes, Source};
 use crate::sip::gatekeeper::Refusal;
 use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
@@ -37,6 +39,8 @@ use engine::worker::{Command, Event, RefuseReason};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+
+pub use figures::{EdgeAlive, EdgeCounters, GateFigures, TrunkFigures};
 
 /// Codecs of sessions where the configuration says nothing, best first.
 pub const CODECS_DEFAULT: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
@@ -64,6 +68,8 @@ pub struct EdgeConfig {
     pub callbacks_allowed: Vec<String>,
     /// Codecs of sessions, best first. Opus leads: PCMU beside it in WhatsApp's offer means that WhatsApp would transcode.
     pub codecs: Vec<Codec>,
+    /// Who does DTLS in sessions that do not say.
+    pub dtls: DtlsBackend,
     /// Live sessions; past it `new` is refused.
     pub sessions_max: usize,
     /// Time the SIP side may ring.
@@ -84,6 +90,7 @@ impl EdgeConfig {
             destinations_allowed: Vec::new(),
             callbacks_allowed: Vec::new(),
             codecs: CODECS_DEFAULT.to_vec(),
+            dtls: DtlsBackend::default(),
             sessions_max: limits::SESSIONS_MAX,
             ring_ms_max: limits::RING_MS_MAX,
         }
@@ -168,36 +175,6 @@ pub enum EdgeOutput {
     Timeout(Instant),
 }
 
-/// What is alive at the edge; all zero when nothing is left behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EdgeAlive {
-    /// Sessions that are not over.
-    pub sessions: usize,
-    /// SIP calls.
-    pub sip_calls: usize,
-    /// SIP transactions.
-    pub sip_transactions: usize,
-}
-
-/// What the edge counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EdgeCounters {
-    /// Sessions begun.
-    pub sessions_begun: u64,
-    /// Sessions ended.
-    pub sessions_ended: u64,
-    /// `new` refused.
-    pub sessions_refused: u64,
-    /// Sessions forgotten because bridge or SIP call never ended: bugs.
-    pub sessions_abandoned: u64,
-    /// Commands that found a mailbox full.
-    pub mailbox_full: u64,
-    /// Datagrams at the SIP port that could not be read.
-    pub sip_malformed: u64,
-    /// SIP calls of the last run that were sent a BYE.
-    pub sip_calls_cut: u64,
-}
-
 /// Every session of this process.
 pub struct Edge {
     config: EdgeConfig,
@@ -209,10 +186,11 @@ pub struct Edge {
     next_session: u64,
     sessions: BTreeMap<u64, Entered>,
     by_call_id: BTreeMap<String, u64>,
-    /// Trunks that we register at, by name.
-    registrations: BTreeMap<RegistrationId, String>,
+    /// Trunks that we register at, by name, and whether they hold it.
+    registrations: BTreeMap<RegistrationId, (String, bool)>,
     by_token: BTreeMap<String, u64>,
     calls: Calls,
+    backends: Backends,
     load: Load,
     gate: Gate,
     timers: BTreeSet<(Instant, u64)>,
@@ -258,6 +236,7 @@ impl Edge {
             registrations: BTreeMap::new(),
             by_token: BTreeMap::new(),
             calls: Calls::default(),
+            backends: Backends::default(),
             load: Load::default(),
             gate,
             timers: BTreeSet::new(),
@@ -373,6 +352,11 @@ impl Edge {
         &mut self.gate
     }
 
+    /// Devices registered.
+    pub fn devices(&self) -> usize {
+        self.gate.registrar.count()
+    }
+
     /// The answer to `Resolve`.
     pub fn resolved(&mut self, now: Instant, query: u64, records: &Records) {
         self.sip.resolved(now, query, records);
@@ -450,17 +434,6 @@ impl Edge {
             let rest = rest.min(self.farewells.deadline()).min(self.joins_deadline());
             return EdgeOutput::Timeout(sip.min(session).min(rest));
         }
-    }
-
-    /// What is alive.
-    pub fn alive(&self) -> EdgeAlive {
-        let (sip_calls, sip_transactions) = self.sip.alive();
-        EdgeAlive { sessions: self.sessions.len(), sip_calls, sip_transactions }
-    }
-
-    /// What was counted so far.
-    pub fn counters(&self) -> EdgeCounters {
-        EdgeCounters { sip_malformed: self.sip.malformed(), ..self.counters }
     }
 
     /// Renews a session's lease and answers how it is.
@@ -579,6 +552,7 @@ impl Edge {
             load: &mut self.load,
             gate: &self.gate,
             calls: &mut self.calls,
+            backends: &mut self.backends,
             number,
             worker,
         }
@@ -700,22 +674,22 @@ impl Edge {
             self.gate.routes.trunks.iter().filter_map(|trunk| Some((trunk.name.clone(), trunk.registration()?)));
         for (name, register) in wanted.collect::<Vec<_>>() {
             let id = self.sip.register(now, register);
-            self.registrations.insert(id, name);
+            self.registrations.insert(id, (name, false));
         }
     }
 
     fn note_registration(&mut self, event: &SipEvent) {
-        let name = |id| self.registrations.get(id).map_or("?", String::as_str);
+        let (SipEvent::Registered { registration, .. } | SipEvent::RegistrationFailed { registration, .. }) = event
+        else {
+            return;
+        };
+        let Some((name, held)) = self.registrations.get_mut(registration) else { return };
+        *held = matches!(event, SipEvent::Registered { .. });
         match event {
-            SipEvent::Registered { registration, expires_s } => {
-                tracing::info!("registered at trunk {} for {expires_s} s", name(registration));
-            }
-            SipEvent::RegistrationFailed { registration, code, reason, retry_ms } => {
+            SipEvent::Registered { expires_s, .. } => tracing::info!("registered at trunk {name} for {expires_s} s"),
+            SipEvent::RegistrationFailed { code, reason, retry_ms, .. } => {
                 let retry_s = retry_ms / 1_000;
-                tracing::warn!(
-                    "trunk {} does not register us: {code} {reason}; next try in {retry_s} s",
-                    name(registration)
-                );
+                tracing::warn!("trunk {name} does not register us: {code} {reason}; next try in {retry_s} s");
             }
             _ => {}
         }

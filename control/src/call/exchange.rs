@@ -13,6 +13,7 @@
 //! Why both sides are the same kind of thing (`Party`): after a transfer nobody is caller or callee any more, and whoever may
 //! hold, press keys or hang up on one side may do so on the other.
 
+use super::backends::Choice;
 use super::context::Context;
 use super::edge::EdgeOutput;
 use super::half::Half;
@@ -30,6 +31,7 @@ use crate::sip::{SipCallId, SipEvent};
 use crate::trace::timeline::Step;
 use crate::trace::verdict;
 use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegName};
+use engine::error::{self, End};
 use engine::leg::{LegEvent, LocalLeg};
 use engine::rtp::telephone_event::Digit;
 use engine::sdp::CodecFormat;
@@ -124,6 +126,7 @@ impl Exchange {
         };
         let words = format!("{} offers {} over {}", near.subject, near.half.formats().names(), near.half.kind.name());
         cx.note(&arrived.call_id, Step::Offer, words);
+        cx.note_headers(&arrived.call_id, &near.subject, &arrived.headers);
         let command = Command::Open { bridge: BridgeId(cx.number), config: BridgeConfig { a, b } };
         cx.out.push_back(EdgeOutput::Engine { worker: cx.worker, command });
         Ok(Exchange {
@@ -186,6 +189,7 @@ impl Exchange {
             BridgeEvent::Ended { end, stats } => {
                 self.bridge = BridgeState::Gone;
                 let detail = self.end_detail.take();
+                self.learn(cx, end, detail.as_deref());
                 let names = [self.subject(LegName::A), self.subject(LegName::B)];
                 cx.note(&self.call_id, Step::Media, verdict::media(&stats, [&names[0], &names[1]]));
                 self.end(cx, bridge_end(end, [&names[0], &names[1]], detail.as_deref()));
@@ -230,6 +234,7 @@ impl Exchange {
             SipEvent::TransferAsked { refer_to, referred_by, .. } => {
                 self.transfer(cx, index, call, &refer_to, referred_by.as_deref());
             }
+            SipEvent::ByeHeaders { headers, .. } => cx.note_headers(&self.call_id, &subject, &headers),
             SipEvent::Ended { end, .. } => {
                 party.call = None;
                 // Who asked for a transfer may go before it is done.
@@ -395,7 +400,7 @@ impl Exchange {
         joined
     }
 
-    fn subject(&self, leg: LegName) -> String {
+    pub fn subject(&self, leg: LegName) -> String {
         let party = self.parties.get(leg as usize).and_then(Option::as_ref);
         party.map_or_else(|| "the callee".to_owned(), |party| party.subject.clone())
     }
@@ -408,12 +413,36 @@ impl Exchange {
                 cx.note(&self.call_id, Step::IcePair, format!("{subject}: {family}, remote port {}", address.port()));
             }
             LegEvent::DtlsConnected { version, profile } => {
-                let words = format!("{subject}: {}, {}", version_name(version), profile_name(profile));
+                let backend = self.backend_of(leg).cloned().unwrap_or_default();
+                cx.backends.connected(cx.now, &backend);
+                let version = format!("{}{}", version_name(version), backend.words());
+                let words = format!("{subject}: {version}, {}", profile_name(profile));
                 cx.note(&self.call_id, Step::Dtls, words);
             }
             LegEvent::FirstReceived => cx.note(&self.call_id, Step::FirstPacketFromSip, subject),
             LegEvent::FirstSent => cx.note(&self.call_id, Step::FirstPacketToSip, subject),
             LegEvent::Latched(_) | LegEvent::Ended(_) => {}
+        }
+    }
+
+    /// Which library does DTLS on a leg.
+    fn backend_of(&self, leg: LegName) -> Option<&Choice> {
+        let party = self.parties.get(leg as usize).and_then(Option::as_ref);
+        let hunted = || self.hunt.as_ref().and_then(|hunt| hunt.backend_of(leg));
+        party.map(|party| &party.half.backend).or_else(hunted)
+    }
+
+    /// What the end of a leg says about the next call with its peer.
+    fn learn(&mut self, cx: &mut Context, end: End, said: Option<&str>) {
+        let leg = match end.side {
+            error::Side::A => LegName::A,
+            error::Side::B => LegName::B,
+            error::Side::Engine => return,
+        };
+        let learned = self.backend_of(leg).and_then(|choice| cx.backends.ended(cx.now, choice, end.cause, said));
+        if let Some(words) = learned {
+            let words = format!("{}: the handshake failed: {words}", self.subject(leg));
+            cx.note(&self.call_id, Step::Dtls, words);
         }
     }
 

@@ -14,14 +14,15 @@
 //! first answers blindly. What the caller offered is what the callee is offered, in the same order and with the same wishes
 //! (fmtp); codecs beyond that are offered only where transcoding is allowed.
 
+use super::backends::Choice;
 use super::negotiate::{OPUS_WISHES, codec_name, mirrored, pick_event};
 use crate::route::{Ice, MediaProfile, Transport, Trunk};
 use crate::sip::gatekeeper::Refusal;
 use engine::bridge::{LegConfig, LegRemote};
 use engine::dtls::{DtlsRole, DtlsVersions};
-use engine::ice::IceRole;
+use engine::ice::{IceCredentials, IceRole};
 use engine::leg::rtp::{RtpConfig, RtpRemote};
-use engine::leg::webrtc::{WebrtcConfig, WebrtcRemote};
+use engine::leg::webrtc::{WebrtcChange, WebrtcConfig, WebrtcRemote};
 use engine::leg::{EventFormat, LocalLeg, MediaFormat};
 use engine::random::Random;
 use engine::sdp::{
@@ -182,8 +183,8 @@ pub(super) struct Addresses<'a> {
 pub(super) struct Reoffer {
     /// Our answer to it.
     pub answer: String,
-    /// For the leg; `None` where its media stays as it is.
-    pub remote: Option<LegRemote>,
+    /// For the leg.
+    pub remote: LegRemote,
     /// The peer does not want to hear us.
     pub held: bool,
 }
@@ -193,6 +194,10 @@ pub(super) struct Half {
     pub kind: MediaKind,
     ice: IceRole,
     dtls: DtlsRole,
+    /// Which library does DTLS.
+    pub backend: Choice,
+    /// For the credentials of an ICE restart.
+    random: Random,
     session_id: u64,
     version: u64,
     /// What was written last, to know when the version must step (RFC 3264 §8).
@@ -264,11 +269,13 @@ impl Half {
             kind,
             ice: if kind == MediaKind::Webrtc(Ice::Full) { IceRole::Controlling } else { IceRole::Lite },
             dtls: DtlsRole::Server,
+            backend: Choice::default(),
             // RFC 8866 §5.2 wants digits; 62 bits fit every reader's signed integer.
             session_id: random.next_u64() >> 2,
             version: 1,
             written: String::new(),
             local: None,
+            random: random.fork(),
             sdes: (kind == MediaKind::Sdes).then(|| Sdes::new(&SDES_SUITES, random.fork())),
             theirs: None,
             formats,
@@ -310,7 +317,10 @@ impl Half {
             MediaKind::Webrtc(_) => LegConfig::Webrtc(Box::new(WebrtcConfig {
                 ice: self.ice,
                 // Other gateways speak 1.2 (WhatsApp's does); browsers choose.
-                versions: if self.ice == IceRole::Lite { DtlsVersions::Auto } else { DtlsVersions::V12 },
+                versions: self.backend.versions(match self.ice {
+                    IceRole::Lite => DtlsVersions::Auto,
+                    IceRole::Controlling | IceRole::Controlled => DtlsVersions::V12,
+                }),
                 credentials: None,
                 hold: false,
                 remote: None,
@@ -420,13 +430,10 @@ impl Half {
         let theirs = *kept.or_else(other).ok_or_else(|| not_acceptable("the offer leaves out the codec in force"))?;
         let event = pick_event(&offer.telephone_events, theirs.codec);
         if matches!(self.kind, MediaKind::Webrtc(_)) {
-            let before = self.theirs.as_ref().and_then(|theirs| theirs.ice.as_ref()).map(|ice| &ice.ufrag);
-            if offer.ice.as_ref().map(|ice| &ice.ufrag) != before {
-                return Err(not_acceptable("an ICE restart is not served"));
-            }
             if theirs.payload_type != in_force.ours.payload_type {
                 return Err(not_acceptable("the offer renumbers the codec in force"));
             }
+            self.describe_anew(&offer).map_err(not_acceptable)?;
         }
         let held = !matches!(offer.direction, Direction::SendRecv | Direction::RecvOnly);
         let opus = if theirs.codec == in_force.ours.codec { in_force.ours.opus } else { OpusParameters::default() };
@@ -434,9 +441,44 @@ impl Half {
         let format = format(theirs, theirs.payload_type, event.map(mirrored));
         let (answer, remote) = self.write_answer(addresses, &offer, format)?;
         self.theirs = Some(offer);
-        // A webrtc leg is not described twice; that its peer holds is said to the bridge in another way.
-        let remote = Some(remote).filter(|remote| matches!(remote, LegRemote::Rtp(_)));
+        let remote = match (remote, &self.local) {
+            (LegRemote::Webrtc(remote), Some(LocalLeg::Webrtc { ufrag, pwd, .. })) => {
+                let WebrtcRemote { ice, fingerprint, dtls, format } = remote;
+                let credentials = IceCredentials { ufrag: ufrag.clone(), pwd: pwd.clone() };
+                LegRemote::WebrtcChange(WebrtcChange { ice, credentials, fingerprint, dtls, format, sending: !held })
+            }
+            (remote, _) => remote,
+        };
         Ok(Reoffer { answer, remote, held })
+    }
+
+    /// Takes a webrtc peer's later description: an ICE restart gets credentials of its own (RFC 8839 §4.4.1.1.1), another
+    /// certificate a new association, with the roles of the offer (RFC 8842 §5.5). The error leaves everything as it was.
+    fn describe_anew(&mut self, offer: &Description) -> Result<(), &'static str> {
+        let before = self.theirs.as_ref().ok_or("nothing is agreed on yet")?;
+        let (Some(ice_before), Some(ice)) = (&before.ice, &offer.ice) else { return Err("there is no ICE") };
+        let is_restart = (&ice.ufrag, &ice.pwd) != (&ice_before.ufrag, &ice_before.pwd);
+        if ice.lite != ice_before.lite {
+            return Err("the offer changes between ICE-lite and full");
+        }
+        // Our socket is connected to the one address that such a peer has.
+        if is_restart && ice.lite && ice.candidates != ice_before.candidates {
+            return Err("an ICE-lite peer cannot move");
+        }
+        let dtls = match offer.setup {
+            Some(Setup::Active) => DtlsRole::Server,
+            Some(Setup::Passive) => DtlsRole::Client,
+            Some(Setup::ActPass) | None => self.dtls,
+        };
+        if dtls != self.dtls && offer.fingerprint == before.fingerprint {
+            return Err("the offer changes the DTLS roles of an association that goes on");
+        }
+        self.dtls = dtls;
+        if let (true, Some(LocalLeg::Webrtc { ufrag, pwd, .. })) = (is_restart, &mut self.local) {
+            let drawn = IceCredentials::draw(&mut self.random);
+            (*ufrag, *pwd) = (drawn.ufrag, drawn.pwd);
+        }
+        Ok(())
     }
 
     fn write_answer(

@@ -13,6 +13,7 @@
 //! Why not one leg for all devices: their ICE checks and handshakes would meet on one socket, and a device that answers a
 //! moment too late could take the address from the one that won.
 
+use super::backends::{Choice, Peer};
 use super::context::Context;
 use super::edge::Route;
 use super::half::{Formats, Half, MediaKind};
@@ -125,6 +126,8 @@ struct Target {
     trunk: Option<TrunkId>,
     user: Option<String>,
     kind: MediaKind,
+    /// Which library does DTLS.
+    backend: Choice,
     formats: Formats,
     /// More could be offered, to be transcoded.
     narrow: bool,
@@ -204,6 +207,11 @@ impl Hunt {
     /// Whether a SIP call is one of the hunt's.
     pub fn owns(&self, call: SipCallId) -> bool {
         self.attempts.iter().any(|attempt| attempt.call == Some(call))
+    }
+
+    /// Which library does DTLS on an attempt's leg.
+    pub fn backend_of(&self, leg: LegName) -> Option<&Choice> {
+        self.attempts.iter().find(|attempt| attempt.leg == leg).map(|attempt| &attempt.half.backend)
     }
 
     /// Takes an event of one of its calls.
@@ -418,7 +426,8 @@ impl Hunt {
         };
         let count = targets.len();
         for (leg, target) in legs.zip(targets) {
-            let half = Half::outgoing(target.kind, target.formats.clone(), cx.random);
+            let mut half = Half::outgoing(target.kind, target.formats.clone(), cx.random);
+            half.backend = target.backend.clone();
             self.attempts.push(Attempt { leg, way: way.clone(), target, half, call: None, rang: false });
         }
         if count > self.attempts.len() {
@@ -464,6 +473,7 @@ impl Hunt {
             trunk: None,
             user: None,
             kind: MediaKind::Rtp,
+            backend: Choice::default(),
             formats,
             narrow,
             transcoding: true,
@@ -501,7 +511,8 @@ impl Hunt {
         };
         let kind = MediaKind::of_trunk(trunk);
         let transcoding = trunk.transcoding;
-        Ok(Target { subject, trunk: Some(id), user: None, kind, formats, narrow, transcoding, invite })
+        let backend = cx.backends.choose(cx.now, trunk.dtls_backend, Some(Peer::Trunk(trunk.name.clone())));
+        Ok(Target { subject, trunk: Some(id), user: None, kind, backend, formats, narrow, transcoding, invite })
     }
 
     /// Every device of every user, each once.
@@ -514,7 +525,8 @@ impl Hunt {
         let (free, busy): (Vec<&String>, Vec<&String>) = users.iter().partition(has_room);
         let devices =
             free.iter().flat_map(|user| cx.gate.registrar.bindings(user).iter().map(move |device| (user, device)));
-        let targets: Vec<Target> = devices.map(|(user, device)| self.device_target(user, device, &offered)).collect();
+        let targets: Vec<Target> =
+            devices.map(|(user, device)| self.device_target(cx, user, device, &offered)).collect();
         match (targets.is_empty(), busy.is_empty()) {
             (false, _) => Ok(targets),
             (true, true) => Err((480, format!("no device is registered for {}", users.join(", ")))),
@@ -525,7 +537,7 @@ impl Hunt {
         }
     }
 
-    fn device_target(&self, user: &str, device: &Binding, offered: &(Formats, bool)) -> Target {
+    fn device_target(&self, cx: &Context, user: &str, device: &Binding, offered: &(Formats, bool)) -> Target {
         let kind = MediaKind::of_device(device.hop.transport);
         let invite = Invite {
             target: device.contact.clone(),
@@ -543,6 +555,7 @@ impl Hunt {
             trunk: None,
             user: Some(user.to_owned()),
             kind,
+            backend: cx.backends.choose(cx.now, cx.config.dtls, Some(Peer::User(user.to_owned()))),
             formats: offered.0.clone(),
             narrow: offered.1,
             transcoding: true,
@@ -586,6 +599,8 @@ fn goes_on(is_trunk: bool, code: u16) -> bool {
 /// An end as a response code and in words.
 fn failure(end: &SipEnd, rang: bool) -> (u16, String) {
     match end {
+        // Every place that it named was tried, or asked before: that says nothing about who was called.
+        SipEnd::Rejected { code: code @ ..400, reason } => (502, format!("{code} {reason}, which leads nowhere")),
         SipEnd::Rejected { code, reason } => (*code, format!("{code} {reason}")),
         SipEnd::TimedOut if rang => (480, "nobody answered in time".to_owned()),
         SipEnd::TimedOut => (408, "no response".to_owned()),

@@ -99,6 +99,13 @@ pub const CALL_RING_MS_MAX: u64 = 180_000;
 /// Grace behind the ring limit, in which the SIP calls end by their own timers and say why.
 pub const HUNT_GRACE_MS: u64 = 500;
 
+/// Peers that OpenSSL serves because a handshake failed. About 150 bytes each; past it the longest unheard is forgotten, which
+/// costs it one call.
+pub const DTLS_PEERS_MAX: usize = 1_024;
+
+/// How long such a peer is remembered after its last handshake.
+pub const DTLS_PEER_MS: u64 = 24 * 60 * 60 * 1_000;
+
 /// Attended transfers and replacements that may be under way at once; each takes some milliseconds. Past it they are refused.
 pub const JOINS_MAX: usize = 1_024;
 
@@ -110,6 +117,10 @@ pub const JOINED_MAX: usize = 8;
 
 /// `x-wa-` headers of a call that are passed on. Past it the rest is left out.
 pub const HEADERS_PASSED_MAX: usize = 16;
+
+/// Characters of such a header that the timeline keeps.
+pub const HEADER_NOTED_CHARS_MAX: usize = 256;
+
 /// Shortest and longest lease of a session, in seconds. A wish outside of them is brought into them.
 pub const LEASE_S_MIN: u32 = 5;
 /// See `LEASE_S_MIN`: an edge keeps calls whose orchestrator has died for at most so long.

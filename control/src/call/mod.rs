@@ -3,6 +3,7 @@
 
 mod allow;
 mod arrive;
+mod backends;
 mod context;
 pub mod edge;
 mod exchange;
@@ -21,6 +22,7 @@ mod side;
 mod talk;
 mod transfer;
 
+use crate::route::DtlsBackend;
 use lease::{SessionName, SessionState};
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +100,9 @@ pub struct NewSession {
     /// Seconds after which the session ends unless a keepalive names it; without it the session needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_s: Option<u32>,
+    /// Who does DTLS on the WebRTC side; `None`: as the edge is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtls: Option<DtlsBackend>,
 }
 
 /// Success of `POST /webrtc/new`

@@ -4,8 +4,9 @@
 //! and the DTLS server, unless the offer's `a=setup` leaves no choice. Why not full on both sides: a lite agent needs no checks
 //! of its own, and a browser brings the mobility that we would have to write.
 
-use super::EdgeError;
+use super::backends::{Choice, Peer};
 use super::half::Formats;
+use super::{EdgeError, NewSession};
 use engine::dtls::{DtlsRole, DtlsVersions};
 use engine::ice::IceRole;
 use engine::leg::webrtc::{WebrtcConfig, WebrtcRemote};
@@ -43,6 +44,8 @@ pub(super) struct Plan {
     pub ice: IceRole,
     pub dtls: DtlsRole,
     versions: DtlsVersions,
+    /// Which library does DTLS.
+    pub backend: Choice,
     remote: WebrtcRemote,
     codec: CodecFormat,
     telephone_event: Option<TelephoneEventFormat>,
@@ -81,6 +84,7 @@ impl Plan {
         Ok(Plan {
             ice: if ice.lite { IceRole::Controlling } else { IceRole::Lite },
             versions: if ice.lite { DtlsVersions::V12 } else { DtlsVersions::Auto },
+            backend: Choice::default(),
             dtls,
             remote: WebrtcRemote {
                 ice,
@@ -106,11 +110,20 @@ impl Plan {
         Formats { codecs: vec![codec], events: Vec::from_iter(self.telephone_event) }
     }
 
+    /// With whom the handshake of such a session is done: WhatsApp for that number, else whoever asked.
+    pub fn peer(&self, new: &NewSession) -> Peer {
+        match (&new.to, &new.from) {
+            (Some(number), _) => Peer::Number(number.clone()),
+            (None, Some(caller)) => Peer::Caller(caller.clone()),
+            (None, None) => Peer::Certificate(self.remote.fingerprint),
+        }
+    }
+
     /// How the leg begins.
     pub fn config(&self, hold: bool) -> WebrtcConfig {
         WebrtcConfig {
             ice: self.ice,
-            versions: self.versions,
+            versions: self.backend.versions(self.versions),
             credentials: None,
             hold,
             remote: Some(self.remote.clone()),
@@ -147,7 +160,7 @@ impl Plan {
         };
         let dtls = if self.dtls == DtlsRole::Client { "client" } else { "server" };
         let codec = codec_name(self.codec.codec);
-        format!("offer answered: ICE {ice}, DTLS {dtls}, {codec}")
+        format!("offer answered: ICE {ice}, DTLS {dtls}{}, {codec}", self.backend.words())
     }
 }
 

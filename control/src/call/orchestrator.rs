@@ -7,6 +7,7 @@
 use super::lease::SessionName;
 use super::machine::{Act, Call, CallEnd, Context};
 use super::{AcceptPolicy, EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, limits};
+use crate::route::DtlsBackend;
 use crate::store::{CallRecord, Change, Remembered};
 use crate::trace::timeline::Entry;
 use crate::whatsapp::event::{Connect, Terminate, WebhookEvent};
@@ -41,6 +42,8 @@ pub struct NumberPolicy {
     pub destination: Option<String>,
     /// Whom the far side sees.
     pub caller_id: CallerId,
+    /// Who does DTLS with WhatsApp; `None`: as the edge is configured.
+    pub dtls: Option<DtlsBackend>,
 }
 
 /// Whom the far side sees as the caller.
@@ -375,6 +378,7 @@ impl Orchestrator {
                     early_media: policy != AcceptPolicy::OnAnswer,
                     callback_url: self.config.callback_url.clone(),
                     lease_s: self.keepalive.wanted.then_some(self.config.lease_s),
+                    dtls: number.dtls,
                 };
                 // The name stays out of the line: it is a person's.
                 let named = if from_name.is_some() { ", caller has a name" } else { "" };
@@ -440,6 +444,12 @@ impl Orchestrator {
 
     fn terminate(&mut self, now: Instant, terminate: &Terminate) {
         if let Some(number) = self.by_call_id.get(&terminate.call_id).copied() {
+            let ours = self.calls.get(&number).map_or("", |entered| entered.call.phone_number_id.as_str());
+            // One account must not end the calls of another.
+            if !ours.is_empty() && terminate.phone_number_id.as_deref().is_some_and(|theirs| theirs != ours) {
+                self.counters.terminates_unmatched += 1;
+                return;
+            }
             self.with_call(now, number, |call, cx| call.handle_terminate(cx, terminate));
             return;
         }

@@ -57,13 +57,7 @@ impl Party {
             }
         };
         cx.sip.answer_reinvite(cx.now, call, Some(&reoffer.answer));
-        match reoffer.remote {
-            Some(remote) => self.set_remote(cx, remote),
-            // A webrtc leg is described once: only whether its peer wants to hear us can change.
-            None if reoffer.held != self.held && reoffer.held => cx.command(BridgeCommand::Hold { leg: self.seat }),
-            None if reoffer.held != self.held => cx.command(BridgeCommand::Release { leg: self.seat }),
-            None => {}
-        }
+        self.set_remote(cx, reoffer.remote);
         let changed = reoffer.held != std::mem::replace(&mut self.held, reoffer.held);
         changed.then_some(if reoffer.held { "on hold" } else { "resumed" })
     }

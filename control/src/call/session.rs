@@ -12,6 +12,7 @@
 
 mod joined;
 
+use super::backends::Choice;
 use super::context::Context;
 use super::edge::EdgeOutput;
 use super::hunt::{Hunt, Hunted, Lost, Wanted, Way, Won};
@@ -95,7 +96,9 @@ pub(super) struct Birth {
 
 impl Session {
     /// Asks the engine for a bridge; the error says that there is nobody to be called.
-    pub fn open(cx: &mut Context, birth: Birth, new: NewSession) -> Result<Session, EdgeError> {
+    pub fn open(cx: &mut Context, mut birth: Birth, new: NewSession) -> Result<Session, EdgeError> {
+        let (wanted, peer) = (new.dtls.unwrap_or(cx.config.dtls), birth.plan.peer(&new));
+        birth.plan.backend = cx.backends.choose(cx.now, wanted, Some(peer));
         let caller = Caller { user: from_user(new.from.as_deref()), display: None };
         let wanted = Wanted {
             dialed: birth.dialed,
@@ -238,6 +241,7 @@ impl Session {
             BridgeEvent::Ended { end, stats } => {
                 self.bridge = BridgeState::Gone;
                 let detail = self.end_detail.take();
+                self.learn(cx, end, detail.as_deref());
                 self.note(cx, Step::Media, verdict::media(&stats, ["whatsapp", "sip"]));
                 self.end(cx, bridge_end(end, ["whatsapp", "sip"], detail.as_deref()));
             } // A session asks for no spare legs.
@@ -277,6 +281,7 @@ impl Session {
             SipEvent::TransferAsked { refer_to, referred_by, .. } => {
                 self.transfer(cx, call, &refer_to, referred_by.as_deref());
             }
+            SipEvent::ByeHeaders { headers, .. } => cx.note_headers(&self.call_id, &far.subject, &headers),
             SipEvent::Ended { end, .. } => {
                 far.call = None;
                 // Who asked for a transfer may go before it is done.
@@ -328,6 +333,11 @@ impl Session {
         }
     }
 
+    /// Who has answered.
+    pub fn far_subject(&self) -> Option<&str> {
+        self.far.as_ref().map(|far| far.subject.as_str())
+    }
+
     /// Whether it has ended and the bridge is gone; its SIP calls are the edge's to count.
     pub fn is_over(&self) -> bool {
         self.end.is_some() && self.bridge == BridgeState::Gone
@@ -356,7 +366,10 @@ impl Session {
                 self.note(cx, Step::IcePair, format!("{family}, remote port {}", address.port()));
             }
             (LegEvent::DtlsConnected { version, profile }, _) => {
-                self.note(cx, Step::Dtls, format!("{}, {}", version_name(version), profile_name(profile)));
+                let backend = self.backend_of(leg).cloned().unwrap_or_default();
+                cx.backends.connected(cx.now, &backend);
+                let version = format!("{}{}", version_name(version), backend.words());
+                self.note(cx, Step::Dtls, format!("{version}, {}", profile_name(profile)));
                 // The callee's own handshake is no news of WhatsApp's.
                 if self.end.is_none() && leg == WHATSAPP {
                     self.notify(cx, EdgeEventKind::MediaReady);
@@ -368,6 +381,30 @@ impl Session {
             (LegEvent::FirstSent, SIP) => self.note(cx, Step::FirstPacketToSip, String::new()),
             // Ended comes as BridgeEvent::Ended; a latched source changes nothing here.
             (LegEvent::Latched(_) | LegEvent::Ended(_) | LegEvent::FirstReceived | LegEvent::FirstSent, _) => {}
+        }
+    }
+
+    /// Which library does DTLS on a leg.
+    fn backend_of(&self, leg: LegName) -> Option<&Choice> {
+        match leg {
+            WHATSAPP => Some(&self.plan.backend),
+            leg => match (&self.hunt, &self.far) {
+                (_, Some(far)) => Some(&far.half.backend),
+                (hunt, None) => hunt.as_ref().and_then(|hunt| hunt.backend_of(leg)),
+            },
+        }
+    }
+
+    /// What the end of a leg says about the next call with its peer.
+    fn learn(&mut self, cx: &mut Context, end: End, said: Option<&str>) {
+        let leg = match end.side {
+            Side::A => WHATSAPP,
+            Side::B => SIP,
+            Side::Engine => return,
+        };
+        let learned = self.backend_of(leg).and_then(|choice| cx.backends.ended(cx.now, choice, end.cause, said));
+        if let Some(words) = learned {
+            self.note(cx, Step::Dtls, format!("the handshake failed: {words}"));
         }
     }
 

@@ -70,6 +70,14 @@ impl Talk {
         }
     }
 
+    /// What kind of peer is at each leg, for figures.
+    pub(super) fn peers(&self) -> [&'static str; 2] {
+        match self {
+            Talk::Session(session) => ["whatsapp", session.far_subject().map_or("sip", kind)],
+            Talk::Exchange(exchange) => [LegName::A, LegName::B].map(|leg| kind(&exchange.subject(leg))),
+        }
+    }
+
     pub(super) fn side(&self, call: SipCallId) -> Option<Side> {
         match self {
             Talk::Session(session) => session.side(call),
@@ -145,5 +153,14 @@ impl Talk {
             Talk::Session(session) => session.bury(cx),
             Talk::Exchange(exchange) => exchange.bury(cx),
         }
+    }
+}
+
+/// Subjects hold names; kinds are few.
+fn kind(subject: &str) -> &'static str {
+    match subject.split(' ').next() {
+        Some("trunk") => "trunk",
+        Some("user") => "user",
+        _ => "sip",
     }
 }

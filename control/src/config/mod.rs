@@ -8,6 +8,7 @@ mod accounts;
 mod routing;
 mod section;
 mod settings;
+mod show;
 mod trunks;
 mod values;
 
@@ -15,7 +16,7 @@ use crate::call::AcceptPolicy;
 use crate::call::edge::{EdgeConfig, Route};
 use crate::call::limits;
 use crate::call::orchestrator::{NumberPolicy, OrchestratorConfig};
-use crate::route::Routes;
+use crate::route::{DtlsBackend, Routes};
 use crate::sip::{Credentials, SipConfig};
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::Provider;
@@ -71,6 +72,8 @@ pub struct Config {
     pub routes: Routes,
     /// What was corrected while reading, and what is rarely meant.
     pub warnings: Vec<String>,
+    /// Where each setting that is written comes from: `file:line`, or its variable.
+    pub origins: BTreeMap<&'static str, String>,
 }
 
 /// WhatsApp's side.
@@ -147,6 +150,8 @@ pub struct EdgeSettings {
     pub destinations_allowed: Vec<String>,
     /// Codecs taken from the offers of sessions, best first.
     pub codecs: Vec<Codec>,
+    /// Who does DTLS in sessions that do not say.
+    pub dtls: DtlsBackend,
     /// Live sessions.
     pub sessions_max: usize,
 }
@@ -286,7 +291,8 @@ impl Config {
             && !values.plain.contains_key("whatsapp.store")
         {
             let first = folder.split(':').next().unwrap_or_default();
-            values.plain.insert("whatsapp.store", (format!("{first}/tandem.redb"), None));
+            let origin = Some("STATE_DIRECTORY".to_owned());
+            values.plain.insert("whatsapp.store", (format!("{first}/tandem.redb"), origin));
         }
         routes.default_target = values.plain.get("sip.target").map(|(value, _)| value.clone());
         Ok(Config { accounts, ..values.build(routes, warnings)? })
@@ -365,6 +371,7 @@ impl Config {
             policy.accept = account.accept.or(policy.accept);
             policy.destination.clone_from(&account.destination);
             policy.caller_id = account.caller_id.clone();
+            policy.dtls = account.dtls;
         }
         numbers
     }
@@ -411,6 +418,7 @@ impl Config {
             destinations_allowed: self.edge.destinations_allowed.clone(),
             callbacks_allowed: self.edge.callbacks_allowed.clone(),
             codecs: self.edge.codecs.clone(),
+            dtls: self.edge.dtls,
             sessions_max: self.edge.sessions_max,
             ring_ms_max: limits::RING_MS_MAX,
         }

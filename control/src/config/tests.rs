@@ -217,6 +217,8 @@ fn every_mistake_of_a_dial_plan_is_told_with_its_line_and_a_remedy() {
         (&format!("{trunk}user = \"u\""), [":1:", "has no password", "password_env"]),
         (&format!("{trunk}register = true"), [":1:", "has no user", "register"]),
         (&format!("{trunk}allowed_sources = [\"203.0.113.0/33\"]"), [":3:", "203.0.113.0/33", "networks"]),
+        (&format!("{trunk}certificate = \"c.pem\""), [":1:", "has no private_key", "beside certificate"]),
+        (&format!("{trunk}transport = \"tcp\"\nalpn = true"), [":4:", "needs TLS", "transport = \"tls\""]),
         (&format!("{trunk}caller_id = \"fixed\""), [":1:", "has no number", "E.164"]),
         (&format!("{trunk}headers = {{ Via = \"x\" }}"), [":3:", "holds Via", "X-Account"]),
         (&format!("{trunk}to = \"user:nobody\""), [":3:", "nobody, which is not", "group:NAME"]),

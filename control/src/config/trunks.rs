@@ -12,6 +12,7 @@ use crate::sip::uri::{is_token, split_host_port};
 use engine::sdp::Codec;
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// A trunk, and what was corrected while it was read.
 pub(super) struct ReadTrunk {
@@ -170,8 +171,30 @@ fn read_sources(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigEr
         }
     }
     trunk.verify_certificate = section.flag("verify_certificate", true)?;
+    read_tls(section, trunk)
+}
+
+/// What we show its server.
+fn read_tls(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigError> {
+    let file = |key| section.text(key, "write the name of a PEM file").map(|name| name.map(PathBuf::from));
+    trunk.certificate = match (file("certificate")?, file("private_key")?) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => return Err(section.missing("private_key", "write its PEM file beside certificate")),
+        (None, Some(_)) => return Err(section.missing("certificate", "write its PEM file beside private_key")),
+    };
+    trunk.alpn = section.flag("alpn", false)?;
+    for (key, is_set) in [("certificate", trunk.certificate.is_some()), ("alpn", trunk.alpn)] {
+        if is_set && trunk.transport != Transport::Tls {
+            return Err(section.wrong(key, "needs TLS", "write transport = \"tls\""));
+        }
+    }
     Ok(())
 }
+
+/// Who does DTLS, in words.
+pub(super) const DTLS_BACKENDS: [(&str, DtlsBackend); 3] =
+    [("auto", DtlsBackend::Auto), ("dimpl", DtlsBackend::Dimpl), ("openssl", DtlsBackend::Openssl)];
 
 fn read_media(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigError> {
     let profiles = [("rtp", MediaProfile::Rtp), ("sdes", MediaProfile::Sdes), ("webrtc", MediaProfile::Webrtc)];
@@ -184,8 +207,7 @@ fn read_media(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigErro
         ));
     }
     trunk.ice = section.one_of("ice", &[("full", Ice::Full), ("lite", Ice::Lite)], Ice::Full)?;
-    let backends = [("auto", DtlsBackend::Auto), ("dimpl", DtlsBackend::Dimpl), ("openssl", DtlsBackend::Openssl)];
-    trunk.dtls_backend = section.one_of("dtls", &backends, DtlsBackend::Auto)?;
+    trunk.dtls_backend = section.one_of("dtls", &DTLS_BACKENDS, DtlsBackend::Auto)?;
     trunk.transcoding = section.flag("transcoding", true)?;
     let codecs = section.list("codecs", "write opus, pcmu or pcma, best first", codec_named)?;
     if !codecs.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::section::{Source, plain};
 use super::settings::{SETTINGS, TABLES, complain};
-use super::trunks::codec_named;
+use super::trunks::{DTLS_BACKENDS, codec_named};
 use super::{
     Config, ConfigError, EdgeSettings, HttpSettings, MediaSettings, SipSettings, TlsFiles, TraceSettings,
     WhatsappSettings,
@@ -10,7 +10,7 @@ use super::{
 use crate::call::AcceptPolicy;
 use crate::call::edge::CODECS_DEFAULT;
 use crate::call::limits;
-use crate::route::Routes;
+use crate::route::{DtlsBackend, Routes};
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::{BASE_DEFAULT, Provider};
 use engine::config::{COMPLEXITY_DEFAULT, COMPLEXITY_MAX, Driver};
@@ -107,6 +107,7 @@ impl Values {
                 callbacks_allowed: v.list("edge.callbacks_allowed"),
                 destinations_allowed: v.list("edge.destinations_allowed"),
                 codecs: v.codecs("edge.codecs")?,
+                dtls: v.one_of("edge.dtls", &DTLS_BACKENDS, DtlsBackend::Auto)?,
                 sessions_max: v.count("edge.sessions_max", limits::SESSIONS_MAX)?,
             },
             sip: SipSettings {
@@ -146,7 +147,17 @@ impl Values {
             },
             routes,
             warnings,
+            origins: v.origins(),
         })
+    }
+
+    /// Where each value comes from.
+    fn origins(&self) -> BTreeMap<&'static str, String> {
+        let variable = |key: &str| SETTINGS.iter().find(|setting| setting.key == key).map_or("", |s| s.variable);
+        let origin = |(key, (_, place)): (&&'static str, &(String, Option<String>))| {
+            (*key, place.clone().unwrap_or_else(|| variable(key).to_owned()))
+        };
+        self.plain.iter().map(origin).collect()
     }
 
     fn optional(&self, key: &str) -> Option<String> {

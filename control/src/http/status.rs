@@ -1,7 +1,9 @@
 //! Health, figures and timelines.
 
+use super::exposition::{CONTENT_TYPE, Samples, labels};
 use super::{Shared, failure, overloaded};
 use crate::call::limits;
+use crate::figures::Observed;
 use crate::runtime::{Figures, Input};
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -12,7 +14,6 @@ use axum::routing::get;
 use engine::error::DropReason;
 use engine::metrics::{LATENESS_BUCKETS, LATENESS_MS, Metrics};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -79,11 +80,13 @@ async fn metrics(
     }
     let Some(figures) = ask(&shared, Input::Figures).await else { return overloaded() };
     let counted = &shared.counters;
-    let mut text = exposition(&figures);
+    let mut text = samples(&figures);
+    line(&mut text, "tandem_draining", "", shared.draining.load(Ordering::Relaxed).into());
     for (name, count) in [
         ("tandem_webhooks_taken_total", &counted.webhooks_taken),
         ("tandem_webhooks_unproven_total", &counted.webhooks_unproven),
         ("tandem_webhooks_unreadable_total", &counted.webhooks_unreadable),
+        ("tandem_webhook_events_foreign_total", &counted.events_foreign),
         ("tandem_edge_unauthorized_total", &counted.edge_unauthorized),
         ("tandem_http_overloaded_total", &counted.overloaded),
         ("tandem_http_connections", &counted.connections.open),
@@ -92,7 +95,7 @@ async fn metrics(
     ] {
         line(&mut text, name, "", count.load(Ordering::Relaxed));
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text.render()).into_response()
 }
 
 async fn ask<T>(shared: &Shared, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
@@ -103,9 +106,13 @@ async fn ask<T>(shared: &Shared, input: impl FnOnce(oneshot::Sender<T>) -> Input
     tokio::time::timeout(REPLY_TIME_MAX, answer).await.ok()?.ok()
 }
 
-/// The figures as text, one line each (Prometheus' format).
+/// The figures as text (Prometheus' format).
 pub fn exposition(figures: &Figures) -> String {
-    let mut text = String::new();
+    samples(figures).render()
+}
+
+fn samples(figures: &Figures) -> Samples {
+    let mut text = Samples::default();
     if let Some((alive, counted)) = &figures.orchestrator {
         for (name, value) in [
             ("tandem_calls_alive", *alive as u64),
@@ -151,20 +158,23 @@ pub fn exposition(figures: &Figures) -> String {
         ] {
             line(&mut text, name, "", value);
         }
+        people(&mut text, figures);
         engine(&mut text, &figures.engine);
     }
+    observed(&mut text, &figures.observed);
     if let Some(store) = &figures.store {
         line(&mut text, "tandem_store_changes_total", "", store.changes);
         line(&mut text, "tandem_store_waiting", "", store.waiting);
         line(&mut text, "tandem_store_lost_total", "", store.lost);
     }
+    line(&mut text, "tandem_records_lost_total", "", figures.records_lost);
     line(&mut text, "tandem_timelines", "", figures.timeline.0 as u64);
     line(&mut text, "tandem_timeline_entries_lost_total", "", figures.timeline.1);
     text
 }
 
 /// The workers' counters, added up.
-fn engine(text: &mut String, workers: &[Metrics]) {
+fn engine(text: &mut Samples, workers: &[Metrics]) {
     let sum = |of: fn(&Metrics) -> u64| workers.iter().map(of).sum::<u64>();
     for (name, value) in [
         ("engine_workers", workers.len() as u64),
@@ -185,10 +195,13 @@ fn engine(text: &mut String, workers: &[Metrics]) {
         ("engine_events_lost_total", sum(|m| m.events_lost)),
         ("engine_ports_taken_early_total", sum(|m| m.ports_taken_early)),
         ("engine_packets_concealed_total", sum(|m| m.packets_concealed)),
+        ("engine_packets_redundant_total", sum(|m| m.packets_redundant)),
         ("engine_rearmed_total", sum(|m| m.rearmed)),
         ("engine_turns_total", sum(|m| m.turns)),
         ("engine_turns_idle_total", sum(|m| m.turns_idle)),
         ("engine_bridges_refused_busy_total", sum(|m| m.bridges_refused_busy)),
+        ("engine_handshakes_delayed_total", sum(|m| m.handshakes_delayed)),
+        ("engine_handshakes_dropped_total", sum(|m| m.handshakes_dropped)),
     ] {
         line(text, name, "", value);
     }
@@ -199,12 +212,12 @@ fn engine(text: &mut String, workers: &[Metrics]) {
         line(text, "engine_encoder_complexity", &labels, metrics.complexity);
     }
     let mut timers = 0;
-    for (bucket, count) in sum_lateness(workers).into_iter().enumerate() {
+    let buckets = sum_lateness(workers).into_iter().enumerate().map(|(bucket, count)| {
         timers += count;
-        let bound = LATENESS_MS.get(bucket).map_or("+Inf".to_owned(), |millis| format!("0.{millis:03}"));
-        line(text, "engine_timer_lateness_seconds_bucket", &format!("{{le=\"{bound}\"}}"), timers);
-    }
-    line(text, "engine_timer_lateness_seconds_count", "", timers);
+        (LATENESS_MS.get(bucket).map(|millis| *millis as f64 / 1_000.0), timers)
+    });
+    // What the timers were late in all is not counted.
+    text.histogram("engine_timer_lateness_seconds", &[], buckets, None);
     for reason in DropReason::ALL {
         let dropped = workers.iter().map(|m| m.dropped[reason as usize]).sum();
         line(text, "engine_packets_dropped_total", &format!("{{reason=\"{reason:?}\"}}"), dropped);
@@ -216,7 +229,58 @@ fn sum_lateness(workers: &[Metrics]) -> [u64; LATENESS_BUCKETS] {
     std::array::from_fn(|bucket| workers.iter().map(|m| m.lateness[bucket]).sum())
 }
 
-fn line(text: &mut String, name: &str, labels: &str, value: u64) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{name}{labels} {value}");
+fn line(text: &mut Samples, name: &str, labels: &str, value: u64) {
+    text.push(name, labels, value);
+}
+
+/// Trunks, and who is registered.
+fn people(text: &mut Samples, figures: &Figures) {
+    for trunk in &figures.trunks {
+        let labels = labels(&[("trunk", &trunk.name)]);
+        line(text, "tandem_trunk_calls", &labels, trunk.calls as u64);
+        line(text, "tandem_trunk_resting", &labels, trunk.resting.into());
+        if let Some(registered) = trunk.registered {
+            line(text, "tandem_trunk_registered", &labels, registered.into());
+        }
+    }
+    let gate = &figures.registered;
+    line(text, "tandem_registered_users", "", gate.users as u64);
+    line(text, "tandem_registered_devices", "", gate.devices as u64);
+    line(text, "tandem_registrations_total", "", gate.counters.registered);
+    line(text, "tandem_sip_admitted_total", "{as=\"trunk\"}", gate.counters.trunks_admitted);
+    line(text, "tandem_sip_admitted_total", "{as=\"user\"}", gate.counters.users_admitted);
+    line(text, "tandem_sip_challenged_total", "", gate.counters.challenged);
+    line(text, "tandem_sip_refused_total", "", gate.counters.refused);
+}
+
+/// How long steps took, how calls ended and how their media were.
+fn observed(text: &mut Samples, observed: &Observed) {
+    for (action, histogram) in &observed.graph {
+        text.observed("tandem_graph_seconds", &[("action", action)], histogram);
+    }
+    for (name, histogram) in [
+        ("tandem_accept_seconds", &observed.accepted),
+        ("tandem_ringing_seconds", &observed.ringing),
+        ("tandem_answer_seconds", &observed.answered),
+        ("tandem_talk_seconds", &observed.talking),
+        ("tandem_call_playout_delay_seconds", &observed.playout),
+    ] {
+        text.observed(name, &[], histogram);
+    }
+    for ((side, cause), count) in &observed.ends {
+        line(text, "tandem_ends_total", &labels(&[("side", side), ("cause", cause)]), *count);
+    }
+    for (peer, quality) in &observed.quality {
+        let labelled = [("peer", *peer)];
+        for (name, histogram) in [
+            ("tandem_call_jitter_seconds", &quality.jitter),
+            ("tandem_call_loss_ratio", &quality.loss),
+            ("tandem_call_concealed_ratio", &quality.concealed),
+            ("tandem_call_round_trip_seconds", &quality.round_trip),
+            ("tandem_call_remote_loss_ratio", &quality.remote_loss),
+        ] {
+            text.observed(name, &labelled, histogram);
+        }
+        line(text, "tandem_calls_silent_total", &labels(&labelled), quality.silent);
+    }
 }

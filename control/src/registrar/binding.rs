@@ -7,14 +7,15 @@
 //! Why no GRUU (RFC 5627): calls are placed to users, and each device is known by its binding while it rings.
 
 use super::limits::{
-    BINDINGS_MAX, CONTACTS_MAX, EXPIRES_S_DEFAULT, EXPIRES_S_MAX, EXPIRES_S_MIN, PATHS_MAX, TEXT_BYTES_MAX,
+    BINDINGS_MAX, CONTACTS_MAX, DEPARTED_MAX, DEPARTED_MS, EXPIRES_S_DEFAULT, EXPIRES_S_MAX, EXPIRES_S_MIN, PATHS_MAX,
+    TEXT_BYTES_MAX,
 };
 use crate::sip::gatekeeper::Registered;
 use crate::sip::message::Message;
 use crate::sip::transport::{ConnectionId, Hop};
 use crate::sip::uri::{NameAddr, SipUri, quote, unquote};
 use engine::time::Instant;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One device of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +51,18 @@ pub struct Registrar {
     /// Bindings of each connection: user and binding.
     connections: BTreeMap<ConnectionId, BTreeSet<(String, u64)>>,
     expiries: BTreeSet<(Instant, String, u64)>,
+    /// REGISTERs that took bindings away: user, Call-ID and CSeq. A slower one that was sent before them must not bring them back.
+    departed: VecDeque<Departed>,
     count: usize,
     next: u64,
+}
+
+#[derive(Debug)]
+struct Departed {
+    user: String,
+    call_id: String,
+    cseq: u32,
+    until: Instant,
 }
 
 /// One Contact of a REGISTER.
@@ -127,6 +138,9 @@ impl Registrar {
         {
             self.remove(&user, id);
         }
+        while self.departed.front().is_some_and(|departed| departed.until <= now) {
+            self.departed.pop_front();
+        }
     }
 
     fn change(
@@ -149,6 +163,7 @@ impl Registrar {
             }
             self.check_order(user, call_id, cseq, |_| true)?;
             self.remove_all(user);
+            self.depart(now, user, call_id, cseq);
             return Ok(());
         }
         let path: Vec<String> = request.list("Path").take(PATHS_MAX + 1).map(str::to_owned).collect();
@@ -164,6 +179,7 @@ impl Registrar {
             let since = replaced.first().map_or(now, |binding| binding.since);
             replaced.iter().for_each(|binding| self.remove(user, binding.id));
             if wish.expires_s == 0 {
+                self.depart(now, user, call_id, cseq);
                 continue;
             }
             self.insert(
@@ -198,6 +214,12 @@ impl Registrar {
         let mut added = 0;
         for wish in wishes {
             self.check_order(user, call_id, cseq, |binding| wish.is(binding))?;
+            let overtaken = |departed: &Departed| {
+                (departed.user.as_str(), departed.call_id.as_str()) == (user, call_id) && departed.cseq >= cseq
+            };
+            if wish.expires_s > 0 && self.departed.iter().any(overtaken) {
+                return Err(refusal(500, "this REGISTER is older than the one that took the device away"));
+            }
             added += usize::from(wish.expires_s > 0 && self.matching(user, wish).next().is_none());
         }
         if added > 0 && self.bindings(user).len() + added > devices_max {
@@ -224,6 +246,14 @@ impl Registrar {
             Some(_) => Err(refusal(500, "this REGISTER is older than the one before it")),
             None => Ok(()),
         }
+    }
+
+    fn depart(&mut self, now: Instant, user: &str, call_id: &str, cseq: u32) {
+        if self.departed.len() >= DEPARTED_MAX {
+            self.departed.pop_front();
+        }
+        let until = now.plus_millis(DEPARTED_MS);
+        self.departed.push_back(Departed { user: user.to_owned(), call_id: call_id.to_owned(), cseq, until });
     }
 
     fn matching<'r>(&'r self, user: &str, wish: &'r Wish<'_>) -> impl Iterator<Item = &'r Binding> {

@@ -198,3 +198,40 @@ fn a_full_registrar_refuses_with_a_time_to_try_again() {
     let answer = registrar.register(at(0), &request("c", 1, &[("Contact", CONTACT)]), &web(1), "alice", 8);
     assert_eq!((answer.code, header(&answer, "Retry-After")), (503, vec!["60"]));
 }
+
+#[test]
+fn a_registration_that_was_overtaken_by_its_own_end_does_not_come_back() {
+    for gone in [("*", "0"), (CONTACT, "0")] {
+        let mut registrar = Registrar::new();
+        let contact = CONTACT.replace(";expires=300", "");
+        let wanted = if gone.0 == "*" { "*" } else { &contact };
+        let leave = request("c1", 3, &[("Contact", wanted), ("Expires", gone.1)]);
+        assert_eq!(registrar.register(at(0), &leave, &web(1), "alice", 8).code, 200);
+        // The REGISTER before it, whose challenge took longer.
+        let late = request("c1", 2, &[("Contact", CONTACT)]);
+        assert_eq!(registrar.register(at(1), &late, &web(1), "alice", 8).code, 500);
+        assert_eq!(registrar.count(), 0);
+        // The same page signs in once more, another user and another phone are not concerned.
+        for (call_id, cseq, user) in [("c1", 4, "alice"), ("c1", 2, "bob"), ("c2", 1, "alice")] {
+            let contact = CONTACT.replace("urn:uuid:1", call_id);
+            let answer = registrar.register(at(2), &request(call_id, cseq, &[("Contact", &contact)]), &web(1), user, 8);
+            assert_eq!(answer.code, 200, "{call_id} {cseq} {user}");
+        }
+    }
+}
+
+#[test]
+fn ends_are_remembered_for_a_while_and_up_to_a_limit() {
+    let mut registrar = Registrar::new();
+    for number in 0..=DEPARTED_MAX {
+        let leave = request(&format!("c{number}"), 3, &[("Contact", "*"), ("Expires", "0")]);
+        registrar.register(at(0), &leave, &web(1), "alice", 8);
+    }
+    assert_eq!(registrar.departed.len(), DEPARTED_MAX);
+    let late = |registrar: &mut Registrar, seconds, call_id: &str| {
+        registrar.register(at(seconds), &request(call_id, 2, &[("Contact", CONTACT)]), &web(1), "alice", 8).code
+    };
+    assert_eq!((late(&mut registrar, 1, "c1"), late(&mut registrar, 1, "c0")), (500, 200), "the oldest is forgotten");
+    assert_eq!(late(&mut registrar, 65, "c1"), 200);
+    assert!(registrar.departed.is_empty());
+}

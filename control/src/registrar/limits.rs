@@ -12,6 +12,12 @@ pub const DEVICES_MAX: usize = 32;
 /// Registrations of all users at once. Each costs about 1 KiB; past it further ones are refused with 503.
 pub const BINDINGS_MAX: usize = 40_000;
 
+/// REGISTERs remembered that took a device away; each costs a walk past it at a later REGISTER. Past it the oldest is forgotten.
+pub const DEPARTED_MAX: usize = 1_024;
+
+/// How long they are remembered: two lives of a transaction (timer F), which a REGISTER with its challenge takes at most.
+pub const DEPARTED_MS: u64 = 64_000;
+
 /// Shortest registration that is granted, seconds: less is answered 423 (RFC 3261 §10.3), since every refresh costs a digest.
 pub const EXPIRES_S_MIN: u32 = 60;
 

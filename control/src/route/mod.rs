@@ -35,6 +35,7 @@ use crate::call::AcceptPolicy;
 use crate::registrar::{Group, User};
 pub use crate::sip::transport::Transport;
 use crate::sip::uri::SipUri;
+use crate::sip_io::tls::Server;
 use engine::time::Instant;
 use limits::{DESTINATIONS_MAX, DIALED_BYTES_MAX};
 use number::without_separators;
@@ -268,6 +269,30 @@ impl Routes {
             (_, Some(trunk)) => Recognised::WrongTransport(trunk),
             (true, None) => Recognised::Refused(refused),
         }
+    }
+
+    /// Servers of trunks that want something of their own of our connections. Where two trunks share one, it is verified as soon as
+    /// one of them wants that, and shown the first's certificate.
+    pub fn servers(&self) -> Vec<Server> {
+        let mut servers: Vec<Server> = Vec::new();
+        for trunk in &self.trunks {
+            let proxy = trunk.proxy.as_deref().and_then(SipUri::parse).map(|proxy| proxy.host.to_owned());
+            let name = proxy.unwrap_or_else(|| trunk.host.clone());
+            let unverified = !trunk.verify_certificate;
+            match servers.iter_mut().find(|known| known.name.eq_ignore_ascii_case(&name)) {
+                Some(known) => {
+                    known.unverified &= unverified;
+                    known.alpn |= trunk.alpn;
+                    known.certificate = known.certificate.take().or_else(|| trunk.certificate.clone());
+                }
+                None => {
+                    let (certificate, alpn) = (trunk.certificate.clone(), trunk.alpn);
+                    servers.push(Server { name, unverified, certificate, alpn });
+                }
+            }
+        }
+        servers.retain(|server| server.unverified || server.alpn || server.certificate.is_some());
+        servers
     }
 
     /// The name and number that others see when this user calls.

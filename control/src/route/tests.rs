@@ -184,3 +184,27 @@ not taken:
         assert!(explain::source(&routes, Some(wrong)).is_err());
     }
 }
+
+#[test]
+fn servers_that_several_trunks_share_are_verified_if_one_of_them_wants_that() {
+    let tls = |name: &str, host: &str| Trunk::new(name, host, Transport::Tls);
+    let files = |name: &str| Some((format!("{name}.pem").into(), format!("{name}.key").into()));
+    let routes = Routes {
+        trunks: vec![
+            Trunk { verify_certificate: false, ..tls("a", "one.example") },
+            Trunk { certificate: files("b"), ..tls("b", "ONE.example") },
+            Trunk { certificate: files("c"), alpn: true, ..tls("c", "one.example") },
+            tls("plain", "two.example"),
+            Trunk {
+                verify_certificate: false,
+                proxy: Some("sip:proxy.example:5061;transport=tls".into()),
+                ..tls("p", "two.example")
+            },
+        ],
+        ..Routes::default()
+    };
+    let server =
+        |name: &str, unverified, certificate, alpn| Server { name: name.into(), unverified, certificate, alpn };
+    let expected = [server("one.example", false, files("b"), true), server("proxy.example", true, None, false)];
+    assert_eq!(routes.servers(), expected);
+}

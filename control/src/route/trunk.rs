@@ -14,6 +14,7 @@ use crate::sip::{Credentials, Register};
 use engine::sdp::Codec;
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// How media is carried on a trunk. Outbound it is what we offer; inbound the offer decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +50,8 @@ pub enum Ice {
 }
 
 /// Who does DTLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DtlsBackend {
     /// The fast one, the other after a handshake that failed for its certificate.
     #[default]
@@ -100,6 +102,10 @@ pub struct Trunk {
     pub certificate_names: Vec<String>,
     /// Whether its own certificate is verified when we connect.
     pub verify_certificate: bool,
+    /// PEM files of the certificate that we show when we connect, with its chain, and of its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Whether ALPN `sip` is offered when we connect; some servers refuse whoever offers one, some whoever does not.
+    pub alpn: bool,
     /// Media of calls that we place.
     pub media: MediaProfile,
     /// ICE of offers with `media` webrtc.
@@ -152,6 +158,8 @@ impl Trunk {
             allowed_sources: Vec::new(),
             certificate_names: Vec::new(),
             verify_certificate: true,
+            certificate: None,
+            alpn: false,
             media: MediaProfile::default(),
             ice: Ice::default(),
             dtls_backend: DtlsBackend::default(),

@@ -162,6 +162,13 @@ pub enum SipEvent {
         /// `X-Twilio-CallSid` and the like: all `X-` headers of the response.
         headers: Vec<(String, String)>,
     },
+    /// BYE came with `X-` headers, such as the figures of Meta's SIP mode. Comes before `Ended`.
+    ByeHeaders {
+        /// Which call.
+        call: SipCallId,
+        /// All of them.
+        headers: Vec<(String, String)>,
+    },
     /// The call came to nothing, or ended; the last event of a call.
     Ended {
         /// Which call.
@@ -282,6 +289,7 @@ impl SipEvent {
             | SipEvent::Challenged { call, .. }
             | SipEvent::Provisional { call, .. }
             | SipEvent::Answered { call, .. }
+            | SipEvent::ByeHeaders { call, .. }
             | SipEvent::Ended { call, .. }
             | SipEvent::Incoming { call, .. }
             | SipEvent::Acknowledged { call }

@@ -31,7 +31,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use tls::TlsSettings;
+use tls::{Server, TlsSettings};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -57,8 +57,8 @@ pub struct SipIoSettings {
     pub origins_allowed: Vec<String>,
     /// Connections from one address; 0: the default.
     pub connections_per_address_max: usize,
-    /// Names and addresses of servers whose certificate is not verified when we connect.
-    pub unverified: Vec<String>,
+    /// Servers that want something of their own when we connect.
+    pub servers: Vec<Server>,
 }
 
 /// What reaches the runtime from the sockets.

@@ -2,7 +2,7 @@
 
 use super::connection::{Line, Reason, websocket_config};
 use super::limits::CONNECT_TIME_MAX;
-use super::tls::peer_identity;
+use super::tls::{Server, peer_identity};
 use super::{Heard, SipIoSettings};
 use crate::sip::transport::{Hop, PeerIdentity, Transport};
 use rustls::pki_types::ServerName;
@@ -22,21 +22,22 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 #[derive(Clone)]
 pub(super) struct Connector {
     tls: TlsConnector,
-    /// For the servers below.
-    trusting: TlsConnector,
-    unverified: Arc<[String]>,
+    /// By name, for servers that want something of their own.
+    own: Arc<[(String, TlsConnector)]>,
 }
 
 impl Connector {
     pub fn new(settings: &SipIoSettings) -> io::Result<Connector> {
-        let (tls, trusting) = (settings.certificates.connector(true)?, settings.certificates.connector(false)?);
-        Ok(Connector { tls, trusting, unverified: settings.unverified.clone().into() })
+        let certificates = &settings.certificates;
+        let own = |server: &Server| Ok((server.name.clone(), certificates.connector(Some(server))?));
+        let own = settings.servers.iter().map(own).collect::<io::Result<Vec<_>>>()?;
+        Ok(Connector { tls: certificates.connector(None)?, own: own.into() })
     }
 
     /// The one for a server: `asked` is its name, or its address where it has none.
     fn toward(&self, asked: &str) -> &TlsConnector {
-        let unverified = self.unverified.iter().any(|name| name.eq_ignore_ascii_case(asked));
-        if unverified { &self.trusting } else { &self.tls }
+        let own = self.own.iter().find(|(name, _)| name.eq_ignore_ascii_case(asked));
+        own.map_or(&self.tls, |(_, connector)| connector)
     }
 }
 

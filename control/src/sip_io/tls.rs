@@ -3,7 +3,8 @@
 //! Ours comes from files, or is made at start for the configured names. Peers of ours are verified against the domain that was asked for;
 //! a wildcard stands for one left-most label, as providers use it although RFC 5922 §7.2 does not. A client that shows a certificate
 //! at the TLS port has it verified against the configured authorities; one that shows none is let in, since digest or address may do.
-//! No ALPN is offered unless it is configured: Meta's endpoint ends the handshake when it sees one.
+//! No ALPN is offered unless it is configured: Meta's endpoint ends the handshake when it sees one. A server may want something of
+//! its own (`Server`): a certificate of ours to know us by, ALPN, or no verification.
 
 use crate::sip::transport::{PeerIdentity, Transport};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -35,6 +36,19 @@ pub struct TlsSettings {
     pub alpn: bool,
 }
 
+/// What one server wants that others do not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Server {
+    /// Its name, or its address where it has none, as connections ask for it.
+    pub name: String,
+    /// Any certificate of its will do.
+    pub unverified: bool,
+    /// PEM files of the certificate that it is shown, with its chain, and of the key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// It is offered ALPN `sip`.
+    pub alpn: bool,
+}
+
 type Chain = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 impl TlsSettings {
@@ -61,8 +75,8 @@ impl TlsSettings {
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
-    /// For connections of ours; without `verify`, any certificate will do.
-    pub(super) fn connector(&self, verify: bool) -> io::Result<TlsConnector> {
+    /// For connections of ours, to one server or to all that want nothing of their own.
+    pub(super) fn connector(&self, server: Option<&Server>) -> io::Result<TlsConnector> {
         let mut roots = RootCertStore::empty();
         // A host without authorities of its own can still trust those that are configured.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -73,31 +87,27 @@ impl TlsSettings {
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(wrong)?;
-        let builder = match verify {
-            true => builder.with_root_certificates(roots),
-            false => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
+        let builder = match server.is_some_and(|server| server.unverified) {
+            false => builder.with_root_certificates(roots),
+            true => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
         };
-        let mut config = match self.client_certificate {
-            true => {
-                let (chain, key) = self.chain()?;
-                builder.with_client_auth_cert(chain, key).map_err(wrong)?
-            }
-            false => builder.with_no_client_auth(),
+        let own = server.and_then(|server| server.certificate.as_ref());
+        let shown = match own {
+            Some(files) => Some(read_chain(files)?),
+            None => self.client_certificate.then(|| self.chain()).transpose()?,
         };
-        if self.alpn {
+        let mut config = match shown {
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(wrong)?,
+            None => builder.with_no_client_auth(),
+        };
+        if self.alpn || server.is_some_and(|server| server.alpn) {
             config.alpn_protocols = vec![b"sip".to_vec()];
         }
         Ok(TlsConnector::from(Arc::new(config)))
     }
 
     fn chain(&self) -> io::Result<Chain> {
-        let Some((certificate, key)) = &self.files else { return self.made() };
-        let chain = certificates(certificate)?;
-        if chain.is_empty() {
-            return Err(wrong(format!("{} holds no certificate", certificate.display())));
-        }
-        let key = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(format!("{}: {error}", key.display())))?;
-        Ok((chain, key))
+        self.files.as_ref().map_or_else(|| self.made(), read_chain)
     }
 
     /// A certificate that nobody has signed: good for tests, and for peers that do not verify.
@@ -146,6 +156,15 @@ impl ServerCertVerifier for AnyCertificate {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
+}
+
+fn read_chain((certificate, key): &(PathBuf, PathBuf)) -> io::Result<Chain> {
+    let chain = certificates(certificate)?;
+    if chain.is_empty() {
+        return Err(wrong(format!("{} holds no certificate", certificate.display())));
+    }
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(format!("{}: {error}", key.display())))?;
+    Ok((chain, key))
 }
 
 fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {

@@ -41,6 +41,12 @@ pub fn record(call_id: &str, page: &Page, ended_at: u64) -> Value {
         let rest = end.split_once(key)?.1;
         rest.split([' ', ':']).next().map(str::to_owned)
     };
+    let meta: Vec<String> = page
+        .entries
+        .iter()
+        .filter(|line| line.step == Step::Meta)
+        .map(|line| scrub(&line.detail).to_string())
+        .collect();
     json!({
         "call": CallTag(call_id).to_string(),
         "ended_at": ended_at,
@@ -49,6 +55,7 @@ pub fn record(call_id: &str, page: &Page, ended_at: u64) -> Value {
         "cause": word("cause="),
         "end": end,
         "media": detail(Step::Media),
+        "meta": meta,
         "steps_ms": steps,
     })
 }

@@ -59,6 +59,8 @@ pub enum Step {
     Transfer,
     /// The program was started again while the call was in progress.
     Restart,
+    /// What a provider wrote into headers of its own, such as `x-wa-meta-...`.
+    Meta,
     /// WhatsApp has not acknowledged the end of the call.
     Goodbye,
     /// The bridge is gone: what the media were like, and why there was silence.
@@ -91,6 +93,7 @@ impl Step {
             Step::Hold => "hold",
             Step::Transfer => "transfer",
             Step::Restart => "restart",
+            Step::Meta => "meta",
             Step::Goodbye => "goodbye",
             Step::Media => "media",
             Step::End => "end",
@@ -205,6 +208,11 @@ impl Timeline {
         let call = self.calls.get(call_id)?;
         let since = usize::try_from(since).unwrap_or(usize::MAX).min(call.lines.len());
         Some(Page { entries: call.lines[since..].to_vec(), ended: call.ended })
+    }
+
+    /// All entries of a call.
+    pub fn lines(&self, call_id: &str) -> &[Line] {
+        self.calls.get(call_id).map_or(&[], |call| &call.lines)
     }
 
     /// Every call remembered, the one that wrote last first.

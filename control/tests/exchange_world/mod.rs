@@ -6,6 +6,7 @@ use control::call::edge::{Edge, EdgeConfig, EdgeOutput};
 use control::call::{EdgeReply, EdgeRequest, NewSession};
 use control::registrar::{Group, User};
 use control::route::{Pattern, Routes, Transport, Trunk};
+use control::sip::gatekeeper::Refusal;
 use control::sip::locate::{Question, Records};
 use control::sip::message::Message;
 use control::sip::transport::{Hop, PeerIdentity};
@@ -53,6 +54,10 @@ pub(crate) enum Does {
         after_ms: u64,
     },
     Ring,
+    /// 302 at once.
+    Redirect {
+        to: &'static str,
+    },
     /// Hears and says nothing.
     Dead,
 }
@@ -133,6 +138,8 @@ impl Offer {
 pub(crate) struct Placed {
     pub(crate) early: Option<String>,
     pub(crate) answer: Option<String>,
+    /// To re-INVITEs, `None` where one was refused.
+    pub(crate) reanswers: Vec<Option<String>>,
     pub(crate) end: Option<SipEnd>,
 }
 
@@ -217,6 +224,8 @@ pub(crate) struct World {
     pub(crate) refuses_legs: Option<BridgeId>,
     /// The engine says nothing about spare legs.
     pub(crate) mute_engine: bool,
+    /// What the DNS knows.
+    pub(crate) dns: Vec<(Question, Records)>,
     /// What came to `SCRIPT`.
     pub(crate) scripted: Vec<Message>,
 }
@@ -295,6 +304,7 @@ impl World {
             token: String::new(),
             refuses_legs: None,
             mute_engine: false,
+            dns: Vec::new(),
             scripted: Vec::new(),
         };
         world.gateway.restore(world.now, BTreeMap::new());
@@ -451,6 +461,10 @@ impl World {
         request.push("Contact", format!("<sip:{SCRIPT}>"));
         if !sdp.is_empty() {
             request.set_body("application/sdp", sdp);
+        }
+        if method == "BYE" {
+            request.push("x-wa-meta-call-duration", "7");
+            request.push("X-Other", "x".repeat(1_000));
         }
         self.scripted.clear();
         self.send(address(SCRIPT), address(GATEWAY), &request.to_bytes());
@@ -611,7 +625,11 @@ impl World {
                 EdgeOutput::Engine { command, .. } => self.command(command),
                 EdgeOutput::Sip { hop, bytes } => self.send(address(GATEWAY), hop.remote, &bytes),
                 EdgeOutput::Timeline(entry) => self.steps.push((entry.step, entry.detail)),
-                EdgeOutput::Resolve { query, question } => self.gateway.resolved(self.now, query, &nothing(&question)),
+                EdgeOutput::Resolve { query, question } => {
+                    let known = self.dns.iter().find(|(known, _)| *known == question);
+                    let records = known.map_or_else(|| nothing(&question), |(_, records)| records.clone());
+                    self.gateway.resolved(self.now, query, &records);
+                }
                 EdgeOutput::Notify { event, .. } => self.events.push(event.kind),
                 EdgeOutput::Reply { result: Ok(EdgeReply::Created(created)), .. } => {
                     self.token = created.edge_session_id
@@ -734,6 +752,10 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
             let (after_ms, sdp) = (after_ms(phone.does), sdp.expect("the gateway offers"));
             let has = |codec| sdp::parse(&sdp).unwrap().codecs.iter().any(|format| format.codec == codec);
             match phone.does {
+                Does::Redirect { to } => {
+                    let contacts = vec![to.to_owned()];
+                    phone.agent.refuse(now, call, &Refusal { contacts, ..Refusal::code(302) });
+                }
                 _ if phone.takes.is_some_and(|codec| !has(codec)) => phone.agent.reject(now, call, 488),
                 Does::Early { .. } => {
                     let answer = answer_to(&sdp, phone.port, phone.wishes, phone.takes);
@@ -767,7 +789,17 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
             let answer = sdp.map(|sdp| answer_to(&sdp, phone.port, phone.wishes, phone.takes));
             phone.agent.answer_reinvite(now, call, answer.as_deref());
         }
-        SipEvent::ReInviteAnswered { sdp, .. } => phone.answers_seen.push(sdp),
+        SipEvent::ReInviteAnswered { call, sdp } => {
+            phone.answers_seen.push(sdp.clone());
+            if let Some(placed) = phone.placed.get_mut(&call) {
+                placed.reanswers.push(Some(sdp));
+            }
+        }
+        SipEvent::ReInviteRefused { call, .. } => {
+            if let Some(placed) = phone.placed.get_mut(&call) {
+                placed.reanswers.push(None);
+            }
+        }
         SipEvent::TransferProgress { code, over, .. } => phone.transfers.push((code, over)),
         _ => {}
     }
@@ -776,7 +808,7 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
 pub(crate) fn after_ms(does: Does) -> Option<u64> {
     match does {
         Does::Answer { after_ms } | Does::Early { after_ms } | Does::Refuse { after_ms, .. } => Some(after_ms),
-        Does::Ring | Does::Dead => None,
+        Does::Ring | Does::Redirect { .. } | Does::Dead => None,
     }
 }
 

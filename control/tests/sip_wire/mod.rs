@@ -203,6 +203,14 @@ impl Certificates {
         Certificates { authority: path("ca"), certificate: path("cert"), key: path("key") }
     }
 
+    /// The authorities of several, in one file.
+    pub fn bundle(folder: &Path, all: &[&Certificates]) -> PathBuf {
+        let texts: String = all.iter().map(|one| std::fs::read_to_string(&one.authority).unwrap()).collect();
+        let path = folder.join("bundle.pem");
+        std::fs::write(&path, texts).unwrap();
+        path
+    }
+
     /// Shows the certificate, and trusts its authority.
     pub fn settings(&self) -> TlsSettings {
         TlsSettings {

@@ -191,6 +191,15 @@ impl Flow {
         }
     }
 
+    /// Packets that were encoded with redundancy.
+    pub(super) fn redundant(&self) -> u64 {
+        match &self.path {
+            Path::Relay(_) => 0,
+            Path::Playout(playout) => playout.redundant(),
+            Path::Arrival(arrival) => arrival.redundant(),
+        }
+    }
+
     /// Packets that were made up in place of lost ones.
     pub(super) fn concealed(&self) -> u64 {
         match &self.path {

@@ -45,7 +45,7 @@ impl Hearing {
         Hearing {
             decoder,
             decimator,
-            concealer: stands_in.then(|| Concealer::new(rate_hz)),
+            concealer: stands_in.then(|| Concealer::for_late(rate_hz)),
             comfort: Comfort::new(),
             heard: vec![0; packet_samples + 2 * frame_samples].into_boxed_slice(),
             count: 0,
@@ -95,6 +95,16 @@ impl Hearing {
                 self.keep(&decoded[..samples], 0);
             }
             _ => self.conceal(0),
+        }
+    }
+
+    /// Decodes a packet that nobody is to hear: what comes after it is coded by it.
+    pub(super) fn pass_by(&mut self, payload: &[u8]) {
+        let mut decoded = [0; DECODED_SAMPLES_MAX];
+        if let Ok(samples) = self.decoder.decode(payload, &mut decoded)
+            && let Some(decimator) = &mut self.decimator
+        {
+            decimator.resample(&decoded[..samples], &mut [0; DECODED_SAMPLES_MAX / 2]);
         }
     }
 

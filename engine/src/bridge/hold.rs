@@ -59,6 +59,11 @@ impl Backlog {
         self.count == 0
     }
 
+    /// The next live frame would cost the oldest.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_live && self.count == LIVE_FRAMES_MAX
+    }
+
     /// Puts one frame behind the others. A greeting longer than the limit loses its newest audio, live audio its oldest.
     pub(super) fn push(&mut self, pcm: &[i16]) {
         self.background = mean(pcm).min(self.background + 1);

@@ -266,6 +266,10 @@ pub struct BridgeStats {
     pub concealed_from_a: u64,
     /// Packets of B's peer that were concealed or recovered toward A.
     pub concealed_from_b: u64,
+    /// Packets encoded for A's peer with in-band FEC, because it reported loss.
+    pub redundant_to_a: u64,
+    /// The same for B's peer.
+    pub redundant_to_b: u64,
     /// Of the flow that playout paces; a bridge has one at most.
     pub playout: Option<PlayoutStats>,
 }
@@ -317,9 +321,15 @@ pub struct Bridge {
     /// Concealed packets of flows that were replaced, A's peer's and B's.
     concealed_before: [u64; 2],
     concealed_counted: u64,
+    /// Packets with redundancy of flows that were replaced, from A's peer and from B's.
+    redundant_before: [u64; 2],
+    redundant_counted: u64,
     events_lost: u64,
     /// Of encoders that will be made; `None`: their own choice.
     complexity: Option<u8>,
+    /// Before this instant legs and flows have nothing to say; `ZERO` where they have to be asked. A packet that a relay passes on moves
+    /// deadlines back at most, so it costs none of them a look: a fifth of what such a packet needs beside the kernel.
+    quiet_until: Instant,
 }
 
 /// Where the bridge is in its life.
@@ -358,8 +368,11 @@ impl Bridge {
             timers_ran: [false; LegName::COUNT],
             concealed_before: [0; 2],
             concealed_counted: 0,
+            redundant_before: [0; 2],
+            redundant_counted: 0,
             events_lost: 0,
             complexity: None,
+            quiet_until: Instant::ZERO,
         };
         bridge.join(now);
         bridge
@@ -420,6 +433,7 @@ impl Bridge {
         if self.phase != Phase::Open {
             return;
         }
+        let quiet_until = core::mem::replace(&mut self.quiet_until, Instant::ZERO);
         let (entrance, flow, exit) = match port.leg {
             LegName::A => (&mut self.a, &mut self.a_to_b, &mut self.b),
             LegName::B => (&mut self.b, &mut self.b_to_a, &mut self.a),
@@ -436,6 +450,9 @@ impl Bridge {
         let mut exit = Exit { now, leg: exit, name: port.leg.other(), outbox: &mut self.outbox };
         match flow.handle(&packet, is_event, &mut exit) {
             Ok(Some(pressed)) => self.say_pressed(port.leg, pressed),
+            Ok(None) if flow.is_relay() && !is_event && !entrance.has_notices() && !exit.leg.has_notices() => {
+                self.quiet_until = quiet_until;
+            }
             Ok(None) => {}
             Err(reason) => metrics.drop(reason),
         }
@@ -459,6 +476,7 @@ impl Bridge {
         if self.phase != Phase::Open {
             return;
         }
+        self.quiet_until = Instant::ZERO;
         match command {
             BridgeCommand::SetRemote { leg, remote } => self.set_remote(now, leg, *remote),
             BridgeCommand::Release { leg } => {
@@ -517,6 +535,7 @@ impl Bridge {
             }
             if let Some(before) = flow {
                 self.concealed_before[index] += before.concealed();
+                self.redundant_before[index] += before.redundant();
                 before.hand_over(&mut Exit { now, leg, name, outbox });
             }
             let flow = flow.insert(Flow::new(plan));
@@ -537,6 +556,7 @@ impl Bridge {
     /// Ends the bridge from outside: goodbyes are drained, then `Ended` says `end`. What ended before stays as it was.
     pub fn end(&mut self, now: Instant, end: End) {
         if self.phase == Phase::Open {
+            self.quiet_until = Instant::ZERO;
             self.phase = Phase::Closing(end);
             self.a.close(now);
             self.b.close(now);
@@ -558,6 +578,9 @@ impl Bridge {
             }
             if self.phase == Phase::Ended {
                 return Output::Timeout(Instant::NEVER);
+            }
+            if now < self.quiet_until {
+                return Output::Timeout(self.quiet_until);
             }
             let mut deadline = Instant::NEVER;
             match self.poll_leg(now, LegName::A, out) {
@@ -586,7 +609,8 @@ impl Bridge {
                 self.timers_ran = [false; LegName::COUNT];
                 self.count(metrics);
                 // A leg that is due again at once gets its turn in a millisecond: a drain always ends, and ends in the future.
-                return Output::Timeout(if deadline > now { deadline } else { now.plus_millis(1) });
+                self.quiet_until = if deadline > now { deadline } else { now.plus_millis(1) };
+                return Output::Timeout(self.quiet_until);
             }
         }
     }
@@ -658,6 +682,8 @@ impl Bridge {
     fn count(&mut self, metrics: &mut Metrics) {
         let concealed = self.concealed(0) + self.concealed(1);
         metrics.packets_concealed += concealed - core::mem::replace(&mut self.concealed_counted, concealed);
+        let redundant = self.redundant(0) + self.redundant(1);
+        metrics.packets_redundant += redundant - core::mem::replace(&mut self.redundant_counted, redundant);
         metrics.datagrams_unsent += self.outbox.take_unsent();
         metrics.events_lost += core::mem::take(&mut self.events_lost);
     }
@@ -668,6 +694,12 @@ impl Bridge {
         self.concealed_before[direction] + flow.as_ref().map_or(0, Flow::concealed)
     }
 
+    /// Packets encoded with redundancy in one direction: 0 is A to B.
+    fn redundant(&self, direction: usize) -> u64 {
+        let flow = if direction == 0 { &self.a_to_b } else { &self.b_to_a };
+        self.redundant_before[direction] + flow.as_ref().map_or(0, Flow::redundant)
+    }
+
     /// Figures so far.
     pub fn stats(&self) -> BridgeStats {
         BridgeStats {
@@ -675,6 +707,8 @@ impl Bridge {
             b: self.b.stats(),
             concealed_from_a: self.concealed(0),
             concealed_from_b: self.concealed(1),
+            redundant_to_a: self.redundant(1),
+            redundant_to_b: self.redundant(0),
             playout: [&self.a_to_b, &self.b_to_a].into_iter().flatten().find_map(Flow::playout),
         }
     }

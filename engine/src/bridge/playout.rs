@@ -181,6 +181,7 @@ impl Playout {
                 let ticks = self.ticks(made);
                 self.jitter.made_up(ticks);
             }
+            Next::Overdue(payload) => self.hearing.pass_by(payload),
             Next::Empty => self.hearing.silence(),
         }
     }
@@ -258,6 +259,10 @@ impl Playout {
 
     pub(super) fn concealed(&self) -> u64 {
         self.hearing.concealed()
+    }
+
+    pub(super) fn redundant(&self) -> u64 {
+        self.voice.redundant()
     }
 
     pub(super) fn stats(&self) -> PlayoutStats {

@@ -30,8 +30,8 @@ const GIVEN_UP_MAX: usize = 8;
 /// Beyond the longest wait of late: a quarter, and the tick of a timer.
 const MARGIN_NANOS: u64 = 2_000_000;
 
-/// The wait fades by this part of itself a packet: to a third within 10 s of 20 ms packets.
-const FADE: u64 = 512;
+/// The wait fades by this part of itself a packet: to a third within 40 s of 20 ms packets.
+const FADE: u64 = 2_048;
 
 /// A wait below this is none.
 const WAIT_NANOS_MIN: u64 = 1_000_000;

@@ -18,6 +18,7 @@ use crate::error::DropReason;
 use crate::limits::PTIME_MS;
 use crate::media::decode::DECODED_SAMPLES_MAX;
 use crate::media::encode::{Encoder, FRAME_SAMPLES_MAX};
+use crate::media::redundancy::Redundancy;
 use crate::media::stretch::Need;
 use crate::rtp::header::{COMFORT_NOISE_PAYLOAD_TYPE, RtpPacket};
 use crate::rtp::telephone_event::{EventSender, Pressed};
@@ -27,6 +28,9 @@ use crate::time::Instant;
 /// What may be missing in front of a packet and is filled in, so that the timestamps stay exact: a run of losses, or what comfort waited
 /// for. A larger gap is a jump of the source's clock.
 const FILL_MS_MAX: i32 = PAUSE_MS as i32 + 2 * PTIME_MS as i32;
+
+/// How often the receiver's reports are looked at: once a second.
+const LOOK_FRAMES: u32 = 1_000 / PTIME_MS as u32;
 
 /// How far comfort may have run ahead of a source that was only late, for the rest to be caught up by stretching.
 const DEBT_MS_MAX: i32 = 500;
@@ -41,6 +45,8 @@ pub(super) struct Arrival {
     clock_rate_hz: i32,
     /// What is said before the exit can send, and later what comes too early.
     backlog: Backlog,
+    /// The backlog has run behind the source and has not caught up in its pauses: what comes at once behind an outage waits its turn too.
+    lags: bool,
     voice: Voice,
     /// Runs from the first moment that the exit can send.
     pace: Option<Pace>,
@@ -59,6 +65,7 @@ impl Arrival {
             hearing: Hearing::new(source, voice.rate_hz(), false),
             clock_rate_hz: source.clock_rate_hz() as i32,
             backlog: Backlog::new(),
+            lags: false,
             voice,
             pace: None,
             comforted: 0,
@@ -176,7 +183,10 @@ impl Arrival {
             self.hearing.take_frame(&mut frame);
             let pcm = &frame[..self.hearing.frame_samples()];
             match &mut self.pace {
-                None => self.backlog.push(pcm),
+                None => {
+                    self.lags = true;
+                    self.backlog.push(pcm);
+                }
                 // Nobody listens to a leg on hold; its clock goes on, so that nothing is to be caught up afterwards.
                 Some(pace) if !exit.can_send() => {
                     let skipped = pace.skip(exit.now);
@@ -188,12 +198,19 @@ impl Arrival {
                     pace.heard(exit.now);
                     self.debt -= self.hearing.frame_samples() as i32;
                 }
-                Some(pace) if self.backlog.is_empty() => {
+                Some(pace) if self.backlog.is_empty() && !(self.lags && exit.now < pace.waiting()) => {
+                    self.lags = false;
                     pace.passed(exit.now);
                     self.voice.speak(pcm, exit);
                 }
                 Some(pace) => {
                     pace.heard(exit.now);
+                    let mut oldest = [0; FRAME_SAMPLES_MAX];
+                    let oldest = &mut oldest[..pcm.len()];
+                    // Where there is no room, what has waited longest goes now: nothing is lost.
+                    if self.backlog.is_full() && self.backlog.pop(oldest) {
+                        self.voice.speak(oldest, exit);
+                    }
                     self.backlog.push(pcm);
                 }
             }
@@ -260,6 +277,10 @@ impl Arrival {
     pub(super) fn concealed(&self) -> u64 {
         self.hearing.concealed()
     }
+
+    pub(super) fn redundant(&self) -> u64 {
+        self.voice.redundant()
+    }
 }
 
 /// From frames to packets of the exit's codec: one per frame, audio or a key.
@@ -267,6 +288,11 @@ pub(super) struct Voice {
     encoder: Encoder,
     ticks: u32,
     events: Option<EventSender>,
+    redundancy: Redundancy,
+    /// Frames until the receiver's reports are looked at again.
+    look_in: u32,
+    /// Packets encoded while redundancy was on.
+    redundant: u64,
     /// The next audio packet begins a talkspurt (RFC 3550 §5.1): the stream's first, and the first after a hole.
     marker: bool,
 }
@@ -278,6 +304,9 @@ impl Voice {
             encoder: Encoder::new(codec, opus),
             ticks: frame_ticks(codec),
             events: event_rate_hz.map(EventSender::new),
+            redundancy: Redundancy::new(),
+            look_in: LOOK_FRAMES,
+            redundant: 0,
             marker: true,
         }
     }
@@ -307,8 +336,29 @@ impl Voice {
             self.marker = true;
             return exit.event(&event, self.ticks);
         }
+        self.follow_reports(exit);
+        self.redundant += u64::from(self.encoder.is_redundant());
         let marker = core::mem::take(&mut self.marker);
         exit.audio(marker, self.ticks, |payload| self.encoder.encode(pcm, payload));
+    }
+
+    /// Sends as much redundancy as the receiver's reports ask for.
+    fn follow_reports(&mut self, exit: &Exit<'_>) {
+        self.look_in -= 1;
+        if self.look_in > 0 {
+            return;
+        }
+        self.look_in = LOOK_FRAMES;
+        if let Some(lost_pct) = exit.leg.stats().remote_loss_percent
+            && let Some(expected) = self.redundancy.report(exit.now, lost_pct)
+        {
+            self.encoder.set_expected_loss(expected);
+        }
+    }
+
+    /// Packets encoded while redundancy was on.
+    pub(super) fn redundant(&self) -> u64 {
+        self.redundant
     }
 
     /// Lets the time of `frames` pass without a packet.

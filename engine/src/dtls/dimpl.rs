@@ -14,7 +14,7 @@
 //!
 //! Every error it returns is final; noise it drops by itself.
 
-use super::record::{self, CLIENT_HELLO};
+use super::record::{self, CLIENT_HELLO, ClientHello};
 use super::{
     Admission, Backend, BackendEvent, DTLS_DATAGRAM_BYTES_MAX, DtlsRole, DtlsVersion, DtlsVersions, Failure,
     IdentityError, KeyingMaterial, fingerprint_of,
@@ -89,6 +89,16 @@ impl Credentials {
     pub(super) fn private_key(&self) -> &[u8] {
         &self.certificate.private_key
     }
+}
+
+/// Whether the library can answer a client: with a suite of 1.3, or with one of its own of 1.2 and the extended master secret.
+/// What it cannot answer it takes for noise.
+pub(super) fn can_serve(hello: &ClientHello<'_>) -> bool {
+    const SUITES_13: [u16; 3] = [0x1301, 0x1302, 0x1303];
+    const SUITES_12: [u16; 3] = [0xc02b, 0xc02c, 0xcca9];
+    const EXTENDED_MASTER_SECRET: u16 = 23;
+    let offers = |suites: [u16; 3]| suites.into_iter().any(|suite| hello.offers(suite));
+    offers(SUITES_13) || (offers(SUITES_12) && !hello.lacks(EXTENDED_MASTER_SECRET))
 }
 
 /// One association.

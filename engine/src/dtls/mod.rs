@@ -15,7 +15,8 @@
 //! media packet passes through it.
 //!
 //! Why a trait and two libraries: dimpl speaks ECDSA and AEAD suites only, and needs the extended master secret. A peer that
-//! it cannot serve needs OpenSSL behind the same session, chosen when the session is made ([`DtlsVersions::OpenSsl`]).
+//! it cannot serve needs OpenSSL behind the same session, chosen when the session is made ([`DtlsVersions::OpenSsl`]), or by a
+//! server that sees in the ClientHello that there is no other way: dimpl takes such a hello for noise, and the client waits.
 
 mod dimpl;
 mod openssl;
@@ -102,7 +103,8 @@ pub enum DtlsVersions {
     V12,
     /// 1.3 only.
     V13,
-    /// Both, the peer's ClientHello decides (servers), or 1.3 with fallback (clients).
+    /// Both, the peer's ClientHello decides (servers; it may leave no choice but OpenSSL, here as with `V12`), or 1.3 with
+    /// fallback (clients).
     Auto,
     /// 1.2 by OpenSSL, for a peer that the first library cannot serve: RSA suites, CBC suites, no extended master secret. Chosen
     /// for a number or a trunk, or after a handshake whose end [`may_suit_openssl`].
@@ -112,6 +114,9 @@ pub enum DtlsVersions {
 /// What is said where the handshake was done and gave no keys: no library changes that.
 const NO_PROFILE: &str = "no SRTP profile in common";
 
+/// OpenSSL's own words as a server: our certificate is ECDSA in either library.
+const NO_SHARED_CIPHER: &str = "no shared cipher";
+
 /// Whether an end, with its detail, may come from something that only the first library lacks: suites, certificate types or
 /// extensions in common. The same peer is then worth a call with [`DtlsVersions::OpenSsl`].
 pub fn may_suit_openssl(cause: Cause, detail: Option<&str>) -> bool {
@@ -119,7 +124,8 @@ pub fn may_suit_openssl(cause: Cause, detail: Option<&str>) -> bool {
     // internal_error, and the extension ones. What our own library says about the peer's messages has no alert in it.
     const ALERTS: [&str; 11] =
         ["(40)", "(42)", "(43)", "(46)", "(47)", "(51)", "(70)", "(71)", "(80)", "(109)", "(110)"];
-    let Some(detail) = detail.filter(|detail| cause == Cause::DtlsRefused && *detail != NO_PROFILE) else {
+    let hopeless = [NO_PROFILE, NO_SHARED_CIPHER];
+    let Some(detail) = detail.filter(|detail| cause == Cause::DtlsRefused && !hopeless.contains(detail)) else {
         return false;
     };
     !detail.contains("fatal alert") || ALERTS.iter().any(|alert| detail.contains(alert))
@@ -200,6 +206,8 @@ trait Backend: Send {
 /// One handshake and what follows it.
 pub struct DtlsSession {
     backend: Box<dyn Backend>,
+    /// Of a server whose first ClientHello decides between the libraries, until it has come.
+    undecided: Option<Identity>,
     role: DtlsRole,
     expected: Fingerprint,
     state: State,
@@ -243,6 +251,10 @@ impl DtlsSession {
             backend: match versions {
                 DtlsVersions::OpenSsl => Box::new(openssl::Association::new(identity.openssl(), role)),
                 _ => Box::new(dimpl::Association::new(now, &identity.shared, role, versions)),
+            },
+            undecided: match (role, versions) {
+                (DtlsRole::Server, DtlsVersions::V12 | DtlsVersions::Auto) => Some(identity.clone()),
+                _ => None,
             },
             role,
             expected,
@@ -302,6 +314,7 @@ impl DtlsSession {
             let Some(datagram) = self.next_datagram() else {
                 return DtlsOutput::Timeout(self.next_deadline(next));
             };
+            self.decide(&datagram);
             let result = self.backend.handle_datagram(self.now, &datagram);
             self.fail_if(result);
         }
@@ -334,6 +347,16 @@ impl DtlsSession {
                 self.fail_if(result);
             }
             State::Ending(_) | State::Ended => {}
+        }
+    }
+
+    /// The first ClientHello says which library can answer it.
+    fn decide(&mut self, datagram: &[u8]) {
+        let Some(hello) = record::client_hello(datagram) else { return };
+        if let Some(identity) = self.undecided.take()
+            && !dimpl::can_serve(&hello)
+        {
+            self.backend = Box::new(openssl::Association::new(identity.openssl(), self.role));
         }
     }
 

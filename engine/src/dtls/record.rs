@@ -86,6 +86,56 @@ pub(super) fn first_fragment(datagram: &[u8]) -> Option<Fragment<'_>> {
     Some(Fragment { kind: header[0], whole: fragment_length == length, bytes })
 }
 
+/// What a ClientHello offers, as far as its first fragment goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ClientHello<'d> {
+    /// Two bytes each.
+    pub suites: &'d [u8],
+    /// Type, length and content of each; `None` where they may go on in another fragment.
+    extensions: Option<&'d [u8]>,
+}
+
+impl ClientHello<'_> {
+    /// Whether the client has a suite.
+    pub(super) fn offers(&self, suite: u16) -> bool {
+        self.suites.chunks_exact(2).any(|offered| offered == suite.to_be_bytes())
+    }
+
+    /// Whether it certainly lacks an extension.
+    pub(super) fn lacks(&self, extension: u16) -> bool {
+        let Some(mut rest) = self.extensions else { return false };
+        while let Some((header, after)) = rest.split_first_chunk::<4>() {
+            if header[..2] == extension.to_be_bytes() {
+                return false;
+            }
+            rest = after.get(usize::from(u16::from_be_bytes([header[2], header[3]]))..).unwrap_or_default();
+        }
+        true
+    }
+}
+
+/// The ClientHello (RFC 6347 §4.2.1) whose beginning stands at the beginning of the datagram.
+pub(super) fn client_hello(datagram: &[u8]) -> Option<ClientHello<'_>> {
+    let fragment = first_fragment(datagram).filter(|fragment| fragment.kind == CLIENT_HELLO)?;
+    let (header, body) = fragment.bytes.split_first_chunk::<HANDSHAKE_HEADER_BYTES>()?;
+    if header[6..9] != [0; 3] {
+        return None;
+    }
+    // Version and random, then session id, cookie, suites and compression methods, each behind its length.
+    let (_, rest) = skip(body.get(2 + 32..)?, 1)?;
+    let (_, rest) = skip(rest, 1)?;
+    let (suites, rest) = skip(rest, 2)?;
+    let extensions =
+        skip(rest, 1).filter(|_| fragment.whole).map(|(_, rest)| skip(rest, 2).map_or(&rest[..0], |(all, _)| all));
+    Some(ClientHello { suites, extensions })
+}
+
+/// What stands behind a length of one or two bytes, and the rest.
+fn skip(bytes: &[u8], length_bytes: usize) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_at_checked(length_bytes)?;
+    rest.split_at_checked(length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)))
+}
+
 /// The registered name of an alert (RFC 8446 §6, RFC 5246 §7.2).
 pub(super) fn alert_name(description: u8) -> &'static str {
     match description {
@@ -146,6 +196,33 @@ mod tests {
         assert!(!first_fragment(&message(20, 30, 30)).unwrap().whole);
         assert_eq!(first_fragment(&message(20, 31, 31)), None);
         assert_eq!(first_fragment(&message(0, 50, 49)), None);
+    }
+
+    #[test]
+    fn a_client_hello_tells_its_suites_and_what_it_lacks() {
+        let mut hello = vec![0xfe, 0xfd];
+        hello.extend([5; 32]);
+        hello.extend([0, 0]); // no session, no cookie
+        hello.extend([0, 4, 0xc0, 0x2b, 0, 0x2f, 1, 0]);
+        let bare = hello.clone();
+        hello.extend([0, 9, 0, 14, 0, 1, 9, 0, 23, 0, 0]);
+        let message = |body: &[u8], length: usize, offset: u8| {
+            let mut message = vec![CLIENT_HELLO, 0, 0, length as u8, 0, 0, 0, 0, offset, 0, 0, body.len() as u8];
+            message.extend(body);
+            record(HANDSHAKE, 0, &message)
+        };
+        let datagram = message(&hello, hello.len(), 0);
+        let whole = client_hello(&datagram).unwrap();
+        assert!(whole.offers(0xc02b) && whole.offers(0x002f) && !whole.offers(0x2b00));
+        assert!(!whole.lacks(23) && !whole.lacks(14) && whole.lacks(13));
+        let datagram = message(&bare, bare.len(), 0);
+        assert!(client_hello(&datagram).unwrap().lacks(23), "a hello may end before the extensions");
+        let datagram = message(&bare, hello.len(), 0);
+        assert!(!client_hello(&datagram).unwrap().lacks(23), "they may come with the next fragment");
+        assert_eq!(client_hello(&message(&hello[2..], hello.len(), 2)), None);
+        for len in 0..bare.len() - 2 {
+            assert_eq!(client_hello(&message(&bare[..len], len, 0)), None, "{len}");
+        }
     }
 
     #[test]

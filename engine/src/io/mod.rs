@@ -44,6 +44,11 @@ pub const PAUSE_MS: u64 = 5;
 /// over in the middle of a turn; when that frees none, the datagram is lost and counted as unsent.
 pub const SENDS_MAX: usize = 1024;
 
+/// Datagrams that are handed to the kernel in the middle of a turn, once so many are queued: the first frames of a long turn, one that
+/// catches up, do not wait for its last. One more system call for each costs a four-hundredth of what the sends cost.
+pub const SENDS_BATCH: usize = 64;
+const _: () = assert!(SENDS_BATCH <= SENDS_MAX);
+
 /// How long after the beginning of a turn the next one begins at the earliest, unless a deadline comes first: what comes within that
 /// time shares a turn, its system call and its wake-up. A worker with nothing to do answers its first packet at once; one that is busy
 /// for longer than this waits for nothing.

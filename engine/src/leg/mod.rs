@@ -89,6 +89,14 @@ impl Leg {
         }
     }
 
+    /// Whether `poll_output` has an event to tell.
+    pub fn has_notices(&self) -> bool {
+        match self {
+            Leg::Webrtc(leg) => leg.has_notices(),
+            Leg::Rtp(leg) => leg.has_notices(),
+        }
+    }
+
     /// Whether `send` would send.
     pub fn can_send(&self) -> bool {
         match self {

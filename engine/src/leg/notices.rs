@@ -13,6 +13,10 @@ pub(super) struct Notices {
 }
 
 impl Notices {
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     pub(super) fn push(&mut self, event: LegEvent) {
         if let LegEvent::Ended(_) = event {
             self.count = self.count.min(NOTICES_MAX - 1);

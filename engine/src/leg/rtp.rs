@@ -310,6 +310,11 @@ impl RtpLeg {
         Some((to, len))
     }
 
+    /// Whether `poll_output` has an event to tell.
+    pub(super) fn has_notices(&self) -> bool {
+        !self.stream.notices.is_empty()
+    }
+
     /// Says goodbye: RTCP BYE is queued for `poll_output`.
     pub fn close(&mut self, _now: Instant) {
         if matches!(self.phase, Phase::Open | Phase::Ended) {

@@ -534,6 +534,11 @@ impl WebrtcLeg {
         Some((self.nominated?, len))
     }
 
+    /// Whether `poll_output` has an event to tell.
+    pub(super) fn has_notices(&self) -> bool {
+        !self.stream.notices.is_empty()
+    }
+
     /// Says goodbye: RTCP BYE (unless held) and close_notify are queued for `poll_output`.
     pub fn close(&mut self, _now: Instant) {
         if matches!(self.phase, Phase::Open | Phase::Ended) {

@@ -80,7 +80,7 @@ fn through_playout(packets: &[Vec<u8>], lost: impl Fn(usize) -> bool) -> Vec<i16
             Some(Playout::Packet(payload)) => decoder.decode(payload, &mut wide).unwrap(),
             Some(Playout::Recover { next, .. }) => decoder.decode_fec(next, &mut wide),
             Some(Playout::Missing { .. } | Playout::Late) => decoder.conceal(&mut wide),
-            Some(Playout::Empty) | None => continue,
+            Some(Playout::Overdue(_) | Playout::Empty) | None => continue,
         };
         let mut narrow = [0; FRAME_SAMPLES];
         assert_eq!(decimator.resample(&wide[..decoded], &mut narrow), FRAME_SAMPLES);

@@ -22,7 +22,17 @@ const _: () = assert!(HISTORY >= WINDOW + PERIOD_MAX);
 
 /// Steps of the appendix: each 10 ms another period is taken in, up to three, and a fifth of the level is lost.
 const STEP: usize = 80;
-const FADED: usize = 6 * STEP;
+const LOST: Fade = Fade { begins: STEP, ends: 6 * STEP };
+
+/// For packets that are late: an outage of the network, which a voice outlasts more often than not.
+const LATE: Fade = Fade { begins: 2 * STEP, ends: 18 * STEP };
+
+/// How what is made up fades: from which sample on, and when it is silent.
+#[derive(Clone, Copy, Debug)]
+struct Fade {
+    begins: usize,
+    ends: usize,
+}
 
 /// Cross-fade back into received audio: 4 ms, and as much more for each 10 ms that were made up, at most 10 ms.
 const RETURN_MIN: usize = 32;
@@ -37,10 +47,8 @@ pub struct Concealer {
     history: Box<[i16]>,
     /// The history when the loss began.
     before: Box<[i16]>,
-    /// The same, its end made to fit the beginning of the repeated part.
-    repeated: Box<[i16]>,
     period: usize,
-    /// Periods in the repeated part, which ends where `repeated` ends: 1 to 3.
+    /// Periods in the repeated part, which ends where `before` ends: 1 to 3.
     periods: usize,
     /// Where in the repeated part the next sample is.
     position: usize,
@@ -48,23 +56,34 @@ pub struct Concealer {
     step: i32,
     /// Samples made up since the last packet.
     lost: usize,
+    /// In samples of the rate at hand.
+    fade: Fade,
 }
 
 impl Concealer {
     /// A stream of 8 or 16 kHz of which nothing was received: its past is silence.
     pub fn new(rate_hz: u32) -> Concealer {
+        Concealer::fading(rate_hz, LOST)
+    }
+
+    /// The same, but it stands in for packets that are late, and fades slowly.
+    pub fn for_late(rate_hz: u32) -> Concealer {
+        Concealer::fading(rate_hz, LATE)
+    }
+
+    fn fading(rate_hz: u32, fade: Fade) -> Concealer {
         let scale = (rate_hz as usize / 8_000).max(1);
         let silence = vec![0; HISTORY * scale].into_boxed_slice();
         Concealer {
             scale,
             history: silence.clone(),
-            before: silence.clone(),
-            repeated: silence,
+            before: silence,
             period: PERIOD_MIN * scale,
             periods: 1,
             position: 0,
             step: 0,
             lost: 0,
+            fade: Fade { begins: fade.begins * scale, ends: fade.ends * scale },
         }
     }
 
@@ -94,8 +113,8 @@ impl Concealer {
 
     /// How much of what was received last is left in what is made up now: 1 at first, 0 once it has faded.
     pub fn level(&self) -> f32 {
-        let (step, faded) = (STEP * self.scale, FADED * self.scale);
-        if self.lost == 0 { 1.0 } else { (faded - self.lost.clamp(step, faded)) as f32 / (faded - step) as f32 }
+        let Fade { begins, ends } = self.fade;
+        if self.lost == 0 { 1.0 } else { (ends - self.lost.clamp(begins, ends)) as f32 / (ends - begins) as f32 }
     }
 
     fn begin(&mut self) {
@@ -104,42 +123,40 @@ impl Concealer {
         self.position = 0;
         let end = self.before.len() - 1;
         self.step = i32::from(self.before[end]) - i32::from(self.before[end - self.period]);
-        self.repeat(1);
+        self.periods = 1;
     }
 
-    /// Repeats the last `periods` from here on. The end of the part is cross-faded, over a quarter of a period, into what stood
-    /// before its beginning, so that going round makes no step.
-    fn repeat(&mut self, periods: usize) {
-        let quarter = self.period / 4;
-        let length = self.before.len();
-        let lead_in = length - periods * self.period - quarter;
-        self.periods = periods;
-        self.repeated.copy_from_slice(&self.before);
-        for index in 0..quarter {
-            let at = length - quarter + index;
-            self.repeated[at] = blend(self.before[at], self.before[lead_in + index], index, quarter);
+    /// The sample at `position` of the repeated part, the last `periods`. The end of the part is cross-faded, over a quarter of a period,
+    /// into what stood before its beginning, so that going round makes no step.
+    fn repeated(&self) -> i16 {
+        let (quarter, length) = (self.period / 4, self.before.len());
+        let begin = length - self.periods * self.period;
+        let at = begin + self.position;
+        match at.checked_sub(length - quarter) {
+            None => self.before[at],
+            Some(index) => blend(self.before[at], self.before[begin - quarter + index], index, quarter),
         }
     }
 
     fn next_sample(&mut self) -> i16 {
-        let (step, faded) = (STEP * self.scale, FADED * self.scale);
+        let Fade { begins, ends } = self.fade;
         let lost = self.lost;
-        self.lost = (lost + 1).min(faded);
-        if lost >= faded {
+        self.lost = (lost + 1).min(ends);
+        if lost >= ends {
             return 0;
         }
-        if lost > 0 && lost.is_multiple_of(step) && self.periods < PERIODS_MAX {
+        if lost > 0 && lost.is_multiple_of(STEP * self.scale) && self.periods < PERIODS_MAX {
             // The part grows at its beginning: the same place lies one period further on in it.
             self.position += self.period;
-            self.repeat(self.periods + 1);
+            self.periods += 1;
         }
         let length = self.periods * self.period;
-        let repeated = i32::from(self.repeated[self.repeated.len() - length + self.position]);
+        let repeated = i32::from(self.repeated());
         self.position = (self.position + 1) % length;
         let quarter = self.period / 4;
         let carried = self.step * quarter.saturating_sub(lost) as i32 / quarter as i32;
-        let level = (faded - lost.max(step)) as i32;
-        let sample = (repeated + carried) * level / (faded - step) as i32;
+        let level = (ends - lost.max(begins)) as i32;
+        let sample = (repeated + carried) * level / (ends - begins) as i32;
         sample.clamp(i16::MIN.into(), i16::MAX.into()) as i16
     }
 

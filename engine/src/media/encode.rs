@@ -40,6 +40,18 @@ impl Encoder {
         }
     }
 
+    /// Sends in-band FEC for a path that loses so many percent, none for 0; G.711 has none.
+    pub fn set_expected_loss(&mut self, pct: u8) {
+        if let Kind::Opus(encoder) = &mut self.0 {
+            encoder.set_expected_loss(pct);
+        }
+    }
+
+    /// Whether in-band FEC is sent.
+    pub fn is_redundant(&self) -> bool {
+        matches!(&self.0, Kind::Opus(encoder) if encoder.is_redundant())
+    }
+
     /// Rate of the samples that `encode` wants.
     pub fn sample_rate_hz(&self) -> u32 {
         8_000

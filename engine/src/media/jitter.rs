@@ -14,7 +14,9 @@
 //!
 //! A dry buffer cannot tell a late packet from a lost one or from a sender that pauses. So the missing sound is made up for a while and the
 //! next packet keeps its place. If it comes after all it is played, and the delay has grown by what was made up, for the stretching to take
-//! out again; if one behind it comes, what was made up stood for the lost ones.
+//! out again; if one behind it comes, what was made up stood for the lost ones. After an outage, though, when many come at once, those whose
+//! time is gone are decoded and not played: a word that is lost is heard as one fault, a word that comes late as a fault that lasts until the
+//! stretching has it out again.
 //!
 //! Why payloads lie in chunks of one small arena: Opus speech is 40 to 160 bytes, the longest legal frame 1,275. Slots of the longest take
 //! 80 KB a call, chunks 8 KB, and no pool is shared between calls.
@@ -26,7 +28,12 @@ use crate::rtp::sequence::ExtendedSequence;
 use crate::time::{Instant, RtpTimestamp};
 
 /// How long a dry buffer asks for sound before it takes the sender to pause. What is made up has faded by then.
-const DRY_MS: i64 = 120;
+const DRY_MS: i64 = 180;
+
+/// A buffer that was dry for this long has seen an outage: what came behind its time by more than the second is overdue, and not played.
+const OUTAGE_MS: i64 = 60;
+const OVERDUE_NANOS: i64 = 20_000_000;
+const _: () = assert!(OUTAGE_MS < DRY_MS);
 
 /// Gap in the timestamps from which the sender is taken to have paused, in packets.
 const PAUSE_PACKETS: i64 = 1;
@@ -92,6 +99,8 @@ pub enum Playout<'b> {
     },
     /// The packet has not come and may yet: make something up, and say how much by `made_up`.
     Late,
+    /// The packet came after an outage, and its time is gone: the decoder has to see it, nobody is to hear it.
+    Overdue(&'b [u8]),
     /// Nothing has begun, or the sender pauses: nothing is known to be missing.
     Empty,
 }
@@ -135,6 +144,8 @@ pub struct JitterBuffer {
     played: u64,
     /// Ticks made up since the buffer ran dry.
     made_up: i64,
+    /// It ran dry, and what was missing has not been caught up with: what comes now may be overdue.
+    is_behind: bool,
     /// The sender said that it pauses, or plays a key.
     is_pausing: bool,
     /// What would follow a packet from far behind.
@@ -182,6 +193,7 @@ impl JitterBuffer {
             packet_ticks: i64::from(clock_rate_hz) / 50,
             played: 0,
             made_up: 0,
+            is_behind: false,
             is_pausing: false,
             restart_at: None,
             stats: JitterStats::default(),
@@ -254,6 +266,7 @@ impl JitterBuffer {
         self.reference = (RtpTimestamp(0), 0);
         self.played = 0;
         self.made_up = 0;
+        self.is_behind = false;
         self.is_pausing = false;
         self.restart_at = None;
     }
@@ -288,7 +301,7 @@ impl JitterBuffer {
                 continue;
             }
             if lost == 0 || gap <= 0 {
-                return self.play(oldest, held);
+                return if self.is_overdue(now, &held) { self.pass_by(oldest, held) } else { self.play(oldest, held) };
             }
             return self.pass_over(now, oldest, held, gap);
         }
@@ -401,6 +414,9 @@ impl JitterBuffer {
 
     /// Begins to play, or goes on after a pause, with the oldest packet.
     fn begin(&mut self, oldest: u64, timestamp: i64) {
+        let lost = oldest.saturating_sub(self.next) as i64;
+        // Time that the sender did not fill was no outage.
+        self.is_behind &= timestamp - self.head <= (lost + PAUSE_PACKETS) * self.packet_ticks;
         self.give_up_before(oldest);
         self.head = timestamp;
         self.made_up = 0;
@@ -422,6 +438,7 @@ impl JitterBuffer {
             return Playout::Empty;
         }
         self.stats.dry += u64::from(self.made_up == 0);
+        self.is_behind |= self.made_up >= self.ticks(OUTAGE_MS);
         Playout::Late
     }
 
@@ -445,8 +462,30 @@ impl JitterBuffer {
         }
     }
 
+    /// Whether a packet comes so long after its time that playing it would only make everything after it as late. Not where it is all
+    /// there is: then the network has become slower, and the target follows.
+    fn is_overdue(&mut self, now: Instant, held: &Held) -> bool {
+        let late = now.as_nanos() as i64 - self.nanos(held.timestamp) - self.arrivals.target();
+        let is_late = late > OVERDUE_NANOS;
+        self.is_behind &= is_late;
+        self.is_behind && self.held_count > 1
+    }
+
+    /// Hands out a packet that is not to be heard.
+    fn pass_by(&mut self, sequence: u64, held: Held) -> Playout<'_> {
+        self.hand_out(sequence, held);
+        self.stats.skipped += 1;
+        Playout::Overdue(&self.out[..usize::from(held.len)])
+    }
+
     /// Hands out the packet that is next, whatever of it was made up while it was late: the delay has grown by that.
     fn play(&mut self, sequence: u64, held: Held) -> Playout<'_> {
+        self.hand_out(sequence, held);
+        self.stats.played += 1;
+        Playout::Packet(&self.out[..usize::from(held.len)])
+    }
+
+    fn hand_out(&mut self, sequence: u64, held: Held) {
         for _ in self.next..sequence {
             self.note_lost(false);
         }
@@ -456,9 +495,7 @@ impl JitterBuffer {
         self.head = held.timestamp + i64::from(held.ticks);
         self.made_up = 0;
         self.is_pausing = held.kind == Kind::Pause;
-        self.stats.played += 1;
         self.arrivals.note_fate(false);
-        Playout::Packet(&self.out[..usize::from(held.len)])
     }
 
     /// The next packet is missing: its time passes.

@@ -16,6 +16,7 @@ pub mod encode;
 pub mod g711;
 pub mod jitter;
 pub mod opus;
+pub mod redundancy;
 pub mod resample;
 pub mod simd;
 pub mod stretch;

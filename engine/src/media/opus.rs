@@ -1,7 +1,8 @@
 //! Opus through libopus (RFC 6716, RFC 7587): the only file that names the library.
 //!
-//! Why no in-band FEC and a fixed complexity here: FEC costs clean quality and belongs to the loss that receiver reports show; the
-//! complexity that a core can afford depends on its load. Both are decided elsewhere, with these as the start.
+//! Why no in-band FEC and a fixed complexity at first: FEC costs clean quality and belongs to the loss that receiver reports show
+//! (`redundancy.rs`); the complexity that a core can afford depends on its load (the worker). Both are decided there, with these as the
+//! start.
 
 use super::decode::DecodeError;
 use super::encode::FRAME_SAMPLES;
@@ -16,10 +17,16 @@ pub const DECODE_RATE_HZ: u32 = 16_000;
 const ENCODE_RATE_HZ: u32 = 8_000;
 
 /// Effort of the encoder, 0 to 10: 5 costs 53 us a frame and scores 4.10 at 20 kbit/s (PESQ-NB; 0 costs 22 us and scores 4.04).
-const COMPLEXITY: i32 = 5;
+const COMPLEXITY: u8 = 5;
 
 /// Bit rate when the receiver names none, and the most that narrowband speech is worth: 24,000 adds 0.03 PESQ.
 const BITRATE_MAX: u32 = 20_000;
+
+/// The same while redundancy is sent: the copy of the last frame takes its share.
+const BITRATE_REDUNDANT_MAX: u32 = 24_000;
+
+/// Least effort at which libopus writes any redundancy.
+const COMPLEXITY_REDUNDANT_MIN: u8 = 2;
 
 /// Lowest rate of RFC 7587 §7.1; a lower wish is not honoured.
 const BITRATE_MIN: u32 = 6_000;
@@ -135,6 +142,12 @@ pub fn kind(payload: &[u8]) -> Kind {
 #[derive(Debug)]
 pub struct OpusEncoder {
     state: ::opus::Encoder,
+    /// The receiver's `maxaveragebitrate`.
+    ceiling: Option<u32>,
+    /// The receiver can use redundancy.
+    use_inband_fec: bool,
+    complexity: u8,
+    expected_loss_pct: u8,
 }
 
 impl OpusEncoder {
@@ -145,21 +158,52 @@ impl OpusEncoder {
     pub fn new(parameters: &OpusParameters) -> OpusEncoder {
         let configured = || -> ::opus::Result<::opus::Encoder> {
             let mut state = ::opus::Encoder::new(ENCODE_RATE_HZ, Channels::Mono, Application::Voip)?;
-            state.set_complexity(COMPLEXITY)?;
-            state.set_bitrate(Bitrate::Bits(bitrate(parameters) as i32))?;
+            state.set_complexity(COMPLEXITY.into())?;
+            state.set_bitrate(Bitrate::Bits(bitrate(parameters.max_average_bitrate, false) as i32))?;
             state.set_vbr(true)?;
             state.set_vbr_constraint(true)?;
             state.set_inband_fec(false)?;
             state.set_dtx(false)?;
             Ok(state)
         };
-        OpusEncoder { state: configured().expect("every setting is one that libopus has") }
+        let state = configured().expect("every setting is one that libopus has");
+        OpusEncoder {
+            state,
+            ceiling: parameters.max_average_bitrate,
+            use_inband_fec: parameters.use_inband_fec,
+            complexity: COMPLEXITY,
+            expected_loss_pct: 0,
+        }
     }
 
     /// Sets the effort, 0 to 10.
     pub fn set_complexity(&mut self, complexity: u8) {
-        // It fails only outside 0 to 10, where the effort stays as it is.
-        let _ = self.state.set_complexity(complexity.into());
+        self.complexity = complexity.min(10);
+        self.apply();
+    }
+
+    /// Sends in-band FEC for a path that loses so many percent, none for 0; only to a receiver that can use it (RFC 7587 §6.1).
+    pub fn set_expected_loss(&mut self, pct: u8) {
+        self.expected_loss_pct = if self.use_inband_fec { pct.min(100) } else { 0 };
+        self.apply();
+    }
+
+    /// Whether redundancy is sent.
+    pub fn is_redundant(&self) -> bool {
+        self.expected_loss_pct > 0
+    }
+
+    fn apply(&mut self) {
+        let is_redundant = self.is_redundant();
+        let least = if is_redundant { COMPLEXITY_REDUNDANT_MIN } else { 0 };
+        let mut apply = || -> ::opus::Result<()> {
+            self.state.set_complexity(self.complexity.max(least).into())?;
+            self.state.set_inband_fec(is_redundant)?;
+            self.state.set_packet_loss_perc(self.expected_loss_pct.into())?;
+            self.state.set_bitrate(Bitrate::Bits(bitrate(self.ceiling, is_redundant) as i32))
+        };
+        let applied = apply();
+        debug_assert!(applied.is_ok(), "every value is within libopus's bounds: {applied:?}");
     }
 
     /// Encodes one frame of 20 ms and answers the payload's length.
@@ -172,6 +216,69 @@ impl OpusEncoder {
     }
 }
 
-fn bitrate(parameters: &OpusParameters) -> u32 {
-    parameters.max_average_bitrate.unwrap_or(BITRATE_MAX).clamp(BITRATE_MIN, BITRATE_MAX)
+/// The receiver's `maxaveragebitrate` is a ceiling.
+fn bitrate(ceiling: Option<u32>, is_redundant: bool) -> u32 {
+    let most = if is_redundant { BITRATE_REDUNDANT_MAX } else { BITRATE_MAX };
+    ceiling.unwrap_or(most).clamp(BITRATE_MIN, most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GREETING: &[u8] = include_bytes!("../../../control/standin/speech/greeting-8k.wav");
+
+    /// Of real speech: libopus repeats what its detector takes for a voice, and a tone is none.
+    fn speech(frame: usize) -> Vec<i16> {
+        let bytes = &GREETING[44 + (40 + frame) * 2 * FRAME_SAMPLES..][..2 * FRAME_SAMPLES];
+        bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
+    }
+
+    fn redundant_of_100(encoder: &mut OpusEncoder) -> usize {
+        let mut out = [0; 400];
+        (0..100)
+            .filter(|&frame| {
+                let len = encoder.encode(&speech(frame), &mut out);
+                kind(&out[..len]) == Kind::Redundant
+            })
+            .count()
+    }
+
+    #[test]
+    fn redundancy_is_sent_when_loss_is_expected_and_recognised_in_the_packets() {
+        let parameters = OpusParameters { use_inband_fec: true, ..OpusParameters::default() };
+        let mut encoder = OpusEncoder::new(&parameters);
+        encoder.set_complexity(0);
+        assert_eq!(redundant_of_100(&mut encoder), 0);
+        encoder.set_expected_loss(10);
+        assert!(redundant_of_100(&mut encoder) > 60);
+        encoder.set_expected_loss(0);
+        redundant_of_100(&mut encoder);
+        assert_eq!(redundant_of_100(&mut encoder), 0);
+    }
+
+    #[test]
+    fn a_receiver_that_cannot_use_redundancy_gets_none() {
+        let mut encoder = OpusEncoder::new(&OpusParameters::default());
+        encoder.set_expected_loss(20);
+        assert_eq!(redundant_of_100(&mut encoder), 0);
+    }
+
+    #[test]
+    fn kinds_of_packets_are_told_by_their_first_bytes() {
+        assert_eq!(kind(&[]), Kind::Pause);
+        assert_eq!(kind(&[0x48]), Kind::Pause);
+        assert_eq!(kind(&[0x48, 0]), Kind::Pause);
+        // SILK wideband, 20 ms, one frame: VAD, then LBRR.
+        assert_eq!(kind(&[0x48, 0b0100_0000, 1]), Kind::Redundant);
+        assert_eq!(kind(&[0x48, 0b1000_0000, 1]), Kind::Audio);
+        // 60 ms: three VAD flags first.
+        assert_eq!(kind(&[0x58, 0b1110_0000, 1]), Kind::Audio);
+        assert_eq!(kind(&[0x58, 0b0001_0000, 1]), Kind::Redundant);
+        // Two frames of different length, the first one's length in one byte or two.
+        assert_eq!(kind(&[0x4a, 100, 0b0100_0000, 1]), Kind::Redundant);
+        assert_eq!(kind(&[0x4a, 253, 1, 0b1000_0000, 1]), Kind::Audio);
+        // CELT has none.
+        assert_eq!(kind(&[0xf8, 0xff, 0xff]), Kind::Audio);
+    }
 }

@@ -14,6 +14,7 @@
 
 pub mod core;
 mod governor;
+mod handshakes;
 mod mailbox;
 mod open;
 pub mod pool;
@@ -31,6 +32,7 @@ use crate::random::Random;
 use crate::time::Duration;
 use crate::worker::core::Core;
 use governor::Governor;
+use handshakes::Handshakes;
 use mailbox::Mailbox;
 use pool::Pool;
 use std::collections::HashMap;
@@ -306,6 +308,7 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
         window: WindowStart { at: clock::now(), cpu: system::thread_cpu(), ..WindowStart::default() },
         cpu: Duration::ZERO,
         carrying: 0,
+        handshakes: Handshakes::default(),
         stop_at: None,
         posted: false,
     };

@@ -11,12 +11,14 @@
 
 use super::core::Core;
 use super::governor::{Governor, WINDOW_MS, Window};
+use super::handshakes::{Handshakes, Waiting};
 use super::mailbox::Mailbox;
 use super::open::Slot;
 use super::pool::{Pool, SlotKey};
 use super::timers::Timers;
 use super::{Command, Event, RefuseReason};
 use crate::bridge::{BridgeCommand, BridgeEvent, BridgeId, BridgeStats, Output};
+use crate::demux::{self, Class};
 use crate::error::{Cause, End, Side};
 use crate::io::address::Family;
 use crate::io::ports::PortPool;
@@ -62,6 +64,7 @@ pub(super) struct Worker<C: Core> {
     pub(super) cpu: Duration,
     /// Bridges on which media can flow.
     pub(super) carrying: u32,
+    pub(super) handshakes: Handshakes,
     /// Once `Stop` came: when patience ends.
     pub(super) stop_at: Option<Instant>,
     /// Whether control is to be woken at the end of this turn.
@@ -104,7 +107,9 @@ impl<C: Core> Worker<C> {
         let now = self.rest(last);
 
         self.net.collect(now, &mut self.metrics);
-        let worked = self.handle_packets(now) + self.handle_timers(now) + self.handle_commands(now);
+        self.handshakes.begin_turn();
+        let worked = self.handle_packets(now) + self.handle_timers(now);
+        let worked = worked + self.handle_handshakes(now) + self.handle_commands(now);
         self.handle_closed(now);
 
         self.metrics.turns += 1;
@@ -139,6 +144,9 @@ impl<C: Core> Worker<C> {
     fn wait_until(&self, last: Instant) -> Instant {
         let next = tick_after(self.timers.earliest()).min(self.report_at);
         let next = next.min(self.stop_at.unwrap_or(Instant::NEVER));
+        if !self.handshakes.is_empty() {
+            return Instant::ZERO;
+        }
         match (self.mailbox.has_commands(), self.mailbox.has_room()) {
             (true, true) => Instant::ZERO,
             (true, false) => next.min(last.plus_millis(ROOM_RETRY_MS)),
@@ -151,12 +159,32 @@ impl<C: Core> Worker<C> {
         while let Some(packet) = self.net.next_packet(&mut self.metrics) {
             let key = SlotKey { index: packet.owner.slot, generation: packet.owner.generation };
             count += 1;
+            if demux::classify(packet.datagram) == Class::Dtls && !self.handshakes.admits() {
+                let is_kept = self.handshakes.wait(key, packet.owner.port, packet.from, packet.datagram);
+                self.metrics.handshakes_delayed += u64::from(is_kept);
+                self.metrics.handshakes_dropped += u64::from(!is_kept);
+                continue;
+            }
             let Some(slot) = self.pool.get_mut(key) else { continue };
             let (Some(port), Some(core)) = (slot.port_of(packet.owner.port), slot.core.as_deref_mut()) else {
                 continue;
             };
             let metrics = &mut self.metrics;
             let done = guard(|| core.handle_datagram(now, port, packet.from, packet.datagram, metrics));
+            self.settle(key, now, done);
+        }
+        count
+    }
+
+    /// Goes on with handshakes that earlier turns had no time for, or that this one had none for among its packets.
+    fn handle_handshakes(&mut self, now: Instant) -> usize {
+        let mut count = 0;
+        while let Some(Waiting { key, place, from, mut datagram }) = self.handshakes.next() {
+            count += 1;
+            let Some(slot) = self.pool.get_mut(key) else { continue };
+            let (Some(port), Some(core)) = (slot.port_of(place), slot.core.as_deref_mut()) else { continue };
+            let metrics = &mut self.metrics;
+            let done = guard(|| core.handle_datagram(now, port, from, &mut datagram, metrics));
             self.settle(key, now, done);
         }
         count

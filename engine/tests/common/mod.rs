@@ -183,7 +183,7 @@ pub fn format(codec: Codec) -> MediaFormat {
         codec,
         send_payload_type: payload_type,
         receive_payload_type: payload_type,
-        opus: OpusParameters::default(),
+        opus: OpusParameters { use_inband_fec: true, ..OpusParameters::default() },
         telephone_event: Some(EventFormat {
             send_payload_type: events.0,
             receive_payload_type: events.1,

@@ -437,6 +437,7 @@ impl Call {
     }
 
     pub fn send_bye(&mut self, core: &mut Core, now: Instant, leg: usize) {
+        self.bye_wanted = false;
         if self.legs[leg].closed {
             return;
         }

@@ -43,6 +43,8 @@ pub(super) struct Registration {
     pub registered: Instant,
     /// Removed: one more REGISTER takes the binding away.
     leaving: bool,
+    /// The REGISTER that was sent last is that one; one before it may still make a binding.
+    goodbye: bool,
     over: bool,
 }
 
@@ -150,6 +152,7 @@ impl Registration {
             due: Instant::NEVER,
             registered: Instant::NEVER,
             leaving: false,
+            goodbye: false,
             over: false,
         }
     }
@@ -199,6 +202,7 @@ impl Registration {
     fn send(&mut self, core: &mut Core, now: Instant) {
         let Some(hop) = self.hop.clone() else { return };
         self.cseq += 1;
+        self.goodbye = self.leaving;
         let mut request = Message::request("REGISTER", &self.what.registrar);
         request.push("From", format!("<{}>;tag={}", self.what.aor, self.tag));
         request.push("To", format!("<{}>", self.what.aor));
@@ -220,6 +224,7 @@ impl Registration {
         let code = response.code().unwrap_or(0);
         match code {
             ..200 => {}
+            200..300 if self.leaving && !self.goodbye => self.ask(core, now),
             200..300 if self.leaving => self.over = true,
             200..300 => self.hold(core, now, response),
             401 | 407 if self.authorizer.take(response, &mut self.answered) => self.send(core, now),
@@ -243,7 +248,9 @@ impl Registration {
         if let Some(hop) = &self.hop {
             core.places.note_dead(now, hop);
         }
-        if self.leaving {
+        if self.leaving && !self.goodbye {
+            self.ask(core, now); // perhaps only its answer was lost
+        } else if self.leaving {
             self.over = true;
         } else if self.hops.is_empty() {
             self.fail(core, now, 408, "no answer".to_owned(), None);

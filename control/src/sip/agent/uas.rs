@@ -235,8 +235,13 @@ impl Call {
         self.legs[leg].closed = true;
         let end = SipEnd::ByeReceived(bye.header("Reason").map(readable));
         if self.main == Some(leg) {
+            let headers = bye.x_headers();
+            if !headers.is_empty() {
+                self.emit(core, SipEvent::ByeHeaders { call: self.id, headers });
+            }
             self.refuse_peer_reinvite(core, now, 487);
             self.pending_2xx = None;
+            self.bye_wanted = false; // the peer's own says it all
             self.clear(Timer::Repeat2xx);
             self.end(core, end);
         } else if self.uas.is_some() {

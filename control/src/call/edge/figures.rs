@@ -1,0 +1,100 @@
+//! What the edge counts, and how its trunks and peers are: for `/metrics`.
+//!
+//! Why names of trunks are labels and those of users are not: trunks stand in the configuration and are few; users and numbers are
+//! people, and belong into no figure.
+
+use super::Edge;
+use crate::registrar::GateCounters;
+use engine::bridge::BridgeId;
+use engine::time::Instant;
+
+/// What is alive at the edge; all zero when nothing is left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EdgeAlive {
+    /// Sessions that are not over.
+    pub sessions: usize,
+    /// SIP calls.
+    pub sip_calls: usize,
+    /// SIP transactions.
+    pub sip_transactions: usize,
+}
+
+/// What the edge counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EdgeCounters {
+    /// Sessions begun.
+    pub sessions_begun: u64,
+    /// Sessions ended.
+    pub sessions_ended: u64,
+    /// `new` refused.
+    pub sessions_refused: u64,
+    /// Sessions forgotten because bridge or SIP call never ended: bugs.
+    pub sessions_abandoned: u64,
+    /// Commands that found a mailbox full.
+    pub mailbox_full: u64,
+    /// Datagrams at the SIP port that could not be read.
+    pub sip_malformed: u64,
+    /// SIP calls of the last run that were sent a BYE.
+    pub sip_calls_cut: u64,
+}
+
+/// How a trunk is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrunkFigures {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Calls that it carries, both directions.
+    pub calls: usize,
+    /// It gave no answer a moment ago, and is tried last.
+    pub resting: bool,
+    /// Whether it registers us; `None`: we do not ask it to.
+    pub registered: Option<bool>,
+}
+
+/// Who is registered here, and who was let in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GateFigures {
+    /// Users with a device at least.
+    pub users: usize,
+    /// Devices.
+    pub devices: usize,
+    /// Requests by what became of them.
+    pub counters: GateCounters,
+}
+
+impl Edge {
+    /// What is alive.
+    pub fn alive(&self) -> EdgeAlive {
+        let (sip_calls, sip_transactions) = self.sip.alive();
+        EdgeAlive { sessions: self.sessions.len(), sip_calls, sip_transactions }
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> EdgeCounters {
+        EdgeCounters { sip_malformed: self.sip.malformed(), ..self.counters }
+    }
+
+    /// How each trunk is.
+    pub fn trunks(&self, now: Instant) -> Vec<TrunkFigures> {
+        let registered =
+            |name: &str| self.registrations.values().find(|(trunk, _)| trunk == name).map(|(_, held)| *held);
+        let figures = self.gate.routes.trunks().map(|(id, trunk)| TrunkFigures {
+            name: trunk.name.clone(),
+            calls: self.load.calls(id),
+            resting: self.load.is_resting(now, id),
+            registered: registered(&trunk.name),
+        });
+        figures.collect()
+    }
+
+    /// Who is registered.
+    pub fn registered(&self) -> GateFigures {
+        let registrar = &self.gate.registrar;
+        GateFigures { users: registrar.all().count(), devices: registrar.count(), counters: self.gate.counters() }
+    }
+
+    /// What kind of peer is at each side of a bridge: `whatsapp`, `trunk`, `user` or `sip`.
+    pub fn peers(&self, bridge: BridgeId) -> Option<[&'static str; 2]> {
+        self.sessions.get(&bridge.0).map(|entered| entered.talk.peers())
+    }
+}
