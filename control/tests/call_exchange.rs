@@ -848,6 +848,35 @@ fn a_gateway_that_has_died_ends_its_calls_on_both_sides_when_it_comes_back() {
 }
 
 #[test]
+fn a_gateway_that_has_died_stops_whatever_rings_when_it_comes_back() {
+    for answers_meanwhile in [false, true] {
+        let mut world = World::new(20);
+        // The 2xx is on its way when the gateway dies.
+        let ring = if answers_meanwhile { Does::Answer { after_ms: 998 } } else { Does::Ring };
+        for phone in [BOB, CAROL] {
+            world.phone(phone).does = ring;
+        }
+        world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+        world.new_session("user:carol");
+        world.run_ms(1_000);
+        // The caller's own INVITE is not ours to end before it is answered.
+        assert_eq!(world.kept.len(), 2);
+        world.crash();
+        world.run_ms(1_000);
+        for phone in [BOB, CAROL] {
+            let ends = world.phone(phone).ends();
+            let expected = match answers_meanwhile {
+                true => matches!(ends[..], [SipEnd::ByeReceived(Some(_))]),
+                false => matches!(ends[..], [SipEnd::CancelReceived]),
+            };
+            assert!(expected, "{phone}: {ends:?}");
+        }
+        assert_eq!((world.kept.len(), world.gateway.counters().sip_calls_cut), (0, 2));
+        world.settle();
+    }
+}
+
+#[test]
 fn thousands_of_calls_that_a_crash_has_cut_are_ended_within_seconds() {
     let mut world = World::new(19);
     world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
