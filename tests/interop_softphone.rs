@@ -153,6 +153,27 @@ fn a_trunk_with_sdes_and_softphones_call_each_other_and_all_devices_ring() {
         assert_heard("alice heard the transferred caller", speech::score(&said_b[0], &at_alice, 0.5));
         carrier.command("hangup");
         alice.expect("ended").await;
+
+        // The next caller: the agent asks alice first, and then connects both.
+        carrier.command_with("dial", &format!("sip:+441632960009@{HOST}:5061"));
+        alice.expect("incoming").await;
+        bob.expect("incoming").await;
+        bob.act("answer()").await;
+        bob.expect("confirmed").await;
+        alice.expect("ended").await;
+        bob.act("call('alice')").await;
+        assert_eq!(alice.expect("incoming").await, "incoming +441632960002 Bob");
+        alice.act("answer()").await;
+        alice.expect("confirmed").await;
+        bob.expect("confirmed").await;
+        bob.browser.run("document.querySelector('.join').click()").await;
+        bob.expect("ended transferred").await;
+        alice.listen().await;
+        tokio::time::sleep(Duration::from_secs(LISTEN_S)).await;
+        alice.heard(&at_alice).await;
+        assert_heard("alice heard the caller she was connected with", speech::score(&said_b[0], &at_alice, 0.5));
+        carrier.command("hangup");
+        alice.expect("ended").await;
         until("no bridge left", 20, async || is_empty(&GAUGES[1..]).await.then_some(())).await;
         for phone in [&alice, &bob] {
             let failures = phone.browser.run("return window.phone.failures").await;
