@@ -2,7 +2,7 @@
 //! media and a bot that outlives them.
 
 mod interop;
-mod passthrough;
+mod minute;
 mod restart;
 
 use control::sip::SipEnd;
