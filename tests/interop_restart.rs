@@ -2,7 +2,7 @@
 //! media and a bot that outlives them.
 
 mod interop;
-mod passthrough;
+mod minute;
 mod restart;
 
 use control::sip::SipEnd;
@@ -101,7 +101,8 @@ fn one_process_that_is_killed_ends_its_calls_when_it_comes_back() {
             whatsapp.wait(id, last, SETTLED_S, goodbye).await;
             whatsapp.repeat(id).await;
         }
-        until("BYE", SETTLED_S, async || (!bot.has("wacid.up")).then_some(())).await;
+        let over = || !bot.has("wacid.up") && !bot.has("wacid.ringing");
+        until("BYE and CANCEL", SETTLED_S, async || over().then_some(())).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(tandem.metric("tandem_calls_begun_total").await, 0, "a repeated webhook began a call");
         tandem.reaches_zero("tandem_calls_alive", 5).await;

@@ -6,6 +6,7 @@ use crate::call::AcceptPolicy;
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::Provider;
 use engine::config::Driver;
+use engine::sdp::Codec;
 use std::fmt::Display;
 use std::path::PathBuf;
 
@@ -85,6 +86,7 @@ impl Config {
             ("edge.lease_s", edge.lease_s.to_string()),
             ("edge.callbacks_allowed", text(&edge.callbacks_allowed.join(", "))),
             ("edge.destinations_allowed", text(&edge.destinations_allowed.join(", "))),
+            ("edge.codecs", codecs(&edge.codecs)),
             ("edge.sessions_max", edge.sessions_max.to_string()),
             ("sip.target", optional(sip.target.as_ref())),
             ("sip.proxy", optional(sip.proxy.as_ref())),
@@ -148,4 +150,13 @@ fn driver(driver: Driver) -> &'static str {
         Driver::IoUring => "io_uring",
         Driver::Mmsg => "mmsg",
     }
+}
+
+fn codecs(codecs: &[Codec]) -> String {
+    let name = |codec: &Codec| match codec {
+        Codec::Opus => "opus",
+        Codec::Pcmu => "pcmu",
+        Codec::Pcma => "pcma",
+    };
+    codecs.iter().map(name).collect::<Vec<_>>().join(", ")
 }

@@ -58,6 +58,7 @@ pub(super) fn read(name: &str, section: &Section<'_>, numbering: &Numbering) -> 
     trunk.proxy = sip_uri(section, "proxy")?;
     trunk.credentials = credentials(section, "user", "password", "password_env")?;
     trunk.inbound = credentials(section, "inbound_user", "inbound_password", "inbound_password_env")?;
+    trunk.inbound_md5 = section.one_of("inbound_digest", &[("sha-256", false), ("md5", true)], false)?;
     read_registration(section, &mut trunk)?;
     read_sources(section, &mut trunk)?;
     read_media(section, &mut trunk)?;

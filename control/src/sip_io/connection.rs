@@ -1,19 +1,21 @@
 //! One connection: its reader and its writer, side by side in one task, until either ends.
 
 use super::limits::{
-    FIRST_MESSAGE_TIME_MAX, IDLE_TIME_MAX, MESSAGE_TIME_MAX, PING_TIME, PONG_TIME_MAX, READ_BYTES, WEBSOCKET_BYTES_MAX,
-    WRITE_TIME_MAX,
+    FIRST_MESSAGE_TIME_MAX, HOST_ANSWERS_TIME_MAX, HOST_ASKED_TIME, IDLE_TIME_MAX, MESSAGE_TIME_MAX, PING_TIME,
+    PONG_TIME_MAX, READ_BYTES, WEBSOCKET_BYTES_MAX, WRITE_TIME_MAX,
 };
 use super::{Heard, Opened, Shared};
 use crate::sip::transport::stream::{Frame, Framer, Lost};
 use crate::sip::transport::{Hop, PeerIdentity, Transport};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
@@ -28,6 +30,19 @@ const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
 
 /// Time that half a keep-alive waits for its other half.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// Has the kernel watch over a connection: a host that vanished says no FIN, and a phone need not answer pings (RFC 5626 §4.4.1).
+pub(super) fn watch_over(stream: &TcpStream) {
+    // A message is written whole; waiting to fill a segment only delays it.
+    let _ = stream.set_nodelay(true);
+    let socket = SockRef::from(stream);
+    let asked = TcpKeepalive::new().with_time(HOST_ASKED_TIME).with_interval(HOST_ASKED_TIME / 3);
+    let watched =
+        socket.set_tcp_keepalive(&asked).and_then(|()| socket.set_tcp_user_timeout(Some(HOST_ANSWERS_TIME_MAX)));
+    if let Err(error) = watched {
+        tracing::debug!("a connection is not watched over by the kernel: {error}");
+    }
+}
 
 /// Our end of a connection.
 pub(crate) struct Line {
@@ -391,6 +406,19 @@ mod tests {
 
     fn at(begun: Instant, seconds: u64) -> Instant {
         begun + Duration::from_secs(seconds)
+    }
+
+    #[tokio::test]
+    async fn the_kernel_watches_over_both_ends_of_a_connection() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (accepted, connected) = tokio::join!(listener.accept(), TcpStream::connect(listener.local_addr().unwrap()));
+        for stream in [accepted.unwrap().0, connected.unwrap()] {
+            watch_over(&stream);
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), HOST_ASKED_TIME);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(HOST_ANSWERS_TIME_MAX));
+        }
     }
 
     #[test]

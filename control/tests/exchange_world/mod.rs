@@ -149,6 +149,7 @@ pub(crate) struct Came {
     pub(crate) sdp: String,
     pub(crate) from: String,
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) referred_by: Option<String>,
     pub(crate) act_at: Instant,
     pub(crate) answered: bool,
     pub(crate) end: Option<SipEnd>,
@@ -224,6 +225,8 @@ pub(crate) struct World {
     pub(crate) refuses_legs: Option<BridgeId>,
     /// The engine says nothing about spare legs.
     pub(crate) mute_engine: bool,
+    /// Goes into the next request of `script`.
+    pub(crate) script_replaces: Option<Replaces>,
     /// What the DNS knows.
     pub(crate) dns: Vec<(Question, Records)>,
     /// What came to `SCRIPT`.
@@ -304,6 +307,7 @@ impl World {
             token: String::new(),
             refuses_legs: None,
             mute_engine: false,
+            script_replaces: None,
             dns: Vec::new(),
             scripted: Vec::new(),
         };
@@ -461,6 +465,9 @@ impl World {
         request.push("Contact", format!("<sip:{SCRIPT}>"));
         if !sdp.is_empty() {
             request.set_body("application/sdp", sdp);
+        }
+        if let Some(named) = self.script_replaces.take() {
+            request.push("Replaces", named.header());
         }
         if method == "BYE" {
             request.push("x-wa-meta-call-duration", "7");
@@ -748,7 +755,8 @@ pub(crate) fn nothing(question: &Question) -> Records {
 
 pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
     match event {
-        SipEvent::Incoming { call, from, sdp, headers, .. } => {
+        SipEvent::Incoming { call, from, sdp, headers, arrival, .. } => {
+            let referred_by = arrival.request.header("Referred-By").map(str::to_owned);
             let (after_ms, sdp) = (after_ms(phone.does), sdp.expect("the gateway offers"));
             let has = |codec| sdp::parse(&sdp).unwrap().codecs.iter().any(|format| format.codec == codec);
             match phone.does {
@@ -764,7 +772,7 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
                 _ => phone.agent.ring(now, call, None),
             }
             let act_at = after_ms.map_or(Instant::NEVER, |after_ms| now.plus_millis(after_ms));
-            phone.calls.push(Came { call, sdp, from, headers, act_at, answered: false, end: None });
+            phone.calls.push(Came { call, sdp, from, headers, referred_by, act_at, answered: false, end: None });
         }
         SipEvent::Provisional { call, sdp, .. } => {
             if let Some(placed) = phone.placed.get_mut(&call) {

@@ -379,6 +379,28 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_leaves_in_the_middle_of_a_turn_and_less_waits_for_its_end() {
+        for way in WAYS {
+            let mut rig = Rig::new(way, 4);
+            let (sender, _) = rig.open(Family::V4, 0);
+            rig.turn();
+            let far_end = MediaSocket::bind(Family::V4, None, 0).unwrap();
+            let port = far_end.port().unwrap();
+            let mut table = socket::MessageTable::new(1).unwrap();
+            for _ in 1..SENDS_BATCH {
+                rig.send(sender, localhost(port), b"one of many");
+            }
+            let nothing = table.receive(far_end.as_fd(), 0, 1).unwrap_err();
+            assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock, "{way:?}");
+            rig.send(sender, localhost(port), b"the last of them");
+            let mut epoll = system::Epoll::new(1).unwrap();
+            epoll.add(system::raw(far_end.as_fd()), 0).unwrap();
+            epoll.wait(Duration::from_secs(10)).unwrap();
+            assert_eq!(table.receive(far_end.as_fd(), 0, 1).unwrap(), 1, "{way:?}");
+        }
+    }
+
+    #[test]
     fn more_datagrams_than_send_slots_leave_in_one_turn_in_order() {
         for way in WAYS {
             let mut rig = Rig::new(way, 64);

@@ -31,7 +31,7 @@ type Frame = (String, i64, u32);
 
 #[test]
 fn a_minute_passes_byte_for_byte_through_rollover_hold_key_and_transfer() {
-    const NAME: &str = "passthrough::a_minute_passes_byte_for_byte_through_rollover_hold_key_and_transfer";
+    const NAME: &str = "minute::a_minute_passes_byte_for_byte_through_rollover_hold_key_and_transfer";
     in_namespace_beside_others(NAME, async |folder| {
         let config = format!(
             "[trunks.carrier]\nhost = \"{HOST}\"\nport = 5071\ntransport = \"tls\"\nverify_certificate = false\nmedia = \"sdes\"\n\

@@ -4,12 +4,10 @@
 //! Why in its shape only: the endpoint itself needs an account. The shape is that of its guide; the media peers are Pion and the crate
 //! `webrtc-srtp`.
 
-mod interop;
-
-use interop::baresip::Baresip;
-use interop::line::{Caller, Line};
-use interop::sdes::{Speech, Trunk, decoded};
-use interop::{EDGE, HOST, Program, get_json, in_namespace, output_of, post_json, speech, until};
+use crate::interop::baresip::Baresip;
+use crate::interop::line::{Caller, Line};
+use crate::interop::sdes::{Speech, Trunk, decoded};
+use crate::interop::{EDGE, HOST, Program, get_json, in_namespace_beside_others, output_of, post_json, speech, until};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -32,8 +30,8 @@ const TALK_S: u64 = 8;
 
 #[test]
 fn a_call_of_metas_sip_endpoint_keyed_by_sdes_hears_us_first_and_speaks_with_the_bot() {
-    let name = "a_call_of_metas_sip_endpoint_keyed_by_sdes_hears_us_first_and_speaks_with_the_bot";
-    in_namespace(name, async |folder| {
+    let name = "trunks::meta::a_call_of_metas_sip_endpoint_keyed_by_sdes_hears_us_first_and_speaks_with_the_bot";
+    in_namespace_beside_others(name, async |folder| {
         let (said, mut bob, mut gateway) = bot_and_gateway(folder).await;
         let mut line = Line::open(&format!("{HOST}:5061"), META).await;
         let peer = Trunk::new(HOST).await;
@@ -55,27 +53,30 @@ fn a_call_of_metas_sip_endpoint_keyed_by_sdes_hears_us_first_and_speaks_with_the
 
 #[test]
 fn a_call_of_metas_sip_endpoint_keyed_by_dtls_behind_ice_lite_speaks_with_the_bot() {
-    in_namespace("a_call_of_metas_sip_endpoint_keyed_by_dtls_behind_ice_lite_speaks_with_the_bot", async |folder| {
-        let (said, mut bob, mut gateway) = bot_and_gateway(folder).await;
-        let mut pion = pion(folder, &said.user[1]).await;
-        let mut line = Line::open(&format!("{HOST}:5061"), META).await;
-        let offer = get_json(&format!("{RELAY}/offer")).await["sdp"].as_str().expect("an offer").to_owned();
-        assert!(offer.contains("a=ice-lite"), "{offer}");
-        let answer = line.call("15550001111", &offer).await;
-        assert!(answer.contains("a=setup:active") && !answer.contains("a=ice-lite"), "{answer}");
-        post_json(&format!("{RELAY}/answer"), &serde_json::json!({"type": "answer", "sdp": answer})).await;
-        tokio::time::sleep(Duration::from_secs(TALK_S)).await;
-        let stats = get_json(&format!("{RELAY}/stats")).await;
-        line.hang_up().await;
-        get_json(&format!("{RELAY}/quit")).await;
-        pion.ended(5).await;
-        assert!(stats["pc"] == "connected" && stats["heard"].as_u64() > Some(250), "{stats}");
-        let at_user = folder.join("user-heard.wav");
-        output_of(Command::new("ffmpeg").args(["-v", "error", "-i"]).arg(folder.join("heard.ogg")).arg(&at_user));
-        check(&mut bob, &said, &at_user).await;
-        assert_eq!(line.requests, [""; 0], "Meta ends calls that are offered anything anew");
-        check_log(folder, &mut gateway, "WebRTC").await;
-    });
+    in_namespace_beside_others(
+        "trunks::meta::a_call_of_metas_sip_endpoint_keyed_by_dtls_behind_ice_lite_speaks_with_the_bot",
+        async |folder| {
+            let (said, mut bob, mut gateway) = bot_and_gateway(folder).await;
+            let mut pion = pion(folder, &said.user[1]).await;
+            let mut line = Line::open(&format!("{HOST}:5061"), META).await;
+            let offer = get_json(&format!("{RELAY}/offer")).await["sdp"].as_str().expect("an offer").to_owned();
+            assert!(offer.contains("a=ice-lite"), "{offer}");
+            let answer = line.call("15550001111", &offer).await;
+            assert!(answer.contains("a=setup:active") && !answer.contains("a=ice-lite"), "{answer}");
+            post_json(&format!("{RELAY}/answer"), &serde_json::json!({"type": "answer", "sdp": answer})).await;
+            tokio::time::sleep(Duration::from_secs(TALK_S)).await;
+            let stats = get_json(&format!("{RELAY}/stats")).await;
+            line.hang_up().await;
+            get_json(&format!("{RELAY}/quit")).await;
+            pion.ended(5).await;
+            assert!(stats["pc"] == "connected" && stats["heard"].as_u64() > Some(250), "{stats}");
+            let at_user = folder.join("user-heard.wav");
+            output_of(Command::new("ffmpeg").args(["-v", "error", "-i"]).arg(folder.join("heard.ogg")).arg(&at_user));
+            check(&mut bob, &said, &at_user).await;
+            assert_eq!(line.requests, [""; 0], "Meta ends calls that are offered anything anew");
+            check_log(folder, &mut gateway, "WebRTC").await;
+        },
+    );
 }
 
 /// What the user and the bot say: `[8 kHz, 48 kHz]`.
@@ -102,7 +103,7 @@ async fn bot_and_gateway(folder: &Path) -> (Said, Baresip, Program) {
          allowed_sources = [\"{HOST}\"]\nto = \"sip:bob@{HOST}:5070\"\n"
     );
     std::fs::write(&config, text).expect("a configuration");
-    let mut command = Command::new(interop::built("tandem"));
+    let mut command = Command::new(crate::interop::built("tandem"));
     command.arg("edge").arg("--config").arg(&config);
     let gateway = Program::start(folder, "tandem", &mut command);
     until("tandem", 20, async || reqwest::get(format!("{EDGE}/health")).await.ok()).await;
@@ -113,7 +114,7 @@ async fn pion(folder: &Path, said: &Path) -> Program {
     let ogg = folder.join("user.ogg");
     let opus = ["-c:a", "libopus", "-b:a", "20000", "-frame_duration", "20", "-page_duration", "20000"];
     output_of(Command::new("ffmpeg").args(["-v", "error", "-i"]).arg(said).args(opus).arg(&ogg));
-    let mut command = Command::new(interop::repo().join("target/tools/lite-pion"));
+    let mut command = Command::new(crate::interop::repo().join("target/tools/lite-pion"));
     command.args(["-host", HOST, "-port", "8090", "-media-port", "3480", "-play"]).arg(&ogg);
     command.arg("-record").arg(folder.join("heard.ogg"));
     let program = Program::start(folder, "pion", &mut command);
@@ -136,7 +137,9 @@ async fn check_log(folder: &Path, gateway: &mut Program, keying: &str) {
     assert!(log.contains("side=trunk meta cause=bye"), "{log}");
     let trace = |arguments: &[&str]| {
         let config = folder.join("tandem.toml");
-        output_of(Command::new(interop::built("tandem")).arg("trace").args(arguments).arg("--config").arg(config))
+        output_of(
+            Command::new(crate::interop::built("tandem")).arg("trace").args(arguments).arg("--config").arg(config),
+        )
     };
     let list = trace(&["--search", "wa.meta.vc"]);
     assert!(!list.is_empty(), "no call of wa.meta.vc is remembered");
