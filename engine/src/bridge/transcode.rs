@@ -64,7 +64,7 @@ impl Arrival {
             expected: 0,
             hearing: Hearing::new(source, voice.rate_hz(), false),
             clock_rate_hz: source.clock_rate_hz() as i32,
-            backlog: Backlog::new(),
+            backlog: Backlog::new(voice.rate_hz() as usize / 1_000 * PTIME_MS),
             lags: false,
             voice,
             pace: None,
@@ -298,10 +298,11 @@ pub(super) struct Voice {
 }
 
 impl Voice {
-    /// `opus`: what the exit's peer wishes; `event_rate_hz` of its telephone-event.
-    pub(super) fn new(codec: Codec, opus: &OpusParameters, event_rate_hz: Option<u32>) -> Voice {
+    /// `opus`: what the exit's peer wishes; `rate_hz` of the speech, where the codec leaves the choice; `event_rate_hz` of the peer's
+    /// telephone-event.
+    pub(super) fn new(codec: Codec, opus: &OpusParameters, rate_hz: u32, event_rate_hz: Option<u32>) -> Voice {
         Voice {
-            encoder: Encoder::new(codec, opus),
+            encoder: Encoder::at_rate(codec, opus, rate_hz),
             ticks: frame_ticks(codec),
             events: event_rate_hz.map(EventSender::new),
             redundancy: Redundancy::new(),

@@ -5,7 +5,6 @@
 //! start.
 
 use super::decode::DecodeError;
-use super::encode::FRAME_SAMPLES;
 use super::jitter::Kind;
 use crate::sdp::OpusParameters;
 use ::opus::{Application, Bitrate, Channels};
@@ -13,7 +12,7 @@ use ::opus::{Application, Bitrate, Channels};
 /// Rate that we decode at.
 pub const DECODE_RATE_HZ: u32 = 16_000;
 
-/// Rate that the encoder is fed at.
+/// Rate that the encoder is fed at, unless the source is wideband.
 const ENCODE_RATE_HZ: u32 = 8_000;
 
 /// Effort of the encoder, 0 to 10: 5 costs 53 us a frame and scores 4.10 at 20 kbit/s (PESQ-NB; 0 costs 22 us and scores 4.04).
@@ -138,10 +137,11 @@ pub fn kind(payload: &[u8]) -> Kind {
     }
 }
 
-/// An encoder of one stream from 8 kHz mono.
+/// An encoder of one stream, mono: from 8 kHz, or from 16 where the source has as much.
 #[derive(Debug)]
 pub struct OpusEncoder {
     state: ::opus::Encoder,
+    rate_hz: u32,
     /// The receiver's `maxaveragebitrate`.
     ceiling: Option<u32>,
     /// The receiver can use redundancy.
@@ -156,8 +156,16 @@ impl OpusEncoder {
     /// # Panics
     /// When the system has no memory left.
     pub fn new(parameters: &OpusParameters) -> OpusEncoder {
+        OpusEncoder::at_rate(parameters, ENCODE_RATE_HZ)
+    }
+
+    /// The same for samples of this rate: 8,000 or 16,000.
+    ///
+    /// # Panics
+    /// When the system has no memory left, or at another rate.
+    pub fn at_rate(parameters: &OpusParameters, rate_hz: u32) -> OpusEncoder {
         let configured = || -> ::opus::Result<::opus::Encoder> {
-            let mut state = ::opus::Encoder::new(ENCODE_RATE_HZ, Channels::Mono, Application::Voip)?;
+            let mut state = ::opus::Encoder::new(rate_hz, Channels::Mono, Application::Voip)?;
             state.set_complexity(COMPLEXITY.into())?;
             state.set_bitrate(Bitrate::Bits(bitrate(parameters.max_average_bitrate, false) as i32))?;
             state.set_vbr(true)?;
@@ -169,6 +177,7 @@ impl OpusEncoder {
         let state = configured().expect("every setting is one that libopus has");
         OpusEncoder {
             state,
+            rate_hz,
             ceiling: parameters.max_average_bitrate,
             use_inband_fec: parameters.use_inband_fec,
             complexity: COMPLEXITY,
@@ -206,12 +215,17 @@ impl OpusEncoder {
         debug_assert!(applied.is_ok(), "every value is within libopus's bounds: {applied:?}");
     }
 
+    /// Rate of the samples that `encode` wants.
+    pub fn sample_rate_hz(&self) -> u32 {
+        self.rate_hz
+    }
+
     /// Encodes one frame of 20 ms and answers the payload's length.
     ///
     /// # Panics
     /// When `pcm` is not one frame or `out` is empty.
     pub fn encode(&mut self, pcm: &[i16], out: &mut [u8]) -> usize {
-        assert_eq!(pcm.len(), FRAME_SAMPLES);
+        assert_eq!(pcm.len(), self.rate_hz as usize / 50);
         self.state.encode(pcm, out).expect("a frame of 20 ms can be encoded into any buffer")
     }
 }
@@ -225,6 +239,7 @@ fn bitrate(ceiling: Option<u32>, is_redundant: bool) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::encode::FRAME_SAMPLES;
 
     const GREETING: &[u8] = include_bytes!("../../../control/standin/speech/greeting-8k.wav");
 
