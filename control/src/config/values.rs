@@ -188,8 +188,10 @@ impl Values {
         if words.is_empty() {
             return Ok(CODECS_DEFAULT.to_vec());
         }
-        let named = |word: &String| codec_named(word).ok_or_else(|| self.wrong(key, word));
-        words.iter().map(named).collect()
+        let known = |word: &String| {
+            codec_named(word).filter(|codec| CODECS_DEFAULT.contains(codec)).ok_or_else(|| self.wrong(key, word))
+        };
+        words.iter().map(known).collect()
     }
 
     fn count(&self, key: &str, default: usize) -> Result<usize, ConfigError> {
