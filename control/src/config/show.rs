@@ -157,6 +157,7 @@ fn codecs(codecs: &[Codec]) -> String {
         Codec::Opus => "opus",
         Codec::Pcmu => "pcmu",
         Codec::Pcma => "pcma",
+        Codec::G722 => "g722",
     };
     codecs.iter().map(name).collect::<Vec<_>>().join(", ")
 }
