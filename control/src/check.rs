@@ -17,6 +17,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 /// Sockets of one session: one of the webrtc leg, a pair of the rtp leg.
 const SESSION_SOCKETS: u64 = 3;
@@ -91,6 +92,7 @@ pub async fn inspect(config: &Config, mode: Mode, host: &Host) -> Vec<Finding> {
     }
     found.webhooks(config, mode);
     found.certificates(config, mode, host);
+    found.written(config, mode);
     found.overlaps(config, mode);
     found.bindable(config, mode);
     if mode != Mode::Orchestrator {
@@ -198,6 +200,43 @@ impl Findings {
         }
         for (key, path) in trusted {
             self.0.push(certificate::authorities(&config.named(key), path));
+        }
+    }
+
+    /// Files that will be written.
+    fn written(&mut self, config: &Config, mode: Mode) {
+        match config.store(mode) {
+            None => self.warning(format!(
+                "{} is not set: a restart forgets the calls in progress; name a file, such as /var/lib/tandem/tandem.redb",
+                config.named("whatsapp.store")
+            )),
+            Some(path) => self.writable(&config.named("whatsapp.store"), &path),
+        }
+        if let Some(path) = &config.trace.cdr {
+            self.writable(&config.named("trace.cdr"), path);
+        }
+    }
+
+    /// Whether a file can be made where it is wanted. Folders are made at start, as far as the first one that exists allows it.
+    fn writable(&mut self, setting: &str, path: &Path) {
+        let path = if path.is_absolute() { path.to_owned() } else { Path::new(".").join(path) };
+        let refused = match std::fs::metadata(&path) {
+            Ok(found) if found.is_dir() => Some("it is a folder".to_owned()),
+            Ok(_) => std::fs::File::options().append(true).open(&path).err().map(|error| error.to_string()),
+            Err(_) => {
+                let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
+                let probe = folder.join(format!(".tandem-check-{}", std::process::id()));
+                let made = std::fs::File::create(&probe);
+                let _ = std::fs::remove_file(&probe);
+                made.err().map(|error| error.to_string())
+            }
+        };
+        match refused {
+            None => self.good(format!("{setting}: {} can be written", path.display())),
+            Some(error) => self.bad(format!(
+                "{setting}: {} cannot be written ({error}): name a file in a folder of this user's (StateDirectory= in the unit)",
+                path.display()
+            )),
         }
     }
 
@@ -535,6 +574,27 @@ mod tests {
         let mut found = Findings::default();
         found.certificates(&none, Mode::Edge, &Host::default());
         assert!(found.0[0].text.contains("is made at each start"), "{:?}", found.0);
+    }
+
+    #[test]
+    fn files_that_cannot_be_written_are_found_before_the_start_and_left_alone() {
+        let folder = std::env::temp_dir().join(format!("tandem-check-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let told = |store: &str| {
+            let mut found = Findings::default();
+            found.written(&config(&[("STORE", store)]), Mode::Edge);
+            found.0[0].to_string()
+        };
+        let path = folder.join("deep/er/tandem.redb").display().to_string();
+        assert!(told(&path).starts_with("ok      whatsapp.store (STORE): "), "{}", told(&path));
+        assert!(told(&path).contains("tandem-edge.redb can be written"), "{}", told(&path));
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "nothing is left behind");
+        let nowhere = told("/proc/nowhere/tandem.redb");
+        assert!(nowhere.starts_with("error") && nowhere.contains("StateDirectory"), "{nowhere}");
+        std::fs::create_dir_all(folder.join("tandem-edge")).unwrap();
+        assert!(told(&folder.join("tandem").display().to_string()).contains("it is a folder"));
+        assert!(told("none").starts_with("warning whatsapp.store (STORE) is not set"), "{}", told("none"));
     }
 
     #[test]

@@ -856,13 +856,14 @@ fn a_gateway_that_has_died_stops_whatever_rings_when_it_comes_back() {
         for phone in [BOB, CAROL] {
             world.phone(phone).does = ring;
         }
-        world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+        let call = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
         world.new_session("user:carol");
         world.run_ms(1_000);
-        // The caller's own INVITE is not ours to end before it is answered.
-        assert_eq!(world.kept.len(), 2);
+        assert_eq!(world.kept.len(), 3);
         world.crash();
         world.run_ms(1_000);
+        let refused = world.end(TRUNK_A, call);
+        assert!(matches!(refused, Some(SipEnd::Rejected { code: 503, .. })), "{refused:?}");
         for phone in [BOB, CAROL] {
             let ends = world.phone(phone).ends();
             let expected = match answers_meanwhile {
@@ -871,7 +872,7 @@ fn a_gateway_that_has_died_stops_whatever_rings_when_it_comes_back() {
             };
             assert!(expected, "{phone}: {ends:?}");
         }
-        assert_eq!((world.kept.len(), world.gateway.counters().sip_calls_cut), (0, 2));
+        assert_eq!((world.kept.len(), world.gateway.counters().sip_calls_cut), (0, 3));
         world.settle();
     }
 }

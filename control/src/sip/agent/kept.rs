@@ -1,5 +1,5 @@
 //! Dialogs that outlive the program: what a BYE or CANCEL needs is told while a call is up or rings, and a call of an earlier run can
-//! be ended with it. The transaction of an INVITE that rang goes on, so that a 2xx which crosses the CANCEL is acknowledged and ended.
+//! be ended with it, and a caller who waits for an answer is refused. The transaction of an INVITE that rang goes on, so that a 2xx which crosses the CANCEL is acknowledged and ended.
 //!
 //! ```text
 //! rings, answered, new target -> Kept::Up -> (a store) -> part: CANCEL, or BYE along the route set -> final response -> Kept::Over
@@ -15,6 +15,7 @@ use super::super::dialog::Dialog;
 use super::super::digest::Authorizer;
 use super::super::limits::CALLS_MAX;
 use super::super::message::Message;
+use super::super::transaction::Received;
 use super::super::transport::{Hop, Transport};
 use super::super::{Credentials, SipCallId};
 use super::call::{Call, Leg, Purpose};
@@ -37,6 +38,9 @@ pub struct KeptDialog {
     /// The INVITE without body and credentials, while it rings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     invite: Option<String>,
+    /// The INVITE came to us, and nobody has answered it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    incoming: bool,
     /// As in `;transport=`.
     transport: String,
     /// Where the peer's messages came from.
@@ -77,6 +81,11 @@ impl KeptDialog {
         Transport::parse(&self.transport).is_some_and(Transport::is_websocket)
     }
 
+    /// Whether it is over as soon as it is parted from: nothing comes back that would say so.
+    pub fn is_incoming(&self) -> bool {
+        self.incoming
+    }
+
     /// The peer's Contact.
     pub fn target(&self) -> &str {
         let asked = || self.invite.as_deref()?.split(' ').nth(1);
@@ -112,6 +121,11 @@ impl SipAgent {
         if self.calls.len() >= CALLS_MAX {
             return Ok(false);
         }
+        if let Some(invite) = kept.invite.as_ref().filter(|_| kept.incoming) {
+            let invite = Message::parse(invite.as_bytes()).map_err(|_| NotKept)?;
+            self.refuse_anew(now, &invite, &peer, reason);
+            return Ok(true);
+        }
         let id = self.take_id();
         let call = match (&kept.dialog, &kept.invite) {
             (Some(dialog), _) => Call::answered(&mut self.core, id, dialog.clone(), peer),
@@ -127,6 +141,20 @@ impl SipAgent {
         self.calls.insert(id, call);
         self.hangup(now, id, Some(reason));
         Ok(true)
+    }
+}
+
+impl SipAgent {
+    /// A caller of an earlier run that waits for an answer: it may try elsewhere, or again soon. What it repeats meets the same refusal.
+    fn refuse_anew(&mut self, now: Instant, invite: &Message, to: &Hop, reason: &str) {
+        self.core.now = now;
+        if let Received::New { id, .. } = self.core.transactions.handle_request(now, invite, to) {
+            self.core.refuse_with(now, id, invite, 503, |response| {
+                response.push("Retry-After", RETRY_AFTER_S);
+                response.push("Reason", reason);
+            });
+        }
+        self.drain(now);
     }
 }
 
@@ -148,6 +176,7 @@ impl Call {
     /// Tells what changed about the dialog, if anybody keeps it.
     pub fn keep(&mut self, core: &mut Core) {
         let Some(queue) = &mut core.kept else { return };
+        let waits = self.uas.as_ref().filter(|uas| !uas.answered && self.main.is_none() && !self.ended);
         let said = self.ended && !self.bye_wanted && self.queries == 0 && !self.is_parting();
         let rings = self.rings_at().filter(|_| self.main.is_none());
         if said && rings.is_none() {
@@ -160,6 +189,8 @@ impl Call {
         if self.ended {
             return;
         }
+        let incoming = waits.is_some();
+        let rings = rings.or(waits.map(|uas| (&uas.request, &uas.reply_to)));
         let (now_kept, dialog, invite, peer) = match (self.main, rings) {
             (Some(leg), _) => {
                 let Leg { dialog, peer, .. } = &self.legs[leg];
@@ -174,6 +205,7 @@ impl Call {
         let kept = KeptDialog {
             dialog: dialog.cloned(),
             invite: invite.map(bare),
+            incoming,
             transport: peer.transport.parameter().to_owned(),
             peer: peer.remote,
             domain: peer.domain.as_deref().map(str::to_owned),
@@ -197,7 +229,14 @@ impl Call {
 /// Stands for the leg of a call that has none yet.
 const LEGLESS: usize = usize::MAX;
 
-/// What CANCEL and ACK repeat of an INVITE (RFC 3261 §9.1, §17.1.1.3).
+/// Seconds after which a caller that was cut may call again.
+const RETRY_AFTER_S: &str = "1";
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// What CANCEL, ACK and responses repeat of an INVITE (RFC 3261 §9.1, §17.1.1.3, §8.2.6.2).
 fn bare(invite: &Message) -> String {
     let mut bare = Message::request("INVITE", invite.uri().unwrap_or_default());
     for name in ["Via", "Route", "From", "To", "Call-ID", "CSeq"] {
