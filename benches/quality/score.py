@@ -124,7 +124,8 @@ def verdicts(rows):
 def table_of(rows):
     lines = [f"`out-`: Opus to PCMU; sender: {SENDERS['OpusToPcmu']}.", f"`in-`: PCMU to Opus, the network before the gateway; sender: {SENDERS['PcmuToOpus']}.",
              f"`back-`: PCMU to Opus, the network behind it; sender: {SENDERS['PcmuToLossyOpus']} every 5 s (naive: no FEC; oracle: FEC from the first packet).",
-             f"l: loss, %; b: the same in bursts of 3; j: jitter, ms. {len(manifest['sentences'])} sentences, six voices (espeak-ng); PESQ-NB, mean with its 95 % interval; delay is added delay in ms.", "",
+             f"l: loss, %; b: the same in bursts of 3; j: jitter, ms. {len(manifest['sentences'])} sentences, six voices (espeak-ng); PESQ-NB, mean with its 95 % interval; delay is added delay in ms. "
+             "PESQ-WB and STOI: see the JSON.", "",
              "| point | gateway | oracle | naive | from oracle | delay mean | p95 | max | concealed | recovered | stretched, ms | late at endpoint | sent with FEC |", "|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for name, row in rows.items():
         delay, playout = row["delay_ms"], row["playout"]
