@@ -217,6 +217,11 @@ impl Session {
             cx.hangup(call, reason_header(&end));
         }
         self.since = cx.now;
+        // At once, not when the bridge is gone: WhatsApp's own goodbye, when it sees our DTLS close, must not come before the cause.
+        if self.answer.is_some() {
+            let CallEnd { side, cause, detail } = end.clone();
+            self.notify(cx, EdgeEventKind::Ended { side, cause, detail });
+        }
         self.end = Some(end);
     }
 
@@ -350,10 +355,6 @@ impl Session {
     pub fn bury(&mut self, cx: &mut Context) {
         let Some(end) = self.end.take() else { return };
         self.note(cx, Step::End, end.line());
-        if self.answer.is_some() {
-            let CallEnd { side, cause, detail } = end;
-            self.notify(cx, EdgeEventKind::Ended { side, cause, detail });
-        }
     }
 
     /// The reply to `new`, once the answer is there.
@@ -507,7 +508,11 @@ impl Session {
         cx.command(command);
     }
 
+    /// Nothing follows `Ended`.
     fn notify(&mut self, cx: &mut Context, kind: EdgeEventKind) {
+        if self.end.is_some() {
+            return;
+        }
         let sequence = self.facts.record(&kind);
         let event = EdgeEvent { edge_session_id: self.token.clone(), call_id: self.call_id.clone(), sequence, kind };
         cx.out.push_back(EdgeOutput::Notify { callback_url: self.callback_url.clone(), event });
