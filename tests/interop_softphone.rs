@@ -59,6 +59,11 @@ fn jssip_and_sipjs_hear_each_other_as_if_there_were_no_gateway() {
         alice.expect("hold local").await;
         alice.act("unhold()").await;
         alice.expect("unhold local").await;
+        // ICE begins anew on both sides, and media goes on.
+        for phone in [&alice, &bob] {
+            phone.act("restart()").await;
+            phone.expect("restarted").await;
+        }
         // Both ways at once: whatever a busy machine does to one, it does to the other.
         connect(&alice.browser, &bob.browser).await;
         tokio::time::sleep(Duration::from_secs(4)).await;

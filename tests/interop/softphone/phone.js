@@ -6,6 +6,12 @@ window.phone = { log: [], failures: [] };
 const said = (text) => window.phone.log.push(text);
 const sound = { audio: true, video: false };
 const none = { iceServers: [] };
+// Restarts ICE by a re-INVITE and says whether the other side took part.
+const restart = (peer, renegotiate) => {
+  const ufrag = () => /a=ice-ufrag:(.*)/.exec(peer.remoteDescription.sdp)[1];
+  const before = ufrag();
+  renegotiate(() => said(ufrag() === before ? 'restart ignored' : 'restarted'));
+};
 
 function jssip({ ws, user, password, domain, headers = [] }) {
   const { JsSIP } = window;
@@ -39,6 +45,7 @@ function jssip({ ws, user, password, domain, headers = [] }) {
     reject: () => session.terminate({ status_code: 486 }),
     hold: () => once(() => session.hold()),
     unhold: () => once(() => session.unhold()),
+    restart: () => restart(session.connection, (done) => session.renegotiate({ rtcOfferConstraints: { iceRestart: true } }, done)),
     digit: (key) => session.sendDTMF(key, { transportType: 'RFC2833' }),
     transfer: (target) => {
       session.refer(target, {
@@ -107,6 +114,11 @@ function sipjs(SIP, { ws, user, password, domain, bundlePolicy }) {
     reject: () => session.reject(),
     hold: () => held(true),
     unhold: () => held(false),
+    restart: () => restart(session.sessionDescriptionHandler.peerConnection, (done) => session.invite({
+      sessionDescriptionHandlerOptions: { offerOptions: { iceRestart: true } },
+      // The answer is applied behind the event.
+      requestDelegate: { onAccept: () => setTimeout(done, 500), onReject: () => said('restart failed') },
+    })),
     digit: (key) => session.sessionDescriptionHandler.sendDtmf(key),
     transfer: (target) => session.refer(uri(target), {
       requestDelegate: { onAccept: () => said('refer accepted'), onReject: () => said('refer failed') },
