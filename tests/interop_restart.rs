@@ -2,13 +2,13 @@
 //! media and a bot that outlives them.
 
 mod interop;
-mod passthrough;
+mod minute;
 mod restart;
 
 use control::sip::SipEnd;
 use interop::{in_namespace, output_of, until};
 use restart::{Bot, FAR, FarHost, NEAR, Process, WhatsApp};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// How soon after a restart a call must be over on both sides, or go on on both.
@@ -101,7 +101,8 @@ fn one_process_that_is_killed_ends_its_calls_when_it_comes_back() {
             whatsapp.wait(id, last, SETTLED_S, goodbye).await;
             whatsapp.repeat(id).await;
         }
-        until("BYE", SETTLED_S, async || (!bot.has("wacid.up")).then_some(())).await;
+        let over = || !bot.has("wacid.up") && !bot.has("wacid.ringing");
+        until("BYE and CANCEL", SETTLED_S, async || over().then_some(())).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(tandem.metric("tandem_calls_begun_total").await, 0, "a repeated webhook began a call");
         tandem.reaches_zero("tandem_calls_alive", 5).await;
@@ -174,5 +175,32 @@ fn a_kill_at_a_random_instant_leaves_no_call_on_one_side_only() {
             edge.reaches_zero("tandem_sessions_alive", 10).await;
             until("BYE of all", 10, async || (!others.iter().any(|id| bot.has(id))).then_some(())).await;
         }
+    });
+}
+
+/// The far side is SIPp: it ends its call when it has seen a BYE, and only then.
+#[test]
+fn a_bot_of_somebody_elses_hears_the_bye_of_the_next_run() {
+    in_namespace("a_bot_of_somebody_elses_hears_the_bye_of_the_next_run", async |folder| {
+        output_of(Command::new("ip").args(["addr", "add", &format!("{NEAR}/24"), "dev", "t0"]));
+        let whatsapp = WhatsApp::start().await;
+        let messages = folder.join("sipp.messages");
+        let mut sipp = Command::new("sipp");
+        sipp.args(["-sn", "uas", "-i", NEAR, "-p", "5080", "-m", "1", "-nostdin", "-timeout", "60", "-trace_msg"]);
+        sipp.arg("-message_file").arg(&messages).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut sipp = sipp.spawn().expect("sipp runs: tests/install.sh test installs it");
+        let mut tandem = Process::both(folder);
+        tandem.start(None).await;
+        whatsapp.call("wacid.sipp").await;
+        whatsapp.wait("wacid.sipp", "accept", 10, |call| call.actions.iter().any(|action| action == "accept")).await;
+        tandem.kill();
+        tandem.start(None).await;
+        let seen = || std::fs::read_to_string(&messages).unwrap_or_default();
+        until("BYE", SETTLED_S, async || seen().contains("\nBYE sip:").then_some(())).await;
+        // It waits some seconds for what may be repeated.
+        let status = until("SIPp's end", 15, async || sipp.try_wait().expect("its status")).await;
+        assert!(status.success(), "{status}\n{}", seen());
+        let bye = seen().split("\nBYE sip:").nth(1).map(str::to_owned).unwrap_or_default();
+        assert!(bye.contains("Reason: Q.850;cause=41;text=\"The gateway was restarted\""), "{bye}");
     });
 }

@@ -7,7 +7,7 @@ use interop::baresip::{Baresip, Options};
 use interop::browser::Browser;
 use interop::softphone::{PAGES, Softphone, ladder, pages, tandem};
 use interop::speech::{self, Score};
-use interop::{HOST, in_namespace, output_of, until};
+use interop::{HOST, Program, in_namespace, output_of, until};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -158,11 +158,68 @@ fn a_trunk_with_sdes_and_softphones_call_each_other_and_all_devices_ring() {
         assert_heard("alice heard the transferred caller", speech::score(&said_b[0], &at_alice, 0.5));
         carrier.command("hangup");
         alice.expect("ended").await;
+
+        // The next caller: the agent asks alice first, and then connects both.
+        carrier.command_with("dial", &format!("sip:+441632960009@{HOST}:5061"));
+        alice.expect("incoming").await;
+        bob.expect("incoming").await;
+        bob.act("answer()").await;
+        bob.expect("confirmed").await;
+        alice.expect("ended").await;
+        bob.act("call('alice')").await;
+        assert_eq!(alice.expect("incoming").await, "incoming +441632960002 Bob");
+        alice.act("answer()").await;
+        alice.expect("confirmed").await;
+        bob.expect("confirmed").await;
+        bob.browser.run("document.querySelector('.join').click()").await;
+        bob.expect("ended transferred").await;
+        alice.listen().await;
+        tokio::time::sleep(Duration::from_secs(LISTEN_S)).await;
+        alice.heard(&at_alice).await;
+        assert_heard("alice heard the caller she was connected with", speech::score(&said_b[0], &at_alice, 0.5));
+        carrier.command("hangup");
+        alice.expect("ended").await;
         until("no bridge left", 20, async || is_empty(&GAUGES[1..]).await.then_some(())).await;
         for phone in [&alice, &bob] {
             let failures = phone.browser.run("return window.phone.failures").await;
             assert_eq!(failures, json!([]), "a page failed");
         }
+    });
+}
+
+/// The demonstration with somebody at the agent's page, who is called in place of the bot.
+#[test]
+fn the_demonstrations_caller_reaches_an_agent_in_another_browser() {
+    in_namespace("the_demonstrations_caller_reaches_an_agent_in_another_browser", async |folder| {
+        let (said_user, said_agent) = voices(folder);
+        let mut command = Command::new(interop::built("tandem-standin"));
+        command.args(["serve", "--agent", "--verbose", "--env", "EDGE_BIND=127.0.0.1:8080"]);
+        command.args(["--env", "EDGE_API=http://127.0.0.1:8080"]);
+        let mut standin = Program::start(folder, "standin", &mut command);
+        let output = standin.wait_for("\"page\"", 20).await;
+        let line = output.lines().find(|line| line.starts_with('{')).expect("one line of JSON");
+        let ready: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let agent = Softphone::agent_of(folder, &said_agent[1], "agent", ("demo.example", "demo")).await;
+        let own = folder.join("user");
+        std::fs::create_dir_all(&own).expect("a folder for the browser");
+        let user = Browser::start_at(&own, &said_user[1], 9_600).await;
+        user.open(ready["page"].as_str().expect("the page's address")).await;
+        user.click("#call").await;
+        assert!(agent.expect("incoming").await.contains("+44"), "the caller is shown in E.164");
+        agent.act("answer()").await;
+        agent.expect("confirmed").await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        agent.listen().await;
+        user.run("window.tandemHeard.length = 0").await;
+        tokio::time::sleep(Duration::from_secs(LISTEN_S)).await;
+        let (at_agent, at_user) = (folder.join("agent-heard.wav"), folder.join("user-heard.wav"));
+        agent.heard(&at_agent).await;
+        speech::write_wav(&at_user, 48_000, &user.heard().await);
+        agent.act("hangup()").await;
+        until("the end at the gateway", 10, async || standin.output().contains(" end side=").then_some(())).await;
+        assert_heard("the agent heard the user", speech::score(&said_user[0], &at_agent, 0.5));
+        assert_heard("the user heard the agent", speech::score(&said_agent[0], &at_user, 0.5));
+        assert!(standin.output().contains("INVITE sent to user agent"), "{}", standin.output());
     });
 }
 

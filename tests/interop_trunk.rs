@@ -3,6 +3,7 @@
 //! compared by content both ways.
 
 mod interop;
+mod trunks;
 
 use interop::baresip::{Baresip, Options};
 use interop::speech::{self, Score};

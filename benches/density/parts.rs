@@ -455,7 +455,7 @@ impl Run {
         let mut step = Step { seconds, busy, ..Step::default() };
         account(&generator, &mut step);
         let value = json!({
-            "complexity": 10, "running_calls": step.calls, "offered_until_the_first_was_refused": first_refused,
+            "complexity": 10, "running_calls": step.calls, "broken": step.broken,"offered_until_the_first_was_refused": first_refused,
             "refused_with_503": refused(&generator), "offered": generator.calls.len(),
             "core_percent": round(busy * 100.0, 1), "running_calls_lost_packets": step.lost,
             "concealed": concealed(&mut subject) - concealed_before,

@@ -21,6 +21,20 @@ use std::net::SocketAddr;
 const OPEN_MS: u64 = 1_000;
 const FIRST_NANOS: u64 = 1_507_300_000;
 
+/// What a receiver of Opus says of itself, as WhatsApp does.
+pub const RECEIVER: OpusParameters = OpusParameters {
+    max_average_bitrate: Some(20_000),
+    max_playback_rate_hz: None,
+    max_capture_rate_hz: None,
+    min_ptime_ms: None,
+    use_inband_fec: true,
+    use_dtx: false,
+    stereo: false,
+};
+
+/// How often the endpoint reports what it lost.
+const REPORT_SECONDS: u16 = 5;
+
 /// What the endpoint waits before it plays the first packet that it gets.
 const ENDPOINT_NANOS: u64 = 60_000_000;
 
@@ -29,20 +43,22 @@ const ENDPOINT_NANOS: u64 = 60_000_000;
 pub enum Direction {
     OpusToPcmu,
     PcmuToOpus,
+    /// The network lies behind the gateway: the receiver loses packets, and reports it.
+    PcmuToLossyOpus,
 }
 
 impl Direction {
     pub fn source(self) -> Codec {
         match self {
             Direction::OpusToPcmu => Codec::Opus,
-            Direction::PcmuToOpus => Codec::Pcmu,
+            Direction::PcmuToOpus | Direction::PcmuToLossyOpus => Codec::Pcmu,
         }
     }
 
     fn exit(self) -> Codec {
         match self {
             Direction::OpusToPcmu => Codec::Pcmu,
-            Direction::PcmuToOpus => Codec::Opus,
+            Direction::PcmuToOpus | Direction::PcmuToLossyOpus => Codec::Opus,
         }
     }
 }
@@ -62,6 +78,7 @@ pub struct Heard {
 pub struct Figures {
     pub concealed: u64,
     pub playout: Option<PlayoutStats>,
+    pub redundant: u64,
     pub packets: usize,
 }
 
@@ -78,7 +95,7 @@ fn leg(codec: Codec, host: u8) -> LegConfig {
         codec,
         send_payload_type: payload_type,
         receive_payload_type: payload_type,
-        opus: OpusParameters { max_average_bitrate: Some(20_000), ..OpusParameters::default() },
+        opus: RECEIVER,
         telephone_event: None,
     };
     let remote = RtpRemote {
@@ -94,11 +111,13 @@ fn leg(codec: Codec, host: u8) -> LegConfig {
 
 /// Sends the packets into leg A as the network lets them arrive; answers what is heard behind leg B.
 pub fn play(point: &Point, sent: &Packets, flights: &[Option<u64>]) -> (Heard, Figures) {
+    let before = point.direction != Direction::PcmuToLossyOpus;
     let mut arrivals: Vec<(u64, usize)> = flights
         .iter()
+        .map(|flight| if before { *flight } else { Some(0) })
         .enumerate()
         .filter(|(index, _)| sent[*index].is_some())
-        .filter_map(|(index, flight)| Some((FIRST_NANOS + point.network.sent_nanos(index) + (*flight)? * 1_000, index)))
+        .filter_map(|(index, flight)| Some((FIRST_NANOS + point.network.sent_nanos(index) + flight? * 1_000, index)))
         .collect();
     arrivals.sort_unstable();
     let shared =
@@ -108,7 +127,10 @@ pub fn play(point: &Point, sent: &Packets, flights: &[Option<u64>]) -> (Heard, F
     let mut world = World {
         bridge: Bridge::open(now, config, &shared, Random::from_test_seed(7)),
         metrics: Metrics::default(),
-        endpoint: Endpoint::default(),
+        endpoint: Endpoint {
+            lost: if before { Vec::new() } else { flights.iter().map(Option::is_none).collect() },
+            ..Endpoint::default()
+        },
         deadline: now,
         kept_alive: 0,
     };
@@ -141,8 +163,12 @@ pub fn play(point: &Point, sent: &Packets, flights: &[Option<u64>]) -> (Heard, F
         world.drain(now);
     }
     let stats = world.bridge.stats();
-    let figures =
-        Figures { playout: stats.playout, concealed: stats.concealed_from_a, packets: world.endpoint.packets.len() };
+    let figures = Figures {
+        playout: stats.playout,
+        concealed: stats.concealed_from_a,
+        redundant: stats.redundant_to_b,
+        packets: world.endpoint.packets.len(),
+    };
     (world.endpoint.played(point.direction.exit()), figures)
 }
 
@@ -168,6 +194,12 @@ impl World {
         header::write(false, payload_type, self.kept_alive, timestamp, 99, &mut packet);
         let port = Port { leg: LegName::B, component: Component::Rtp };
         self.bridge.handle_datagram(now, port, address(2, 4_000), &mut packet, &mut self.metrics);
+        if self.kept_alive.is_multiple_of(REPORT_SECONDS)
+            && let Some(mut report) = self.endpoint.report()
+        {
+            let port = Port { leg: LegName::B, component: Component::Rtcp };
+            self.bridge.handle_datagram(now, port, address(2, 4_001), &mut report, &mut self.metrics);
+        }
     }
 
     fn receive(&mut self, now: Instant, codec: Codec, index: usize, sequence: u16, payload: &[u8]) {
@@ -202,12 +234,33 @@ impl World {
 #[derive(Default)]
 struct Endpoint {
     packets: Vec<(Instant, u16, u32, Vec<u8>)>,
+    /// Packets that the network behind the gateway loses, by when they were sent.
+    lost: Vec<bool>,
+    ssrc: u32,
+    /// Since the last report: packets expected, and those of them that were lost.
+    expected: u32,
+    missing: u32,
 }
 
 impl Endpoint {
     fn hear(&mut self, now: Instant, bytes: &[u8]) {
         let packet = header::parse(bytes).expect("a packet of the bridge");
-        self.packets.push((now, packet.sequence, packet.timestamp.0, packet.payload.to_vec()));
+        let place = (now.as_nanos() as i64 - FIRST_NANOS as i64).div_euclid(20_000_000);
+        let is_lost = usize::try_from(place).is_ok_and(|place| self.lost.get(place).is_some_and(|lost| *lost));
+        self.ssrc = packet.ssrc;
+        self.expected += 1;
+        self.missing += u32::from(is_lost);
+        let payload = if is_lost { Vec::new() } else { packet.payload.to_vec() };
+        self.packets.push((now, packet.sequence, packet.timestamp.0, payload));
+    }
+
+    /// A receiver report (RFC 3550 §6.4.2) of what was lost since the last; none before anything came.
+    fn report(&mut self) -> Option<Vec<u8>> {
+        let &(_, highest, ..) = self.packets.last()?;
+        let fraction = (self.missing * 256 / self.expected.max(1)).min(255);
+        (self.expected, self.missing) = (0, 0);
+        let words = [0x81c9_0007, 99, self.ssrc, fraction << 24, u32::from(highest), 0, 0, 0];
+        Some(words.into_iter().flat_map(u32::to_be_bytes).collect())
     }
 
     /// Plays each packet 60 ms behind the first, by its timestamp; what is later than that is concealed.
@@ -225,6 +278,9 @@ impl Endpoint {
             let frame = (timestamp.wrapping_sub(first_timestamp) / ticks) as usize;
             left_ms[frame] = after_first(*at);
             let due = first_at.as_nanos() + ENDPOINT_NANOS + frame as u64 * 20_000_000;
+            if payload.is_empty() {
+                continue;
+            }
             if at.as_nanos() <= due {
                 slots[frame] = Some(payload);
             } else {
@@ -236,8 +292,14 @@ impl Endpoint {
                 let mut decoder = endpoint();
                 let mut frame = [0; FRAME_SAMPLES];
                 let mut pcm = Vec::new();
-                for slot in slots {
-                    decoder.decode(slot.unwrap_or_default(), &mut frame, false).expect("a packet of the bridge");
+                for (index, slot) in slots.iter().enumerate() {
+                    let next = slots.get(index + 1).copied().flatten();
+                    let (packet, fec) = match (slot, next) {
+                        (Some(packet), _) => (*packet, false),
+                        (None, Some(next)) => (next, true),
+                        (None, None) => (&[][..], false),
+                    };
+                    decoder.decode(packet, &mut frame, fec).expect("a packet of the bridge");
                     pcm.extend_from_slice(&frame);
                 }
                 pcm

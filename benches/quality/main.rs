@@ -4,7 +4,8 @@
 //!  speech ─ Opus ─ network ─┬─ bridge ──────────────────── PCMU ─ endpoint (fixed 60 ms)   "gateway"
 //!                           ├─ every packet that ever arrived, no deadline                 "oracle"
 //!                           └─ fixed 60 ms, plain concealment                              "naive"
-//!  speech ─ PCMU ─ network ─── bridge ─ Opus ─ endpoint (fixed 60 ms), and the same two references
+//!  speech ─ PCMU ─ network ─── bridge ─ Opus ─ endpoint (fixed 60 ms), and the same two references       "in-"
+//!  speech ─ PCMU ─ bridge ─ Opus ─ network ─── endpoint that reports its losses                          "back-"
 //! ```
 //!
 //! Writes what was heard as raw samples and `manifest.json`; `score.py` makes scores, table and charts of them.
@@ -84,7 +85,7 @@ fn chosen(mode: &str) -> Vec<Point> {
 }
 
 /// The points that have a target.
-const QUICK: [&str; 11] = [
+const QUICK: [&str; 13] = [
     "out-l0-j0",
     "out-l3-j0",
     "out-l5-j0",
@@ -96,6 +97,8 @@ const QUICK: [&str; 11] = [
     "out-l0-j100",
     "in-l0-j0",
     "in-l5-j0",
+    "back-l5-j0",
+    "back-l10-j0",
 ];
 
 fn matrix() -> Vec<Point> {
@@ -141,6 +144,9 @@ fn matrix() -> Vec<Point> {
         let network = Network { loss_pct, burst, jitter_ms, ..calm };
         add(format!("in-{kind}{loss_pct}-j{jitter_ms}"), Direction::PcmuToOpus, false, network);
     }
+    for loss_pct in [0, 1, 3, 5, 10, 20] {
+        add(format!("back-l{loss_pct}-j0"), Direction::PcmuToLossyOpus, false, Network { loss_pct, ..calm });
+    }
     points
 }
 
@@ -158,7 +164,7 @@ fn measure(point: &Point, speech: &Speech, out: &Path) -> Value {
     speech::write_raw(&out.join(format!("{}.gateway.raw", point.name)), &heard.pcm);
     speech::write_raw(&out.join(format!("{}.oracle.raw", point.name)), &oracle);
     speech::write_raw(&out.join(format!("{}.naive.raw", point.name)), &naive);
-    let Figures { concealed, playout, packets } = figures;
+    let Figures { concealed, playout, redundant, packets } = figures;
     let playout = playout.map(|stats| {
         json!({
             "target_ms": stats.target_ms, "delay_ms": stats.delay_ms, "late": stats.late, "lost": stats.lost,
@@ -176,6 +182,7 @@ fn measure(point: &Point, speech: &Speech, out: &Path) -> Value {
         "playout": playout,
         "packets": packets,
         "concealed": concealed,
+        "redundant": redundant,
         "late_at_endpoint": heard.late,
         "lost": flights.iter().filter(|flight| flight.is_none()).count(),
     })

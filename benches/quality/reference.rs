@@ -3,7 +3,7 @@
 //! *Oracle*: every packet that ever arrived, decoded in order with in-band FEC wherever the next one arrived, libopus's concealment
 //! elsewhere, no deadline. *Naive*: what has not come 60 ms after it was sent is concealed, FEC is not used.
 
-use crate::gateway::Direction;
+use crate::gateway::{Direction, RECEIVER};
 use engine::media::decode::{DECODED_SAMPLES_MAX, Decoder};
 use engine::media::encode::{ENCODED_BYTES_MAX, Encoder, FRAME_SAMPLES};
 use engine::media::resample::Decimator;
@@ -24,7 +24,7 @@ pub type Packets = Vec<Option<Vec<u8>>>;
 pub fn packets(direction: Direction, wide: &[i16], dtx: bool) -> Packets {
     match direction {
         Direction::OpusToPcmu => opus_packets(wide, dtx),
-        Direction::PcmuToOpus => {
+        Direction::PcmuToOpus | Direction::PcmuToLossyOpus => {
             let mut encoder = Encoder::new(Codec::Pcmu, &OpusParameters::default());
             halved(wide).chunks_exact(FRAME_SAMPLES).map(|frame| Some(encoded(&mut encoder, frame))).collect()
         }
@@ -75,13 +75,21 @@ fn through_pcmu(pcm: &[i16]) -> Vec<i16> {
     heard
 }
 
-/// Through the gateway's encoder, and an endpoint's decoder.
-fn through_opus(pcm: &[i16]) -> Vec<i16> {
-    let (mut encoder, mut decoder) = (Encoder::new(Codec::Opus, &OpusParameters::default()), endpoint());
+/// Through the gateway's encoder, and an endpoint's decoder, which misses what is not here.
+fn through_opus(pcm: &[i16], expected_loss_pct: u8, is_here: &dyn Fn(usize) -> bool) -> Vec<i16> {
+    let (mut encoder, mut decoder) = (Encoder::new(Codec::Opus, &RECEIVER), endpoint());
+    encoder.set_expected_loss(expected_loss_pct);
+    let packets: Vec<Vec<u8>> = pcm.chunks_exact(FRAME_SAMPLES).map(|frame| encoded(&mut encoder, frame)).collect();
     let mut heard = Vec::new();
-    for frame in pcm.chunks_exact(FRAME_SAMPLES) {
+    for (index, packet) in packets.iter().enumerate() {
         let mut out = [0; FRAME_SAMPLES];
-        decoder.decode(&encoded(&mut encoder, frame), &mut out, false).expect("a frame of ours");
+        let next = packets.get(index + 1).filter(|_| is_here(index + 1));
+        let (packet, fec) = match next {
+            _ if is_here(index) => (&packet[..], false),
+            Some(next) => (&next[..], true),
+            None => (&[][..], false),
+        };
+        decoder.decode(packet, &mut out, fec).expect("a frame of ours");
         heard.extend_from_slice(&out);
     }
     heard
@@ -92,13 +100,21 @@ pub fn endpoint() -> opus::Decoder {
     opus::Decoder::new(8_000, Channels::Mono).expect("8 kHz mono is a mode of libopus")
 }
 
-/// Every packet that ever arrived.
+/// Every packet that ever arrived. Behind the gateway: an encoder that knows the loss from the first packet.
 pub fn oracle(direction: Direction, sent: &Packets, flights: &[Option<u64>]) -> Vec<i16> {
+    if direction == Direction::PcmuToLossyOpus {
+        let lost = flights.iter().filter(|flight| flight.is_none()).count();
+        let pct = (lost * 100).div_ceil(flights.len().max(1)) as u8;
+        return lossy(sent, flights, if pct >= 3 { pct } else { 0 });
+    }
     reference(direction, sent, &|index| flights[index].is_some(), true)
 }
 
 /// A fixed buffer without FEC.
 pub fn naive(direction: Direction, sent: &Packets, flights: &[Option<u64>]) -> Vec<i16> {
+    if direction == Direction::PcmuToLossyOpus {
+        return lossy(sent, flights, 0);
+    }
     reference(direction, sent, &|index| flights[index].is_some_and(|flight| flight <= NAIVE_US), false)
 }
 
@@ -107,7 +123,20 @@ pub fn clean(direction: Direction, sent: &Packets) -> Vec<i16> {
     reference(direction, sent, &|_| true, false)
 }
 
+fn lossy(sent: &Packets, flights: &[Option<u64>], expected_loss_pct: u8) -> Vec<i16> {
+    let pcm = decoded(Direction::PcmuToLossyOpus, sent, &|_| true, false);
+    through_opus(&pcm, expected_loss_pct, &|index| flights.get(index).is_none_or(Option::is_some))
+}
+
 fn reference(direction: Direction, sent: &Packets, is_here: &dyn Fn(usize) -> bool, uses_fec: bool) -> Vec<i16> {
+    let pcm = decoded(direction, sent, is_here, uses_fec);
+    match direction {
+        Direction::OpusToPcmu => through_pcmu(&halved(&pcm)),
+        Direction::PcmuToOpus | Direction::PcmuToLossyOpus => through_opus(&pcm, 0, &|_| true),
+    }
+}
+
+fn decoded(direction: Direction, sent: &Packets, is_here: &dyn Fn(usize) -> bool, uses_fec: bool) -> Vec<i16> {
     let source = direction.source();
     let mut decoder = Decoder::new(source);
     let mut pcm = Vec::new();
@@ -121,8 +150,5 @@ fn reference(direction: Direction, sent: &Packets, is_here: &dyn Fn(usize) -> bo
         };
         pcm.extend_from_slice(&out[..samples]);
     }
-    match direction {
-        Direction::OpusToPcmu => through_pcmu(&halved(&pcm)),
-        Direction::PcmuToOpus => through_opus(&pcm),
-    }
+    pcm
 }

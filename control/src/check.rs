@@ -6,6 +6,8 @@
 //! Why it binds the ports for real and then lets them go: whether a port is free, and whether we may have it, is known to the
 //! kernel alone.
 
+mod certificate;
+
 use crate::config::{Config, Mode};
 use crate::engine_link::EngineLink;
 use crate::whatsapp::graph_client::outdated_version;
@@ -15,6 +17,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 /// Sockets of one session: one of the webrtc leg, a pair of the rtp leg.
 const SESSION_SOCKETS: u64 = 3;
@@ -63,6 +66,8 @@ pub struct Host {
     pub reserved: String,
     /// Most files that this process may open.
     pub open_files: u64,
+    /// Unix time.
+    pub now_s: i64,
 }
 
 impl Host {
@@ -74,6 +79,7 @@ impl Host {
             ephemeral: read("ip_local_port_range"),
             reserved: read("ip_local_reserved_ports"),
             open_files: system::raise_open_files(),
+            now_s: i64::try_from(crate::server::wall_millis() / 1_000).unwrap_or(i64::MAX),
         }
     }
 }
@@ -85,6 +91,8 @@ pub async fn inspect(config: &Config, mode: Mode, host: &Host) -> Vec<Finding> {
         found.warning(warning.clone());
     }
     found.webhooks(config, mode);
+    found.certificates(config, mode, host);
+    found.written(config, mode);
     found.overlaps(config, mode);
     found.bindable(config, mode);
     if mode != Mode::Orchestrator {
@@ -118,17 +126,117 @@ impl Findings {
         }
         if let Some(version) = outdated_version(&config.whatsapp.base) {
             self.bad(format!(
-                "whatsapp.base (WABA_BASE): version v{version}.0 of the Graph API is no longer served; name a newer one"
+                "{}: version v{version}.0 of the Graph API is no longer served; name a newer one",
+                config.named("whatsapp.base")
             ));
         }
-        let proven = !config.whatsapp.app_secret.0.is_empty() || !config.whatsapp.shared_header.0.is_empty();
-        match (proven, config.whatsapp.webhooks_open) {
-            (true, _) => self.good("webhooks must prove themselves".to_owned()),
-            (false, true) => self.warning("webhooks are open: anybody who reaches the port can place calls; set META_APP_SECRET".to_owned()),
-            (false, false) => self.warning(
-                "webhooks are taken from this host only: set META_APP_SECRET, or WEBHOOK_SHARED_HEADER where the provider does not sign"
-                    .to_owned(),
-            ),
+        let settings = &config.whatsapp;
+        let own = config.accounts.iter().filter(|account| account.webhook_secret().is_some()).count();
+        let proven = !settings.app_secret.0.is_empty() || !settings.shared_header.0.is_empty();
+        let (secret, auth) = (config.named("whatsapp.app_secret"), config.named("whatsapp.webhook_auth"));
+        match (proven, settings.webhooks_open) {
+            (true, _) => self.good(format!("webhooks must prove themselves; {own} accounts have a secret of their own")),
+            (false, true) => {
+                self.warning(format!("{auth}: webhooks are open: anybody who reaches the port can place calls; set {secret}"));
+            }
+            (false, false) if own > 0 && own == config.accounts.len() => {
+                self.good(format!("webhooks must prove themselves; each of {own} accounts has a secret of its own"));
+            }
+            (false, false) => self.warning(format!(
+                "webhooks are taken from this host only: set {secret}, or WEBHOOK_SHARED_HEADER where the provider does not sign"
+            )),
+        }
+        let subscribes = config.accounts.iter().any(|account| account.verify_token.is_some());
+        if settings.verify_token.0.is_empty() && !subscribes {
+            self.warning(format!(
+                "{} is not set: Meta cannot check the subscription of the webhook; write the token that stands there",
+                config.named("whatsapp.verify_token")
+            ));
+        }
+    }
+
+    /// What lies on the disk for TLS, for each server that this mode starts.
+    fn certificates(&mut self, config: &Config, mode: Mode, host: &Host) {
+        let (mut pairs, mut trusted) = (Vec::new(), Vec::new());
+        let callback = config
+            .edge
+            .callback_url
+            .as_deref()
+            .and_then(https_host)
+            .map(|host| (host, config.named("edge.callback_url")));
+        if let Some(files) = config.http.tls.as_ref().filter(|_| mode.orchestrates()) {
+            pairs.push(("http", &files.certificate, &files.private_key, callback, "Meta delivers no webhook to it"));
+        }
+        if let Some(files) = config.edge.tls.as_ref().filter(|_| mode != Mode::Orchestrator) {
+            pairs.push((
+                "edge",
+                &files.certificate,
+                &files.private_key,
+                None,
+                "the orchestrator needs it in EDGE_TRUSTED",
+            ));
+        }
+        trusted.extend(config.edge.trusted.as_ref().map(|path| ("edge.trusted", path)));
+        if mode != Mode::Orchestrator {
+            let sip = &config.sip;
+            let domain = sip.domain.as_deref().map(|domain| (domain, config.named("sip.domain")));
+            match (&sip.certificate, &sip.private_key) {
+                (Some(certificate), Some(key)) => {
+                    pairs.push(("sip", certificate, key, domain, "browsers and most providers will not connect"));
+                }
+                _ if sip.tls_bind.is_some() || sip.wss_bind.is_some() => self.warning(format!(
+                    "{} is not set: a certificate is made at each start, which browsers and most providers refuse; name one of a public authority",
+                    config.named("sip.certificate")
+                )),
+                _ => {}
+            }
+            trusted.extend(sip.trusted.as_ref().map(|path| ("sip.trusted", path)));
+        }
+        for (section, certificate, private_key, host_name, audience) in pairs {
+            let setting = config.named(&format!("{section}.certificate"));
+            let key_setting = config.named(&format!("{section}.private_key"));
+            let pair = certificate::Pair { setting, key_setting, certificate, private_key, host: host_name, audience };
+            self.0.extend(certificate::examine(&pair, host.now_s));
+        }
+        for (key, path) in trusted {
+            self.0.push(certificate::authorities(&config.named(key), path));
+        }
+    }
+
+    /// Files that will be written.
+    fn written(&mut self, config: &Config, mode: Mode) {
+        match config.store(mode) {
+            None => self.warning(format!(
+                "{} is not set: a restart forgets the calls in progress; name a file, such as /var/lib/tandem/tandem.redb",
+                config.named("whatsapp.store")
+            )),
+            Some(path) => self.writable(&config.named("whatsapp.store"), &path),
+        }
+        if let Some(path) = &config.trace.cdr {
+            self.writable(&config.named("trace.cdr"), path);
+        }
+    }
+
+    /// Whether a file can be made where it is wanted. Folders are made at start, as far as the first one that exists allows it.
+    fn writable(&mut self, setting: &str, path: &Path) {
+        let path = if path.is_absolute() { path.to_owned() } else { Path::new(".").join(path) };
+        let refused = match std::fs::metadata(&path) {
+            Ok(found) if found.is_dir() => Some("it is a folder".to_owned()),
+            Ok(_) => std::fs::File::options().append(true).open(&path).err().map(|error| error.to_string()),
+            Err(_) => {
+                let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
+                let probe = folder.join(format!(".tandem-check-{}", std::process::id()));
+                let made = std::fs::File::create(&probe);
+                let _ = std::fs::remove_file(&probe);
+                made.err().map(|error| error.to_string())
+            }
+        };
+        match refused {
+            None => self.good(format!("{setting}: {} can be written", path.display())),
+            Some(error) => self.bad(format!(
+                "{setting}: {} cannot be written ({error}): name a file in a folder of this user's (StateDirectory= in the unit)",
+                path.display()
+            )),
         }
     }
 
@@ -180,8 +288,8 @@ impl Findings {
     /// Whether anybody outside can send to what the descriptions will say.
     fn addresses(&mut self, config: &Config, host: &Host) {
         let (name, told) = match config.media.public_ip.is_empty() {
-            false => ("media.public_ip (PUBLIC_IP)", &config.media.public_ip),
-            true => ("this host's address", &host.own_addresses),
+            false => (config.named("media.public_ip"), &config.media.public_ip),
+            true => ("this host's address".to_owned(), &host.own_addresses),
         };
         if told.is_empty() {
             self.bad("this host has no address: set media.public_ip (PUBLIC_IP)".to_owned());
@@ -246,8 +354,13 @@ impl Findings {
     }
 }
 
+/// The host of a URL that is served with TLS.
+fn https_host(url: &str) -> Option<&str> {
+    url.strip_prefix("https://")?.split(['/', ':']).next()
+}
+
 struct Wanted {
-    name: &'static str,
+    name: String,
     address: SocketAddr,
     tcp: bool,
 }
@@ -257,21 +370,19 @@ fn wanted(config: &Config, mode: Mode) -> Vec<Wanted> {
     let mut all = Vec::new();
     if mode.orchestrates() {
         all.push(Wanted {
-            name: "http.port (PORT)",
+            name: config.named("http.port"),
             address: SocketAddr::new(config.http.bind, config.http.port),
             tcp: true,
         });
     }
     if mode != Mode::Orchestrator {
-        all.push(Wanted { name: "edge.bind (EDGE_BIND)", address: config.edge.bind, tcp: true });
-        all.push(Wanted { name: "sip.bind (SIP_BIND)", address: config.sip.bind, tcp: false });
+        all.push(Wanted { name: config.named("edge.bind"), address: config.edge.bind, tcp: true });
+        all.push(Wanted { name: config.named("sip.bind"), address: config.sip.bind, tcp: false });
         if config.sip.tcp {
-            all.push(Wanted { name: "sip.bind (SIP_BIND)", address: config.sip.bind, tcp: true });
+            all.push(Wanted { name: config.named("sip.bind"), address: config.sip.bind, tcp: true });
         }
-        let further = [
-            ("sip.tls_bind (SIP_TLS_BIND)", config.sip.tls_bind),
-            ("sip.wss_bind (SIP_WSS_BIND)", config.sip.wss_bind),
-        ];
+        let further =
+            [(config.named("sip.tls_bind"), config.sip.tls_bind), (config.named("sip.wss_bind"), config.sip.wss_bind)];
         all.extend(
             further
                 .into_iter()
@@ -427,5 +538,85 @@ mod tests {
             assert!(texts.iter().any(|text| text.starts_with(&expected)), "{expected} is not in {texts:#?}");
         }
         assert!(texts.iter().any(|text| text.contains("media workers on")), "{texts:#?}");
+    }
+
+    #[tokio::test]
+    async fn what_lies_on_the_disk_for_tls_is_looked_at_for_each_server_of_the_mode() {
+        let file = "[sip]\ntls_bind = \"127.0.0.1:0\"\nbind = \"127.0.0.1:0\"\ncertificate = \"/nowhere/chain.pem\"\n\
+            private_key = \"/nowhere/key.pem\"\ntrusted = \"/nowhere/trusted.pem\"\n[http]\nport = 1\n\
+            certificate = \"/nowhere/web.pem\"\nprivate_key = \"/nowhere/web.key\"\n";
+        let config = Config::read(file, |_| None).unwrap();
+        let said = |mode| {
+            let mut found = Findings::default();
+            found.certificates(&config, mode, &Host::default());
+            found.0.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n")
+        };
+        let expected = |line: u32, key: &str, path: &str| {
+            format!("error   the configuration file:{line}: {key}: /nowhere/{path} cannot be read")
+        };
+        let sip = [
+            expected(4, "sip.certificate (SIP_CERTIFICATE)", "chain.pem"),
+            expected(5, "sip.private_key (SIP_PRIVATE_KEY)", "key.pem"),
+            expected(6, "sip.trusted (SIP_TRUSTED)", "trusted.pem"),
+        ];
+        let web = [
+            expected(9, "http.certificate (HTTP_CERTIFICATE)", "web.pem"),
+            expected(10, "http.private_key (HTTP_PRIVATE_KEY)", "web.key"),
+        ];
+        for (mode, has_web, has_sip) in
+            [(Mode::Tandem, true, true), (Mode::Orchestrator, true, false), (Mode::Edge, false, true)]
+        {
+            let text = said(mode).replace(" (No such file", " (");
+            assert!(web.iter().all(|line| text.contains(line.as_str()) == has_web), "{text}");
+            assert!(sip.iter().all(|line| text.contains(line.as_str()) == has_sip), "{text}");
+        }
+        let none = Config::read("[sip]\nwss_bind = \"127.0.0.1:0\"\n", |_| None).unwrap();
+        let mut found = Findings::default();
+        found.certificates(&none, Mode::Edge, &Host::default());
+        assert!(found.0[0].text.contains("is made at each start"), "{:?}", found.0);
+    }
+
+    #[test]
+    fn files_that_cannot_be_written_are_found_before_the_start_and_left_alone() {
+        let folder = std::env::temp_dir().join(format!("tandem-check-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let told = |store: &str| {
+            let mut found = Findings::default();
+            found.written(&config(&[("STORE", store)]), Mode::Edge);
+            found.0[0].to_string()
+        };
+        let path = folder.join("deep/er/tandem.redb").display().to_string();
+        assert!(told(&path).starts_with("ok      whatsapp.store (STORE): "), "{}", told(&path));
+        assert!(told(&path).contains("tandem-edge.redb can be written"), "{}", told(&path));
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "nothing is left behind");
+        let nowhere = told("/proc/nowhere/tandem.redb");
+        assert!(nowhere.starts_with("error") && nowhere.contains("StateDirectory"), "{nowhere}");
+        std::fs::create_dir_all(folder.join("tandem-edge")).unwrap();
+        assert!(told(&folder.join("tandem").display().to_string()).contains("it is a folder"));
+        assert!(told("none").starts_with("warning whatsapp.store (STORE) is not set"), "{}", told("none"));
+    }
+
+    #[test]
+    fn the_settings_in_force_are_listed_with_their_origin_and_without_secrets() {
+        let environment = |name: &str| match name {
+            "WABA_TOKEN" => Some("EAAGsecret".to_owned()),
+            "PORT" => Some("3100".to_owned()),
+            _ => None,
+        };
+        let config = Config::read("[media]\nports = \"10000-10999\"\n", environment).unwrap();
+        let lines = config.lines();
+        for expected in [
+            "whatsapp.token = set  (WABA_TOKEN)",
+            "http.port = 3100  (PORT)",
+            "media.ports = 10000-10999  (the configuration file:2)",
+            "sip.bind = 0.0.0.0:5060  (default)",
+            "edge.token = not set  (default)",
+        ] {
+            assert!(lines.iter().any(|line| line == expected), "{expected} is not in {lines:#?}");
+        }
+        assert!(!lines.join("").contains("EAAG"));
+        let debug = lines.iter().find(|line| line.contains("Some(") || line.contains('{'));
+        assert_eq!(debug, None, "a line for programmers");
     }
 }

@@ -13,7 +13,8 @@ const FETCH_TIME_MAX: Duration = Duration::from_secs(10);
 const HELP: &str = "\
 tandem joins WhatsApp Business calls to SIP.
 
-  tandem [orchestrator|edge|check] [--config FILE]
+  tandem [orchestrator|edge] [--config FILE]
+  tandem check [orchestrator|edge] [--config FILE]
   tandem route NUMBER [--source SOURCE] [--from CALLER] [--config FILE]
   tandem trace [CALL] [--search TEXT] [--url URL] [--config FILE]
   tandem call [--edge URL] [--wav IN] [--record OUT] [...]
@@ -22,7 +23,8 @@ tandem joins WhatsApp Business calls to SIP.
   (nothing)      both planes in one process
   orchestrator   webhooks and Graph only; EDGE_API names the edge
   edge           media and SIP only
-  check          reads the configuration, says what is wrong with it and with this host, and stops
+  check          reads the configuration, says what is wrong with it and with this host, and stops; the exit code is 1 where
+                 something is; with a plane's name it looks with the eyes of that process only
   route          where a call to NUMBER goes: what would be tried, in which order, and why nothing else;
                  SOURCE is users (default), user:NAME, trunk:NAME or whatsapp
   trace          the SIP messages of CALL (a Call-ID or WhatsApp's call id) as a ladder, asked of the running program;
@@ -38,8 +40,8 @@ RUST_LOG sets the log's level.
 pub enum Order {
     /// Run.
     Run(Mode, Option<PathBuf>),
-    /// Only look.
-    Check(Option<PathBuf>),
+    /// Only look: with the eyes of that process, or of the first that the configuration is enough for.
+    Check(Option<Mode>, Option<PathBuf>),
     /// Say where a call would go.
     Route(RouteOrder),
     /// Ask the running program for a call's messages.
@@ -107,7 +109,15 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Order, Strin
         None => Order::Run(Mode::Tandem, file),
         Some("orchestrator") => Order::Run(Mode::Orchestrator, file),
         Some("edge") => Order::Run(Mode::Edge, file),
-        Some("check") => Order::Check(file),
+        Some("check") => {
+            let mode = match words.next().as_deref() {
+                None => None,
+                Some("orchestrator") => Some(Mode::Orchestrator),
+                Some("edge") => Some(Mode::Edge),
+                Some(other) => return Err(not_understood(other)),
+            };
+            Order::Check(mode, file)
+        }
         Some("route") => {
             let number = words.next().ok_or("tandem route needs a number: tandem route +447700900123")?;
             Order::Route(RouteOrder { number, from: take("--from"), source: take("--source"), file })
@@ -144,7 +154,7 @@ pub fn main() -> ExitCode {
             print!("{HELP}");
             Ok(())
         }
-        Ok(Order::Check(file)) => check(file),
+        Ok(Order::Check(mode, file)) => check(mode, file),
         Ok(Order::Route(order)) => route(order),
         Ok(Order::Trace(order)) => trace(order),
         Ok(Order::Run(mode, file)) => {
@@ -233,23 +243,25 @@ async fn fetch(url: reqwest::Url, token: &str) -> reqwest::Result<(reqwest::Stat
     Ok((response.status(), response.text().await?))
 }
 
-fn check(file: Option<PathBuf>) -> Result<(), String> {
+fn check(mode: Option<Mode>, file: Option<PathBuf>) -> Result<(), String> {
     let config = load(file)?;
-    println!("{config:#?}");
-    for (mode, name) in
-        [(Mode::Tandem, "tandem"), (Mode::Orchestrator, "tandem orchestrator"), (Mode::Edge, "tandem edge")]
-    {
-        match config.check(mode) {
+    config.lines().iter().for_each(|line| println!("{line}"));
+    println!();
+    let all = [(Mode::Tandem, "tandem"), (Mode::Orchestrator, "tandem orchestrator"), (Mode::Edge, "tandem edge")];
+    for (known, name) in all.into_iter().filter(|(known, _)| mode.is_none_or(|mode| mode == *known)) {
+        match config.check(known) {
             Ok(()) => println!("{name}: complete"),
             Err(error) => println!("{name}: {error}"),
         }
     }
-    let mode = [Mode::Tandem, Mode::Edge, Mode::Orchestrator].into_iter().find(|mode| config.check(*mode).is_ok());
+    let order = [Mode::Tandem, Mode::Edge, Mode::Orchestrator];
+    let complete = order.into_iter().find(|mode| config.check(*mode).is_ok());
+    let mode = mode.or(complete).unwrap_or(Mode::Tandem);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let found = runtime.block_on(async {
         let host = crate::check::Host::read().await;
-        crate::check::inspect(&config, mode.unwrap_or(Mode::Tandem), &host).await
+        crate::check::inspect(&config, mode, &host).await
     });
     for finding in &found {
         println!("{finding}");
@@ -257,11 +269,7 @@ fn check(file: Option<PathBuf>) -> Result<(), String> {
     if found.iter().any(|finding| finding.level == crate::check::Level::Bad) {
         return Err("this host cannot run this configuration: see the errors above".to_owned());
     }
-    config
-        .check(Mode::Tandem)
-        .or_else(|_| config.check(Mode::Edge))
-        .or_else(|_| config.check(Mode::Orchestrator))
-        .map_err(|e| e.0)
+    config.check(mode).map_err(|error| error.0)
 }
 
 #[cfg(test)]
@@ -277,13 +285,16 @@ mod tests {
         assert_eq!(parsed(""), Ok(Order::Run(Mode::Tandem, None)));
         assert_eq!(parsed("edge --config a.toml"), Ok(Order::Run(Mode::Edge, Some("a.toml".into()))));
         assert_eq!(parsed("--config=a.toml orchestrator"), Ok(Order::Run(Mode::Orchestrator, Some("a.toml".into()))));
-        assert_eq!(parsed("check"), Ok(Order::Check(None)));
+        assert_eq!(parsed("check"), Ok(Order::Check(None, None)));
+        assert_eq!(parsed("check edge --config=a"), Ok(Order::Check(Some(Mode::Edge), Some("a".into()))));
         assert_eq!(parsed("--version"), Ok(Order::Version));
         let order = RouteOrder { number: "+44".into(), source: Some("user:a".into()), ..RouteOrder::default() };
         assert_eq!(parsed("route +44 --source user:a"), Ok(Order::Route(order)));
         let order = TraceOrder { search: Some("44".into()), ..TraceOrder::default() };
         assert_eq!(parsed("trace --search=44"), Ok(Order::Trace(order)));
-        for wrong in ["--config", "edge edge", "start", "--verbose", "route", "route 1 2", "check --from a"] {
+        for wrong in
+            ["--config", "edge edge", "start", "--verbose", "route", "route 1 2", "check --from a", "check bridge"]
+        {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }
     }

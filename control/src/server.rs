@@ -5,7 +5,8 @@ use crate::call::orchestrator::Orchestrator;
 use crate::config::{Config, Mode, TlsFiles};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
-use crate::http::{self, Access, HttpCounters, Shared, calls, edge_api, listen, status, webhook};
+use crate::http::listen::Patience;
+use crate::http::{self, Access, HttpCounters, Sender, Shared, calls, edge_api, listen, status, webhook};
 use crate::runtime::{Input, LocalEdge, LocalOrchestrator, NTP_UNIX_OFFSET_S, Runtime};
 use crate::sip::transport::{TRANSPORTS, Transport};
 use crate::sip_io::resolver::Resolver;
@@ -20,7 +21,7 @@ use anyhow::{Context, Result, anyhow};
 use axum::Router;
 use engine::io::clock;
 use engine::random::Random;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -184,7 +185,14 @@ async fn serve(
     let listener = listener.with_context(|| format!("{address} cannot be bound: choose another with {variable}"))?;
     let local = listener.local_addr()?;
     let router = http::complete(routes.merge(status::routes()).merge(calls::routes())).with_state(shared.clone());
-    tokio::spawn(listen::serve(listener, tls, router, shared.counters.connections.clone(), stopped));
+    tokio::spawn(listen::serve(
+        listener,
+        tls,
+        router,
+        shared.counters.connections.clone(),
+        Patience::default(),
+        stopped,
+    ));
     Ok(local)
 }
 
@@ -285,7 +293,7 @@ fn reach(sip: &SipIo, ip: IpAddr) -> Vec<(Transport, SocketAddr)> {
 }
 
 /// Unix time in milliseconds.
-fn wall_millis() -> u64 {
+pub(crate) fn wall_millis() -> u64 {
     let ntp = u128::from(clock::wall_anchor().ntp(clock::now()));
     let since_1900_ms = u64::try_from((ntp * 1_000) >> 32).unwrap_or(u64::MAX);
     since_1900_ms.saturating_sub(NTP_UNIX_OFFSET_S * 1_000)
@@ -330,15 +338,37 @@ fn access(config: &Config) -> Access {
         edge_token: config.edge.token.clone(),
         app_secret: config.whatsapp.app_secret.clone(),
         shared_header: config.whatsapp.shared_header.clone(),
-        verify_token: config.whatsapp.verify_token.clone(),
+        verify_tokens: verify_tokens(config),
+        senders: senders(config),
         webhooks_open: config.whatsapp.webhooks_open,
         flat_waits: config.whatsapp.flat_waits,
     }
 }
 
+fn verify_tokens(config: &Config) -> Vec<Secret> {
+    let accounts = config.accounts.iter().filter_map(|account| account.verify_token.clone());
+    std::iter::once(config.whatsapp.verify_token.clone()).chain(accounts).collect()
+}
+
+/// Accounts that share a secret are one sender.
+fn senders(config: &Config) -> Vec<Sender> {
+    let mut senders: BTreeMap<(&str, &str), Sender> = BTreeMap::new();
+    for account in &config.accounts {
+        let Some(secret) = account.webhook_secret() else { continue };
+        let sender = senders.entry(secret).or_insert_with(|| Sender {
+            app_secret: Secret(secret.0.to_owned()),
+            shared_header: Secret(secret.1.to_owned()),
+            numbers: BTreeSet::new(),
+        });
+        sender.numbers.insert(account.phone_number_id.clone());
+    }
+    senders.into_values().collect()
+}
+
 fn warn_about_webhooks(config: &Config) {
     let settings = &config.whatsapp;
-    if !settings.app_secret.0.is_empty() || !settings.shared_header.0.is_empty() {
+    let own = !config.accounts.is_empty() && config.accounts.iter().all(|account| account.webhook_secret().is_some());
+    if own || !settings.app_secret.0.is_empty() || !settings.shared_header.0.is_empty() {
         return;
     }
     match settings.webhooks_open {

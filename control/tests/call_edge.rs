@@ -143,7 +143,10 @@ fn what_the_store_holds_of_a_call_is_enough_to_end_it_after_a_crash() {
     let mut bench = Bench::new();
     bench.edge.restore(bench.now, BTreeMap::new());
     let bridge = bench.ringing();
-    assert!(bench.kept.is_empty(), "there is no dialog yet");
+    let ringing = serde_json::to_string(&bench.kept).unwrap();
+    for secret in ["Authorization", "response=", "v=0", "X-WA-Call-ID"] {
+        assert!(!ringing.contains(secret), "{ringing}");
+    }
     let headers = "Contact: <sip:bot@10.1.2.3:5070;x=y>\r\nContent-Type: application/sdp\r\n\
         Record-Route: <sip:127.0.0.1:5080;lr;r2=on>, <sip:127.0.0.1:5081;lr>\r\n";
     let invite = bench.invite.clone();

@@ -5,6 +5,7 @@ mod exchange_world;
 
 use control::call::{EdgeEventKind, EdgeRequest};
 use control::route::MediaProfile;
+use control::sip::locate::{Question, Records, Srv};
 use control::sip::{Replaces, SipEnd};
 use control::trace::timeline::Step;
 use engine::bridge::{LegConfig, LegName, LegRemote};
@@ -125,6 +126,63 @@ fn a_dead_trunk_is_followed_by_the_next_and_tried_last_afterwards() {
     assert!(busy.phone(TRUNK_B).calls.is_empty());
     world.settle();
     busy.settle();
+}
+
+/// A provider of two servers, found by NAPTR and SRV: the one that is to be asked first is dead, or refuses.
+#[test]
+fn the_servers_behind_a_trunks_name_are_tried_in_their_order_and_a_dead_one_last_afterwards() {
+    for (does, within_ms) in [(Does::Dead, 6_000), (Does::Refuse { code: 503, after_ms: 10 }, 2_000)] {
+        let mut world = World::with(28, |routes| {
+            routes.trunks[0].host = "sbc.example".to_owned();
+            routes.trunks[0].port = None;
+            routes.trunks[0].allowed_sources.push("203.0.113.6/32".parse().unwrap());
+            routes.trunks[1].pattern = None;
+        });
+        let srv =
+            |priority, target: &str| Srv { priority, weight: 1, port: 5060, target: format!("{target}.sbc.example.") };
+        let address = |text: &str| Records::Addresses(vec![text.parse().unwrap()]);
+        world.dns = vec![
+            (Question::Srv("_sip._udp.sbc.example".to_owned()), Records::Srv(vec![srv(20, "b"), srv(10, "a")])),
+            (Question::Address("a.sbc.example".to_owned()), address("203.0.113.5")),
+            (Question::Address("b.sbc.example".to_owned()), address("203.0.113.6")),
+        ];
+        world.phone(TRUNK_A).does = does;
+        let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+        world.run_ms(within_ms);
+        assert_eq!(world.answer(BOB, call).codecs.len(), 1);
+        assert_eq!((world.phone(TRUNK_A).live(), world.phone(TRUNK_B).live()), (0, 1));
+        let mut words = world.steps.iter().filter(|(step, _)| *step == Step::Answered).map(|(_, words)| words.as_str());
+        assert!(words.next_back().unwrap().contains("200 from trunk a"), "it is one trunk");
+        world.hang_up(BOB, call);
+        world.run_ms(1_000);
+        assert_eq!(world.phone(TRUNK_B).live(), 0, "BYE went where the call is");
+        let (asked, call) =
+            (world.phone(TRUNK_A).calls.len(), world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus])));
+        world.run_ms(1_000);
+        assert!(world.end(BOB, call).is_none());
+        assert_eq!((world.phone(TRUNK_A).calls.len(), world.phone(TRUNK_B).live()), (asked, 1), "at once");
+        world.settle();
+    }
+}
+
+/// A provider that sends the call elsewhere is followed; one that sends it round in a circle is not, and the next trunk is asked.
+#[test]
+fn a_trunk_that_redirects_is_followed() {
+    let mut world = World::new(29);
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.phone(TRUNK_A).does = Does::Redirect { to: "sip:+447700900123@203.0.113.6:5060" };
+    world.run_ms(3_000);
+    assert_eq!(world.answer(BOB, call).codecs.len(), 1);
+    assert_eq!((world.phone(TRUNK_A).live(), world.phone(TRUNK_B).live()), (0, 1));
+    world.hang_up(BOB, call);
+    world.run_ms(1_000);
+    world.phone(TRUNK_A).does = Does::Redirect { to: "sip:+447700900123@203.0.113.5:5060" };
+    let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(5_000);
+    assert_eq!(world.phone(TRUNK_A).calls.len(), 3, "once more at the place that was named, and not again");
+    assert!(world.end(BOB, call).is_none() && world.phone(TRUNK_B).live() == 1, "the next trunk carries it");
+    assert!(world.steps.iter().any(|(step, words)| *step == Step::Failover && words.contains("leads nowhere")));
+    world.settle();
 }
 
 #[test]
@@ -424,7 +482,12 @@ fn a_user_transfers_a_trunks_call_to_whom_it_has_consulted() {
             let offers = [TRUNK_A, CAROL].map(|phone| world.phone(phone).offers_seen);
             match asks_in_first {
                 true => world.attend(BOB, came, second),
-                false => world.attend(BOB, second, came),
+                false => {
+                    // As JsSIP names a call that came to it: by who called, not by whose tag is whose.
+                    let named = world.phone(BOB).agent.replaces(came).unwrap();
+                    let swapped = Replaces { to_tag: named.from_tag.clone(), from_tag: named.to_tag.clone(), ..named };
+                    world.attend_naming(BOB, second, &swapped);
+                }
             }
             world.run_ms(2_000);
             assert_eq!(world.phone(BOB).transfers, [(202, false), (100, false), (200, true)]);
@@ -557,7 +620,7 @@ fn a_consultation_that_is_not_answered_yet_becomes_a_blind_transfer() {
     assert!(world.end(TRUNK_A, first).is_none() && world.end(BOB, second).is_some());
     let invite = world.phone(CAROL).invite();
     assert!(invite.from.contains("+441632960000"));
-    assert!(invite.headers.iter().all(|(name, _)| name != "Referred-By"), "no X- header: {:?}", invite.headers);
+    assert_eq!(invite.referred_by.as_deref(), Some("<sip:bob@192.0.2.1>"), "who sent the caller on (RFC 3892)");
     assert_eq!((world.phone(CAROL).live(), world.bridges.len()), (1, 1));
     world.settle();
 }
@@ -592,6 +655,29 @@ fn another_device_of_the_user_takes_a_call_that_talks_and_one_that_rings() {
         world.hang_up(ALICE_TOO, taking);
         world.run_ms(1_000);
         assert!(world.end(TRUNK_A, call).is_some());
+        world.settle();
+    }
+}
+
+#[test]
+fn a_trunk_takes_its_own_call_over_without_an_offer() {
+    for rings in [false, true] {
+        let mut world = World::with(31, |routes| routes.trunks[1].pattern = None);
+        world.phone(TRUNK_A).does = if rings { Does::Ring } else { Does::Answer { after_ms: 100 } };
+        let call = world.dial(BOB, "+447700900123", Offer::rtp(&[Codec::Pcmu]));
+        world.run_ms(2_000);
+        let came = world.phone(TRUNK_A).calls[0].call;
+        world.script_replaces = world.phone(TRUNK_A).agent.replaces(came);
+        let ok = world.script("INVITE", 1, None, "").pop().unwrap();
+        assert_eq!(ok.code(), Some(200), "{ok:?}");
+        assert_eq!(sdp::parse(ok.sdp().unwrap()).unwrap().codecs[0].codec, Codec::Pcmu, "what bob has comes first");
+        assert!(world.end(TRUNK_A, came).is_some());
+        world.script("ACK", 1, Some(&ok), &Offer::rtp(&[Codec::Pcmu]).sdp);
+        let (leg, LegRemote::Rtp(remote)) = world.only_bridge().remotes.last().unwrap() else { panic!() };
+        assert_eq!((*leg, remote.address.port()), (LegName::B, 4_000));
+        assert_eq!(world.answer(BOB, call).codecs[0].codec, Codec::Pcmu);
+        world.script("BYE", 2, Some(&ok), "");
+        assert!(world.end(BOB, call).is_some());
         world.settle();
     }
 }
@@ -653,6 +739,30 @@ fn a_caller_that_offers_nothing_is_offered_the_callees_codec_and_answers_in_its_
     assert_eq!(said.len(), 1);
     assert!(said[0].starts_with("trunk a says x-wa-meta-call-duration: 7; X-Other: xx") && said[0].len() < 400);
     world.settle();
+}
+
+#[test]
+fn what_is_offered_to_a_caller_that_offers_nothing_is_what_its_trunk_speaks() {
+    for profile in [MediaProfile::Rtp, MediaProfile::Sdes, MediaProfile::Webrtc] {
+        let mut world = World::with(30, |routes| routes.trunks[0].media = profile);
+        let ok = world.script("INVITE", 1, None, "").pop().unwrap();
+        let offer = ok.sdp().unwrap();
+        world.script("ACK", 1, Some(&ok), &answer_to(offer, 4_444, None, None));
+        let (leg, remote) = world.only_bridge().remotes.last().unwrap();
+        assert_eq!(*leg, LegName::A);
+        match (profile, remote) {
+            (MediaProfile::Rtp, LegRemote::Rtp(remote)) => assert!(remote.srtp.is_none()),
+            (MediaProfile::Sdes, LegRemote::Rtp(remote)) => assert!(remote.srtp.is_some()),
+            (MediaProfile::Webrtc, LegRemote::Webrtc(remote)) => assert_eq!(remote.fingerprint, [9; 32]),
+            (_, remote) => panic!("{profile:?}: {remote:?}"),
+        }
+        // It is a call as any other: bob passes it on.
+        world.refer(BOB, "sip:carol@192.0.2.1");
+        world.run_ms(2_000);
+        assert_eq!((world.phone(BOB).live(), world.phone(CAROL).live()), (0, 1));
+        world.script("BYE", 2, Some(&ok), "");
+        world.settle();
+    }
 }
 
 #[test]
@@ -735,6 +845,36 @@ fn a_gateway_that_has_died_ends_its_calls_on_both_sides_when_it_comes_back() {
     }
     assert_eq!((world.gateway.counters().sip_calls_cut, world.kept.len()), (3, 0));
     world.settle();
+}
+
+#[test]
+fn a_gateway_that_has_died_stops_whatever_rings_when_it_comes_back() {
+    for answers_meanwhile in [false, true] {
+        let mut world = World::new(20);
+        // The 2xx is on its way when the gateway dies.
+        let ring = if answers_meanwhile { Does::Answer { after_ms: 998 } } else { Does::Ring };
+        for phone in [BOB, CAROL] {
+            world.phone(phone).does = ring;
+        }
+        let call = world.dial(TRUNK_A, "bob", Offer::rtp(&[Codec::Opus]));
+        world.new_session("user:carol");
+        world.run_ms(1_000);
+        assert_eq!(world.kept.len(), 3);
+        world.crash();
+        world.run_ms(1_000);
+        let refused = world.end(TRUNK_A, call);
+        assert!(matches!(refused, Some(SipEnd::Rejected { code: 503, .. })), "{refused:?}");
+        for phone in [BOB, CAROL] {
+            let ends = world.phone(phone).ends();
+            let expected = match answers_meanwhile {
+                true => matches!(ends[..], [SipEnd::ByeReceived(Some(_))]),
+                false => matches!(ends[..], [SipEnd::CancelReceived]),
+            };
+            assert!(expected, "{phone}: {ends:?}");
+        }
+        assert_eq!((world.kept.len(), world.gateway.counters().sip_calls_cut), (0, 3));
+        world.settle();
+    }
 }
 
 #[test]

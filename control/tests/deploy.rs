@@ -7,7 +7,9 @@ const UNIT: &str = include_str!("../../deploy/tandem.service");
 
 fn environment(name: &str) -> Option<String> {
     match name {
-        "WABA_TOKEN" | "ALICE_PASSWORD" => Some("hunter2".to_owned()),
+        "WABA_TOKEN" | "ALICE_PASSWORD" | "SALES_TOKEN" | "SALES_APP_SECRET" | "SALES_VERIFY_TOKEN" => {
+            Some("hunter2".to_owned())
+        }
         _ => None,
     }
 }
@@ -31,6 +33,7 @@ fn what_the_example_shows_as_comments_is_understood_too() {
     let config = Config::read(&whole, environment).unwrap();
     config.check(Mode::Tandem).unwrap();
     assert_eq!((config.routes.trunks.len(), config.routes.users.len(), config.routes.rules.len()), (1, 1, 1));
+    assert!(config.accounts[0].webhook_secret().is_some());
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }
 

@@ -290,6 +290,34 @@ async fn a_flat_connect_may_be_answered_when_its_call_is_decided() {
     stop(running).await;
 }
 
+#[tokio::test]
+async fn a_flat_connect_that_too_many_wait_for_is_told_that_nobody_knows() {
+    // An edge that takes the request and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api = format!("http://{}", silent.local_addr().unwrap());
+    let running = orchestrator(|config| {
+        config.whatsapp.flat_waits = true;
+        config.edge.api = Some(api);
+    })
+    .await;
+    let base = format!("http://{}", running.webhooks.unwrap());
+    let flat = br#"{"call_id":"wacid.t","session":{"sdp":"v=0","sdp_type":"offer"}}"#;
+    let ask = |_| {
+        let request = reqwest::Client::new().post(format!("{base}/wa/calling/connect")).body(flat.to_vec());
+        Box::pin(request.header("x-hub-signature-256", signature::sign(SECRET, flat)).send())
+    };
+    // Eight may wait; the ninth is answered first.
+    let (first, _, others) = futures_util::future::select_all((0..9).map(ask)).await;
+    let reply = Reply::read(first.unwrap()).await;
+    assert_eq!((reply.status, reply.code().as_str()), (504, "undecided"));
+    document(&base).await.check("post", "/wa/calling/connect", &reply);
+    running.inputs.send(Input::Stop).await.unwrap();
+    for other in futures_util::future::join_all(others).await {
+        assert_eq!(Reply::read(other.unwrap()).await.status, 409);
+    }
+    stop(running).await;
+}
+
 /// Asks a server and holds each reply against the document.
 struct Ask<'t> {
     base: &'t str,

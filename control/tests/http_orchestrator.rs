@@ -131,6 +131,48 @@ async fn the_subscription_check_echoes_the_challenge_to_who_knows_the_token() {
 }
 
 #[tokio::test]
+async fn each_account_proves_its_webhooks_with_a_secret_of_its_own() {
+    let file = "[accounts.sales]\nphone_number_id = 200\ntoken = \"t\"\napp_secret = \"sales\"\nverify_token = \"sales-v\"\n\
+        [accounts.help]\nphone_number_id = 300\ntoken = \"t\"\nshared_header = \"X-Key: help\"\n";
+    let mut bench = Bench::start_with(file).await;
+    let call = |id: &str, number: &str, event: &str| {
+        let mut body = envelope(event, id);
+        body["entry"][0]["changes"][0]["value"]["metadata"]["phone_number_id"] = json!(number);
+        serde_json::to_vec(&body).unwrap()
+    };
+    let signed = |secret: &str, body: &[u8]| vec![("x-hub-signature-256", signature::sign(secret, body))];
+    let with_key = |key: &str| vec![("x-key", key.to_owned())];
+    for (id, number, secret, status) in [
+        ("wacid.a", "118", SECRET, 200),
+        ("wacid.b", "200", "sales", 200),
+        ("wacid.c", "300", "", 200),
+        ("wacid.d", "200", SECRET, 403),
+        ("wacid.e", "118", "sales", 403),
+        ("wacid.f", "300", "sales", 403),
+        ("wacid.g", "200", "guess", 401),
+    ] {
+        let body = call(id, number, "connect");
+        let proof = if secret.is_empty() { with_key("help") } else { signed(secret, &body) };
+        let proof: Vec<(&str, &str)> = proof.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(bench.post("/wa/webhook", &body, &proof).await, status, "{id}");
+    }
+    bench.expect_metric("tandem_calls_begun_total", 3).await;
+    bench.expect_metric("tandem_webhook_events_foreign_total", 3).await;
+    bench.expect_metric("tandem_webhooks_unproven_total", 1).await;
+    // Nor can one account end another's call by saying that it was its own.
+    let body = call("wacid.a", "200", "terminate");
+    let proof = signature::sign("sales", &body);
+    assert_eq!(bench.post("/wa/webhook", &body, &[("x-hub-signature-256", &proof)]).await, 200);
+    bench.expect_metric("tandem_terminates_unmatched_total", 1).await;
+    bench.expect_metric("tandem_calls_alive", 3).await;
+    for (token, status) in [("v%2B1", 200), ("sales-v", 200), ("help", 403)] {
+        let path = format!("/wa/webhook?hub.challenge=1&hub.verify_token={token}&hub.mode=subscribe");
+        assert_eq!(reqwest::get(bench.url(&path)).await.unwrap().status().as_u16(), status, "{token}");
+    }
+    bench.requests.close();
+}
+
+#[tokio::test]
 async fn callbacks_need_the_token_and_draining_is_visible() {
     let mut bench = Bench::start().await;
     let event = json!({"edge_session_id": "s", "call_id": "c", "event": "answered"});
@@ -184,10 +226,14 @@ struct Neighbour {
 
 impl Bench {
     async fn start() -> Bench {
+        Bench::start_with("").await
+    }
+
+    async fn start_with(file: &str) -> Bench {
         let (sender, requests) = mpsc::unbounded_channel();
         let graph = neighbour("graph", sender.clone()).await;
         let edge = neighbour("edge", sender).await;
-        let mut config = Config::read("", |_| None).unwrap();
+        let mut config = Config::read(file, |_| None).unwrap();
         config.whatsapp.token = Secret("graph-token".into());
         config.whatsapp.phone_id = "118".into();
         config.whatsapp.base = format!("http://{graph}");

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub bridges_refused_busy: u64,
     /// Packets decoded from concealment or FEC.
     pub packets_concealed: u64,
+    /// Opus packets encoded with in-band FEC, because the receiver reported loss.
+    pub packets_redundant: u64,
     /// Datagrams longer than `DATAGRAM_BYTES_MAX`, or without a usable source: dropped before any bridge.
     pub datagrams_malformed: u64,
     /// Datagrams of flooded sockets that were dropped before any bridge.

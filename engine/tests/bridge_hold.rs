@@ -3,11 +3,13 @@
 mod common;
 
 use common::{Kind, Speech, World, tone_share};
+use engine::bridge::Port;
 use engine::bridge::{BridgeCommand, LegName};
 use engine::error::{Cause, Side};
-use engine::leg::LegEvent;
+use engine::leg::{Component, LegEvent};
+use engine::rtp::header;
 use engine::sdp::Codec;
-use engine::time::Instant;
+use engine::time::{Instant, RtpTimestamp};
 
 const WHATSAPP: Kind = Kind::WhatsApp(Codec::Opus);
 const BOT: Kind = Kind::Rtp(Codec::Pcmu);
@@ -102,6 +104,41 @@ fn what_comes_before_the_answer_is_not_kept() {
     world.send_to_bridge(port, from, early);
     world.run_ms(100);
     assert_eq!(world.dropped(engine::error::DropReason::NotReady), 1);
+}
+
+#[test]
+fn what_an_outage_held_up_queues_behind_a_greeting_that_lags_and_nothing_of_it_is_lost() {
+    let mut world = held(6);
+    world.answer_b(BOT);
+    let mut spoken = 0u16;
+    let mut say = |world: &mut World, packets: u16| {
+        for number in spoken..spoken + packets {
+            let mut packet = vec![if number % 2 == 0 { 0x9a } else { 0x1a }; 12 + 160];
+            header::write(number == 0, 0, number, RtpTimestamp(u32::from(number) * 160), 5, &mut packet);
+            let port = Port { leg: LegName::B, component: Component::Rtp };
+            let from = world.peers[1].address;
+            world.send_to_bridge(port, from, packet);
+        }
+        spoken += packets;
+    };
+    for _ in 0..8 {
+        say(&mut world, 1);
+        world.run_ms(20);
+    }
+    world.command(BridgeCommand::Release { leg: LegName::A });
+    let released = world.now;
+    // The backlog has just run out when all that was held up comes at once.
+    world.run_ms(142);
+    say(&mut world, 8);
+    for _ in 0..50 {
+        world.run_ms(20);
+        say(&mut world, 1);
+    }
+    let left: Vec<Instant> = world.left[0].iter().map(|left| left.at).filter(|&at| at > released).collect();
+    let together = left.windows(4).filter(|four| four[3].since(four[0]).as_millis() < 10).count();
+    assert_eq!(together, 0, "no burst leaves");
+    world.assert_continuous(LegName::A, 960);
+    assert_eq!(world.bridge.stats().concealed_from_b, 0);
 }
 
 #[test]

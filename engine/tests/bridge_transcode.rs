@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Faults, Kind, Speech, World};
-use engine::bridge::LegName;
+use engine::bridge::{BridgeCommand, LegName};
 use engine::leg::LegEvent;
 use engine::sdp::Codec;
 
@@ -53,6 +53,50 @@ fn tones_cross_with_the_legs_the_other_way_round() {
 #[test]
 fn tones_cross_between_pcmu_and_pcma() {
     assert_tones_cross(Kind::Rtp(Codec::Pcmu), Kind::Rtp(Codec::Pcma));
+}
+
+#[test]
+fn tones_cross_between_g722_and_every_other_codec() {
+    assert_tones_cross(WHATSAPP, Kind::Rtp(Codec::G722));
+    assert_tones_cross(Kind::Rtp(Codec::G722), BOT);
+    assert_tones_cross(Kind::Rtp(Codec::Pcma), Kind::Rtp(Codec::G722));
+    assert_tones_cross(Kind::Rtp(Codec::G722), Kind::Rtp(Codec::G722));
+}
+
+#[test]
+fn what_lies_above_the_telephone_band_crosses_from_g722_to_opus_and_is_kept_out_of_pcmu() {
+    for (far, heard) in [(Kind::Browser(Codec::Opus), true), (Kind::Rtp(Codec::Pcmu), false)] {
+        let mut world = World::connected(11, far, Kind::Rtp(Codec::G722));
+        let start = world.now;
+        world.peers[1].start(start, Speech::Tone(5_500.0));
+        world.run_ms(3_000);
+        let (pcm, rate_hz) = world.peers[0].decode_heard(start.plus_millis(1_000));
+        let level = (pcm.iter().map(|sample| sample * sample).sum::<f64>() / pcm.len() as f64).sqrt();
+        if heard {
+            assert_eq!(rate_hz, 16_000);
+            assert!(world.tone_share(LegName::A, 5_500.0, start.plus_millis(1_000)) > 0.9);
+            assert!((4_000.0..8_000.0).contains(&level), "{level}");
+        } else {
+            // 40 dB below the tone is what G.722 itself adds.
+            assert!(level < 80.0, "nothing folds into the telephone band: {level}");
+        }
+        world.assert_continuous(LegName::A, ticks(far));
+    }
+}
+
+#[test]
+fn a_greeting_in_g722_waits_for_the_release_with_its_band() {
+    let mut world = World::new(12, WHATSAPP, Kind::Rtp(Codec::G722), true);
+    world.run_ms(1_000);
+    world.answer_b(Kind::Rtp(Codec::G722));
+    let start = world.now;
+    world.peers[1].start(start, Speech::Tone(5_500.0));
+    world.run_ms(1_500);
+    world.command(BridgeCommand::Release { leg: LegName::A });
+    let released = world.now;
+    world.run_ms(1_000);
+    assert!(world.tone_share(LegName::A, 5_500.0, released.plus_millis(100)) > 0.9);
+    world.assert_continuous(LegName::A, 960);
 }
 
 #[test]
@@ -149,4 +193,23 @@ fn a_new_ssrc_on_either_side_changes_nothing_on_the_other() {
     assert!(world.tone_share(LegName::A, 1_000.0, since) > 0.9);
     world.assert_continuous(LegName::A, 960);
     world.assert_continuous(LegName::B, 160);
+}
+
+#[test]
+fn a_receiver_that_reports_loss_gets_redundancy_until_its_path_has_healed() {
+    let mut world = World::connected(10, WHATSAPP, BOT);
+    let start = world.now;
+    world.peers[1].start(start, Speech::Tone(1_000.0));
+    world.run_ms(10_000);
+    assert_eq!(world.bridge.stats().redundant_to_a, 0, "a clean path needs none");
+    world.links[1].loss_pct = 10;
+    world.run_ms(20_000);
+    assert!(world.bridge.stats().redundant_to_a > 400, "{:?}", world.bridge.stats());
+    world.links[1].loss_pct = 0;
+    world.run_ms(60_000);
+    let healed = world.bridge.stats().redundant_to_a;
+    world.run_ms(10_000);
+    assert_eq!(world.bridge.stats().redundant_to_a, healed);
+    assert_eq!((world.metrics.packets_redundant, world.bridge.stats().redundant_to_b), (healed, 0));
+    world.assert_continuous(LegName::A, 960);
 }

@@ -548,6 +548,7 @@ fn format(codec: Codec) -> MediaFormat {
         Codec::Opus => (111, (126, 126)),
         Codec::Pcmu => (0, (101, 96)),
         Codec::Pcma => (8, (101, 96)),
+        Codec::G722 => (9, (101, 96)),
     };
     let (send_payload_type, receive_payload_type) = events;
     MediaFormat {

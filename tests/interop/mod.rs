@@ -6,6 +6,8 @@
 
 pub mod baresip;
 pub mod browser;
+pub mod line;
+pub mod sdes;
 pub mod softphone;
 pub mod speech;
 pub mod wire;

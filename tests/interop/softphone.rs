@@ -104,8 +104,13 @@ impl Softphone {
 
     /// Starts a browser and signs `user` in on tandem's own page.
     pub async fn agent(folder: &Path, microphone: &Path, user: &str) -> Softphone {
+        Softphone::agent_of(folder, microphone, user, ("voice.example", "secret")).await
+    }
+
+    /// The same at another domain, with another password.
+    pub async fn agent_of(folder: &Path, microphone: &Path, user: &str, (domain, password): (&str, &str)) -> Softphone {
         let phone = Softphone::browser(folder, microphone, user).await;
-        phone.browser.open(&format!("{PAGES}/agent?user={user}&domain=voice.example")).await;
+        phone.browser.open(&format!("{PAGES}/agent?user={user}&domain={domain}")).await;
         // Keeps a log in the form of the libraries' page.
         let script = "document.getElementById('password').value = 'secret';
             document.getElementById('in').click();
@@ -134,7 +139,7 @@ impl Softphone {
                 hold: () => click('hold'), unhold: () => click('hold'), digit: (key) => window.current.digit(key),
                 transfer: (target) => { document.querySelector('.target').value = target; click('transfer'); },
             };";
-        phone.browser.run(script).await;
+        phone.browser.run(&script.replace("'secret'", &format!("'{password}'"))).await;
         phone.expect("registered").await;
         phone
     }

@@ -236,7 +236,8 @@ impl WhatsApp {
         call.ended_at = Some(now);
         let duration_s = call.accepted_at.map(|at| now.since(at).as_secs());
         let status = Some("COMPLETED".to_owned());
-        Some(WebhookEvent::Terminate(Terminate { call_id: id.to_owned(), status, error: None, duration_s }))
+        let call_id = id.to_owned();
+        Some(WebhookEvent::Terminate(Terminate { call_id, phone_number_id: None, status, error: None, duration_s }))
     }
 }
 

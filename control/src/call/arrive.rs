@@ -105,7 +105,7 @@ pub(super) fn read(
 }
 
 /// For a caller that offers nothing: the offer is ours, in the 2xx, and its ACK brings the answer (RFC 3261 §13.2.1).
-fn offering(cx: &mut Context, trunk: Option<TrunkId>, arrival: &Arrival) -> Half {
+pub(super) fn offering(cx: &mut Context, trunk: Option<TrunkId>, arrival: &Arrival) -> Half {
     let (kind, codecs) = match trunk.and_then(|id| cx.gate.routes.trunk(id)) {
         Some(trunk) => (MediaKind::of_trunk(trunk), trunk.codecs.as_slice()),
         None => (MediaKind::of_device(arrival.hop.transport), DEVICE_CODECS.as_slice()),

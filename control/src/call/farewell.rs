@@ -1,4 +1,4 @@
-//! SIP calls of an earlier run, which a crash has cut: each gets its BYE.
+//! SIP calls of an earlier run, which a crash has cut: each gets its BYE, or CANCEL, or refusal.
 //!
 //! While a call is up, what a BYE needs stands in the store ([`KeptDialog`]). Keys, ports and the far side's description are gone
 //! with the process, so no call can be carried on; the next run ends all of them, with credentials from its own configuration. A
@@ -75,6 +75,7 @@ impl Farewells {
                 continue;
             }
             match part(sip, &dialog, None) {
+                Ok(true) if dialog.is_incoming() => forget(Change::DialogOver { key }),
                 Ok(true) => {}
                 Ok(false) => {
                     self.waiting.push_front((key, dialog));
@@ -93,6 +94,7 @@ impl Farewells {
                 None => Ok(false),
             };
             match parted {
+                Ok(true) if dialog.is_incoming() => forget(Change::DialogOver { key }),
                 Ok(true) => {}
                 Ok(false) => self.away.push_back((key, dialog)),
                 Err(()) => forget(Change::DialogOver { key }),

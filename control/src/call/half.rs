@@ -152,6 +152,7 @@ fn own_format(codec: Codec, taken: &mut Vec<u8>) -> CodecFormat {
     let (payload_type, opus) = match codec {
         Codec::Pcmu => (0, OpusParameters::default()),
         Codec::Pcma => (8, OpusParameters::default()),
+        Codec::G722 => (9, OpusParameters::default()),
         Codec::Opus => (111, OPUS_WISHES),
     };
     CodecFormat { codec, payload_type: free(payload_type, taken), opus }

@@ -599,6 +599,8 @@ fn goes_on(is_trunk: bool, code: u16) -> bool {
 /// An end as a response code and in words.
 fn failure(end: &SipEnd, rang: bool) -> (u16, String) {
     match end {
+        // Every place that it named was tried, or asked before: that says nothing about who was called.
+        SipEnd::Rejected { code: code @ ..400, reason } => (502, format!("{code} {reason}, which leads nowhere")),
         SipEnd::Rejected { code, reason } => (*code, format!("{code} {reason}")),
         SipEnd::TimedOut if rang => (480, "nobody answered in time".to_owned()),
         SipEnd::TimedOut => (408, "no response".to_owned()),

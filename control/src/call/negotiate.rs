@@ -197,5 +197,6 @@ pub(super) fn codec_name(codec: Codec) -> &'static str {
         Codec::Opus => "Opus",
         Codec::Pcmu => "PCMU",
         Codec::Pcma => "PCMA",
+        Codec::G722 => "G.722",
     }
 }

@@ -444,6 +444,12 @@ impl Orchestrator {
 
     fn terminate(&mut self, now: Instant, terminate: &Terminate) {
         if let Some(number) = self.by_call_id.get(&terminate.call_id).copied() {
+            let ours = self.calls.get(&number).map_or("", |entered| entered.call.phone_number_id.as_str());
+            // One account must not end the calls of another.
+            if !ours.is_empty() && terminate.phone_number_id.as_deref().is_some_and(|theirs| theirs != ours) {
+                self.counters.terminates_unmatched += 1;
+                return;
+            }
             self.with_call(now, number, |call, cx| call.handle_terminate(cx, terminate));
             return;
         }

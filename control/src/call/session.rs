@@ -270,7 +270,10 @@ impl Session {
             }
             SipEvent::ReInvite { .. } => cx.sip.answer_reinvite(cx.now, call, None),
             SipEvent::LateAnswer { sdp, .. } if is_live => {
-                let _ = far.answered_late(cx, &sdp); // whoever was called has answered before
+                if let Err(words) = far.answered_late(cx, &sdp) {
+                    let words = format!("the answer to our offer cannot be used: {words}");
+                    self.end(cx, CallEnd::new("sip", "bad_sdp", words));
+                }
             }
             SipEvent::InfoDigit { digit, duration_ms, .. } => {
                 self.note(cx, Step::Digit, format!("{digit} from SIP, {duration_ms} ms, by INFO"));

@@ -37,7 +37,7 @@ impl OpusSettings {
 
 enum Decoder {
     Opus(opus::Decoder),
-    G711(EngineDecoder),
+    G7xx(EngineDecoder),
 }
 
 /// Puts packets in order and decodes them.
@@ -58,7 +58,8 @@ impl Receiver {
     pub fn new(codec: Codec, opus: OpusSettings) -> Result<Receiver, opus::Error> {
         let (decoder, rate_hz) = match codec {
             Codec::Opus => (Decoder::Opus(opus::Decoder::new(opus.rate_hz, opus::Channels::Mono)?), opus.rate_hz),
-            Codec::Pcmu | Codec::Pcma => (Decoder::G711(EngineDecoder::new(codec)), 8_000),
+            Codec::Pcmu | Codec::Pcma => (Decoder::G7xx(EngineDecoder::new(codec)), 8_000),
+            Codec::G722 => (Decoder::G7xx(EngineDecoder::new(codec)), 16_000),
         };
         Ok(Receiver {
             decoder,
@@ -109,7 +110,7 @@ impl Receiver {
         }
         let count = match &mut self.decoder {
             Decoder::Opus(decoder) => decoder.decode(&payload, &mut self.frame, false).unwrap_or(0),
-            Decoder::G711(decoder) => decoder.decode(&payload, &mut self.frame).unwrap_or(0),
+            Decoder::G7xx(decoder) => decoder.decode(&payload, &mut self.frame).unwrap_or(0),
         };
         out.extend_from_slice(&self.frame[..count]);
         self.expected =
@@ -121,7 +122,7 @@ impl Receiver {
         let samples = (self.rate_hz / 50) as usize;
         let count = match &mut self.decoder {
             Decoder::Opus(decoder) => decoder.decode(&[], &mut self.frame[..samples], false).unwrap_or(0),
-            Decoder::G711(decoder) => decoder.conceal(&mut self.frame),
+            Decoder::G7xx(decoder) => decoder.conceal(&mut self.frame),
         };
         out.extend_from_slice(&self.frame[..count]);
         self.expected = self.expected.map(|at| at.plus(self.clock_rate_hz / 50));
@@ -130,7 +131,7 @@ impl Receiver {
 
 enum Encoder {
     Opus(opus::Encoder),
-    G711(EngineEncoder),
+    G7xx(EngineEncoder),
 }
 
 /// Makes one payload of each 20 ms.
@@ -151,7 +152,8 @@ impl Sender {
                 encoder.set_packet_loss_perc(i32::from(opus.expected_loss_percent))?;
                 (Encoder::Opus(encoder), opus.rate_hz)
             }
-            Codec::Pcmu | Codec::Pcma => (Encoder::G711(EngineEncoder::new(codec, &OpusParameters::default())), 8_000),
+            Codec::Pcmu | Codec::Pcma => (Encoder::G7xx(EngineEncoder::new(codec, &OpusParameters::default())), 8_000),
+            Codec::G722 => (Encoder::G7xx(EngineEncoder::new(codec, &OpusParameters::default())), 16_000),
         };
         Ok(Sender { encoder, rate_hz, clock_rate_hz: codec.clock_rate_hz() })
     }
@@ -175,7 +177,7 @@ impl Sender {
     pub fn encode(&mut self, frame: &[i16], out: &mut [u8]) -> usize {
         match &mut self.encoder {
             Encoder::Opus(encoder) => encoder.encode(frame, out).unwrap_or(0),
-            Encoder::G711(encoder) => encoder.encode(frame, out),
+            Encoder::G7xx(encoder) => encoder.encode(frame, out),
         }
     }
 }

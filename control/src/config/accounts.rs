@@ -20,6 +20,9 @@ pub(super) const SECTION: &str = "accounts";
 /// Business numbers of one file. Each costs a client of its own, about 20 KB.
 pub const ACCOUNTS_MAX: usize = 1_000;
 
+/// Webhook secrets that differ from each other. Each webhook may have to be held against all of them.
+pub const SENDERS_MAX: usize = 16;
+
 /// One business number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
@@ -29,6 +32,12 @@ pub struct Account {
     pub phone_number_id: String,
     /// Bearer token, or the provider's key; `None`: that of `[whatsapp]`.
     pub token: Option<Secret>,
+    /// Key of its webhooks' signatures, when its Meta app is another; `None`: as in `[whatsapp]`.
+    pub app_secret: Option<Secret>,
+    /// `name: value` that its webhooks carry, where the provider does not sign; `None`: as in `[whatsapp]`.
+    pub shared_header: Option<Secret>,
+    /// For the subscription check of its app, beside that of `[whatsapp]`.
+    pub verify_token: Option<Secret>,
     /// Base URL; `None`: that of `[whatsapp]`.
     pub base: Option<String>,
     /// Whose API it is; `None`: as in `[whatsapp]`.
@@ -59,7 +68,21 @@ pub(super) fn read(source: Source<'_>, document: &DeTable<'_>) -> Result<Vec<Acc
     if accounts.len() > ACCOUNTS_MAX {
         return Err(section.mistake(&format!("are {}: write at most {ACCOUNTS_MAX}", accounts.len())));
     }
+    let secrets: BTreeSet<_> = accounts.iter().filter_map(Account::webhook_secret).collect();
+    if secrets.len() > SENDERS_MAX {
+        let what = format!("hold {} different webhook secrets: write at most {SENDERS_MAX}", secrets.len());
+        return Err(section.mistake(&what));
+    }
     Ok(accounts)
+}
+
+impl Account {
+    /// What proves its webhooks, if that is its own: the signatures' key and the header.
+    pub fn webhook_secret(&self) -> Option<(&str, &str)> {
+        let app_secret = self.app_secret.as_ref().map_or("", |secret| secret.0.as_str());
+        let shared_header = self.shared_header.as_ref().map_or("", |secret| secret.0.as_str());
+        (!app_secret.is_empty() || !shared_header.is_empty()).then_some((app_secret, shared_header))
+    }
 }
 
 fn read_one(name: &str, section: &Section<'_>) -> Result<Account, ConfigError> {
@@ -79,10 +102,20 @@ fn read_one(name: &str, section: &Section<'_>) -> Result<Account, ConfigError> {
     if token.as_ref().is_some_and(|token| reqwest::header::HeaderValue::from_str(&token.0).is_err()) {
         return Err(section.wrong("token", "holds characters that no HTTP header can", "write the access token"));
     }
+    let shared_header = section.secret("shared_header", "shared_header_env")?;
+    let named = |header: &Secret| {
+        header.0.split_once(':').is_some_and(|(name, value)| !name.trim().is_empty() && !value.trim().is_empty())
+    };
+    if shared_header.as_ref().is_some_and(|header| !named(header)) {
+        return Err(section.wrong("shared_header", "is not of that form", "write name: value"));
+    }
     let account = Account {
         name: name.to_owned(),
         phone_number_id,
         token,
+        app_secret: section.secret("app_secret", "app_secret_env")?,
+        shared_header,
+        verify_token: section.secret("verify_token", "verify_token_env")?,
         base: section.parsed("base", "write a URL such as https://graph.facebook.com/v24.0", url)?,
         provider: section.parsed("provider", "write meta or 360dialog", |text| {
             providers.iter().find(|(word, _)| *word == text).map(|(_, provider)| *provider)
@@ -124,6 +157,8 @@ accept = "on-progress"
 [accounts.sales]
 phone_number_id = "118"
 token_env = "SALES_TOKEN"
+app_secret = "EAAGsales"
+verify_token = "EAAGverify"
 accept = "immediate"
 destination = "sales"
 dtls = "openssl"
@@ -151,8 +186,10 @@ caller_id = "anonymous"
         assert_eq!(numbers["118"].caller_id, CallerId::Number("441632960001".into()));
         assert_eq!(numbers["119"].caller_id, CallerId::Anonymous);
         assert_eq!(config.accounts[1].base.as_deref(), Some("https://waba-v2.360dialog.io"));
-        let printed = format!("{config:?}");
-        assert!(!printed.contains("EAAGsecret") && !printed.contains("\"key\""), "{printed}");
+        let printed = format!("{config:?}{}", config.lines().join("\n"));
+        assert_eq!(config.accounts[0].webhook_secret(), Some(("EAAGsales", "")));
+        assert!(printed.contains("accounts.sales = number 118, its own token, its own webhook secret"), "{printed}");
+        assert!(!printed.contains("EAAG") && !printed.contains("\"key\""), "{printed}");
     }
 
     #[test]
@@ -165,6 +202,7 @@ caller_id = "anonymous"
             ("[accounts.a]\nphone_number_id = 1\ndtls = \"nss\"", [":3", "dimpl or openssl"]),
             ("[accounts.a]\nphone_number_id = 1\ncaller_id = \"bob\"", [":3", "anonymous"]),
             ("[accounts.a]\nphone_number_id = 1\ntoken_env = \"NOWHERE\"", [":3", "NOWHERE"]),
+            ("[accounts.a]\nphone_number_id = 1\nshared_header = \"key\"", [":3", "name: value"]),
             ("[accounts.a]\nphone_number_id = 1\ncolour = \"red\"", [":3", "no setting"]),
             ("[accounts.a]\nphone_number_id = 1\n[accounts.b]\nphone_number_id = 1", [":4", "another account"]),
         ] {

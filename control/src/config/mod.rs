@@ -8,6 +8,7 @@ mod accounts;
 mod routing;
 mod section;
 mod settings;
+mod show;
 mod trunks;
 mod values;
 
@@ -71,6 +72,8 @@ pub struct Config {
     pub routes: Routes,
     /// What was corrected while reading, and what is rarely meant.
     pub warnings: Vec<String>,
+    /// Where each setting that is written comes from: `file:line`, or its variable.
+    pub origins: BTreeMap<&'static str, String>,
 }
 
 /// WhatsApp's side.
@@ -288,7 +291,8 @@ impl Config {
             && !values.plain.contains_key("whatsapp.store")
         {
             let first = folder.split(':').next().unwrap_or_default();
-            values.plain.insert("whatsapp.store", (format!("{first}/tandem.redb"), None));
+            let origin = Some("STATE_DIRECTORY".to_owned());
+            values.plain.insert("whatsapp.store", (format!("{first}/tandem.redb"), origin));
         }
         routes.default_target = values.plain.get("sip.target").map(|(value, _)| value.clone());
         Ok(Config { accounts, ..values.build(routes, warnings)? })

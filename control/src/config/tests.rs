@@ -213,7 +213,7 @@ fn every_mistake_of_a_dial_plan_is_told_with_its_line_and_a_remedy() {
         (&format!("{trunk}\nwieght = 3"), [":4:", "trunks.t.wieght is no setting", "known are"]),
         (&format!("{trunk}weight = \"light\""), [":3:", "\"light\"", "from 0 to"]),
         (&format!("{trunk}media = \"sdes\"\ntransport = \"udp\""), [":3:", "without TLS", "transport = \"tls\""]),
-        (&format!("{trunk}codecs = [\"opus\",\n\"g729\"]"), [":4:", "g729", "opus, pcmu or pcma"]),
+        (&format!("{trunk}codecs = [\"opus\",\n\"g729\"]"), [":4:", "g729", "opus, g722, pcmu or pcma"]),
         (&format!("{trunk}user = \"u\""), [":1:", "has no password", "password_env"]),
         (&format!("{trunk}register = true"), [":1:", "has no user", "register"]),
         (&format!("{trunk}allowed_sources = [\"203.0.113.0/33\"]"), [":3:", "203.0.113.0/33", "networks"]),

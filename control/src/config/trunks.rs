@@ -58,6 +58,7 @@ pub(super) fn read(name: &str, section: &Section<'_>, numbering: &Numbering) -> 
     trunk.proxy = sip_uri(section, "proxy")?;
     trunk.credentials = credentials(section, "user", "password", "password_env")?;
     trunk.inbound = credentials(section, "inbound_user", "inbound_password", "inbound_password_env")?;
+    trunk.inbound_md5 = section.one_of("inbound_digest", &[("sha-256", false), ("md5", true)], false)?;
     read_registration(section, &mut trunk)?;
     read_sources(section, &mut trunk)?;
     read_media(section, &mut trunk)?;
@@ -208,7 +209,7 @@ fn read_media(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigErro
     trunk.ice = section.one_of("ice", &[("full", Ice::Full), ("lite", Ice::Lite)], Ice::Full)?;
     trunk.dtls_backend = section.one_of("dtls", &DTLS_BACKENDS, DtlsBackend::Auto)?;
     trunk.transcoding = section.flag("transcoding", true)?;
-    let codecs = section.list("codecs", "write opus, pcmu or pcma, best first", codec_named)?;
+    let codecs = section.list("codecs", "write opus, g722, pcmu or pcma, best first", codec_named)?;
     if !codecs.is_empty() {
         trunk.codecs = codecs;
     }
@@ -221,6 +222,7 @@ pub(super) fn codec_named(text: &str) -> Option<Codec> {
         "opus" => Some(Codec::Opus),
         "pcmu" => Some(Codec::Pcmu),
         "pcma" => Some(Codec::Pcma),
+        "g722" => Some(Codec::G722),
         _ => None,
     }
 }

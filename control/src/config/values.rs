@@ -147,7 +147,17 @@ impl Values {
             },
             routes,
             warnings,
+            origins: v.origins(),
         })
+    }
+
+    /// Where each value comes from.
+    fn origins(&self) -> BTreeMap<&'static str, String> {
+        let variable = |key: &str| SETTINGS.iter().find(|setting| setting.key == key).map_or("", |s| s.variable);
+        let origin = |(key, (_, place)): (&&'static str, &(String, Option<String>))| {
+            (*key, place.clone().unwrap_or_else(|| variable(key).to_owned()))
+        };
+        self.plain.iter().map(origin).collect()
     }
 
     fn optional(&self, key: &str) -> Option<String> {
@@ -178,8 +188,10 @@ impl Values {
         if words.is_empty() {
             return Ok(CODECS_DEFAULT.to_vec());
         }
-        let named = |word: &String| codec_named(word).ok_or_else(|| self.wrong(key, word));
-        words.iter().map(named).collect()
+        let known = |word: &String| {
+            codec_named(word).filter(|codec| CODECS_DEFAULT.contains(codec)).ok_or_else(|| self.wrong(key, word))
+        };
+        words.iter().map(known).collect()
     }
 
     fn count(&self, key: &str, default: usize) -> Result<usize, ConfigError> {

@@ -66,6 +66,7 @@ const HELP: &[(&str, &str)] = &[
     ("tandem_trunk_calls", "Calls that each trunk carries."),
     ("tandem_trunk_registered", "1 while a trunk that shall register us does."),
     ("tandem_trunk_resting", "1 while a trunk is tried last because it gave no answer a moment ago."),
+    ("tandem_webhook_events_foreign_total", "Events of numbers that their webhook's sender has no say in."),
     ("tandem_webhooks_taken_total", "Webhooks taken."),
     ("tandem_webhooks_unproven_total", "Webhooks without a valid signature or header."),
     ("tandem_webhooks_unreadable_total", "Webhooks that could not be read."),

@@ -45,7 +45,22 @@ const TLS_TIME_MAX: Duration = Duration::from_secs(10);
 /// Time a write may stand still because the client does not read.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// Bytes of a request's header, and of what is read ahead.
+/// How long clients are waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// A request's header.
+    pub header: Duration,
+    /// A write that stands still.
+    pub write: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { header: HEADER_TIME_MAX, write: WRITE_TIME_MAX }
+    }
+}
+
+/// Bytes of a request's header, and of what is read ahead. Past it the answer is 431.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Time that open connections get to finish when the server stops.
@@ -88,6 +103,7 @@ pub async fn serve(
     tls: Option<TlsAcceptor>,
     router: Router,
     counters: Arc<ConnectionCounters>,
+    patience: Patience,
     mut stopped: watch::Receiver<bool>,
 ) {
     let crowd = Crowd::default();
@@ -105,7 +121,8 @@ pub async fn serve(
             }
         };
         let Some(place) = crowd.enter(peer.ip(), &counters) else { continue };
-        let connection = Connection { tls: tls.clone(), router: router.clone(), peer, stopped: stopped.clone() };
+        let connection =
+            Connection { tls: tls.clone(), router: router.clone(), peer, patience, stopped: stopped.clone() };
         let counters = counters.clone();
         tokio::spawn(async move {
             connection.serve(stream, &counters).await;
@@ -171,13 +188,14 @@ struct Connection {
     tls: Option<TlsAcceptor>,
     router: Router,
     peer: SocketAddr,
+    patience: Patience,
     stopped: watch::Receiver<bool>,
 }
 
 impl Connection {
     async fn serve(self, stream: TcpStream, counters: &ConnectionCounters) {
         let _ = stream.set_nodelay(true);
-        let stream = Impatient::new(stream);
+        let stream = Impatient::new(stream, self.patience.write);
         let Some(acceptor) = self.tls.clone() else { return self.speak(stream).await };
         match tokio::time::timeout(TLS_TIME_MAX, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => self.speak(stream).await,
@@ -194,7 +212,7 @@ impl Connection {
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIME_MAX)
+            .header_read_timeout(self.patience.header)
             .max_buf_size(BUFFER_BYTES)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
@@ -211,12 +229,13 @@ impl Connection {
 /// A stream whose writes may not stand still for long.
 struct Impatient {
     stream: TcpStream,
+    patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Impatient {
-    fn new(stream: TcpStream) -> Impatient {
-        Impatient { stream, stalled: None }
+    fn new(stream: TcpStream, patience: Duration) -> Impatient {
+        Impatient { stream, patience, stalled: None }
     }
 
     fn judge<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -224,7 +243,8 @@ impl Impatient {
             self.stalled = None;
             return written;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIME_MAX)));
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         match stalled.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
@@ -274,5 +294,68 @@ mod tests {
         places.clear();
         assert_eq!((crowd.len(), counters.open.load(Ordering::Relaxed)), (0, 0));
         assert!(crowd.0.lock().unwrap().is_empty(), "an address that left is forgotten");
+    }
+
+    /// A server with little patience, and how many connections it has.
+    async fn impatient(patience: Patience) -> (SocketAddr, Arc<ConnectionCounters>, watch::Sender<bool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let counters = Arc::new(ConnectionCounters::default());
+        let (stop, stopped) = watch::channel(false);
+        let much = || async { vec![b'x'; 64 << 20] };
+        let router = Router::new().route("/much", axum::routing::get(much));
+        tokio::spawn(serve(listener, None, router, counters.clone(), patience, stopped));
+        (address, counters, stop)
+    }
+
+    async fn until_open(counters: &ConnectionCounters, count: u64) {
+        let reached = async {
+            while counters.open.load(Ordering::Relaxed) != count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), reached).await.expect("connections come or go in time");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_of_what_it_asked_for_is_let_go() {
+        use tokio::io::AsyncWriteExt;
+        let (write, header) = (Duration::from_millis(300), Duration::from_secs(60));
+        let (address, counters, _stop) = impatient(Patience { header, write }).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        until_open(&counters, 1).await;
+        until_open(&counters, 0).await;
+        // One that reads slowly, but reads, gets all of it: no single write of it stands still for that long.
+        let response = reqwest::get(format!("http://{address}/much")).await.unwrap();
+        let mut response = response.error_for_status().unwrap();
+        let mut bytes = 0;
+        while let Some(chunk) = response.chunk().await.unwrap() {
+            bytes += chunk.len();
+            if bytes % (1 << 20) < chunk.len() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        assert_eq!(bytes, 64 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_header_that_is_too_long_or_too_slow_is_answered_in_kind() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (write, header) = (Duration::from_secs(60), Duration::from_millis(300));
+        let (address, counters, _stop) = impatient(Patience { header, write }).await;
+        let mut long = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Junk: {}", "j".repeat(BUFFER_BYTES));
+        long.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        long.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 431");
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-").await.unwrap();
+        let mut rest = Vec::new();
+        let _ = slow.read_to_end(&mut rest).await;
+        assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&rest));
+        drop(long);
+        until_open(&counters, 0).await;
     }
 }

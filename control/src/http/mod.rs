@@ -20,6 +20,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,6 +63,8 @@ pub struct HttpCounters {
     pub webhooks_unproven: AtomicU64,
     /// Webhooks that could not be read.
     pub webhooks_unreadable: AtomicU64,
+    /// Events of numbers that their webhook's sender has no say in.
+    pub events_foreign: AtomicU64,
     /// Requests of the edge API without a valid token.
     pub edge_unauthorized: AtomicU64,
     /// Requests that found the runtime too busy.
@@ -79,12 +82,41 @@ pub struct Access {
     pub app_secret: Secret,
     /// `name: value` that webhooks must carry.
     pub shared_header: Secret,
-    /// For the subscription check.
-    pub verify_token: Secret,
+    /// For the subscription check: that of `[whatsapp]` and those of accounts.
+    pub verify_tokens: Vec<Secret>,
+    /// Accounts whose webhooks prove themselves with a secret of their own.
+    pub senders: Vec<Sender>,
     /// Webhooks that prove nothing are taken from anywhere.
     pub webhooks_open: bool,
     /// A flat `connect` is answered only when the call is accepted or over.
     pub flat_waits: bool,
+}
+
+/// A Meta app, or an account of a provider, with a secret of its own: it speaks for its own numbers only.
+#[derive(Debug, Default)]
+pub struct Sender {
+    /// Key of its signatures; empty: it does not sign.
+    pub app_secret: Secret,
+    /// `name: value` that its webhooks carry; empty: none.
+    pub shared_header: Secret,
+    /// Its phone number ids.
+    pub numbers: BTreeSet<String>,
+}
+
+/// Whose webhook it is, by what it proved.
+#[derive(Debug)]
+pub struct Proven {
+    /// Of every number that has no sender of its own.
+    others: bool,
+    /// Of each sender.
+    senders: Vec<bool>,
+}
+
+impl Proven {
+    /// Whether it proved anything.
+    pub fn any(&self) -> bool {
+        self.others || self.senders.contains(&true)
+    }
 }
 
 impl Access {
@@ -98,19 +130,25 @@ impl Access {
         is_local(peer, headers) || self.bears_token(headers)
     }
 
-    /// A webhook: every proof that is configured must be there.
-    pub fn admits_webhook(&self, peer: SocketAddr, headers: &HeaderMap, body: &[u8]) -> bool {
-        if self.app_secret.0.is_empty() && self.shared_header.0.is_empty() {
-            return self.webhooks_open || is_local(peer, headers);
-        }
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let signed =
-            self.app_secret.0.is_empty() || signature::is_signed(&self.app_secret.0, body, text(signature::HEADER));
-        let shared = match self.shared_header.0.split_once(':') {
-            Some((name, value)) => signature::same_secret(value.trim(), text(name.trim())),
-            None => true,
+    /// Whose a webhook is: every proof that is configured for a sender must be there.
+    pub fn proven(&self, peer: SocketAddr, headers: &HeaderMap, body: &[u8]) -> Proven {
+        let others = match (self.app_secret.0.as_str(), self.shared_header.0.as_str()) {
+            ("", "") => self.webhooks_open || is_local(peer, headers),
+            _ => is_proven(&self.app_secret, &self.shared_header, headers, body),
         };
-        signed && shared
+        let proven = |sender: &Sender| is_proven(&sender.app_secret, &sender.shared_header, headers, body);
+        Proven { others, senders: self.senders.iter().map(proven).collect() }
+    }
+
+    /// Whether who has proven that may speak for a number; none is named by flat webhooks.
+    pub fn speaks_for(&self, proven: &Proven, number: Option<&str>) -> bool {
+        let of = number.and_then(|number| self.senders.iter().position(|sender| sender.numbers.contains(number)));
+        of.map_or(proven.others, |sender| proven.senders.get(sender) == Some(&true))
+    }
+
+    /// Whether it is one of our tokens of the subscription check.
+    pub fn is_verify_token(&self, token: &str) -> bool {
+        self.verify_tokens.iter().any(|ours| !ours.0.is_empty() && signature::same_secret(&ours.0, token))
     }
 
     fn bears_token(&self, headers: &HeaderMap) -> bool {
@@ -119,6 +157,16 @@ impl Access {
         !self.edge_token.0.is_empty()
             && token.is_some_and(|token| signature::same_secret(&self.edge_token.0, token.trim()))
     }
+}
+
+fn is_proven(app_secret: &Secret, shared_header: &Secret, headers: &HeaderMap, body: &[u8]) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let shared = match shared_header.0.split_once(':') {
+        Some((name, value)) => signature::same_secret(value.trim(), text(name.trim())),
+        None => true,
+    };
+    // The cheap one first: a body may be long.
+    shared && (app_secret.0.is_empty() || signature::is_signed(&app_secret.0, body, text(signature::HEADER)))
 }
 
 /// Whether the caller is a program on this host: not a proxy's client, and not a web page of somebody else.
@@ -211,11 +259,48 @@ mod tests {
         let signed = signature::sign("s", b"body");
         let both =
             Access { app_secret: Secret("s".into()), shared_header: Secret("X-Key: k".into()), ..Access::default() };
-        assert!(both.admits_webhook(peer, &headers(&[("x-hub-signature-256", &signed), ("x-key", "k")]), b"body"));
-        assert!(!both.admits_webhook(peer, &headers(&[("x-hub-signature-256", &signed)]), b"body"));
-        assert!(!both.admits_webhook(peer, &headers(&[("x-key", "k")]), b"body"));
-        assert!(!Access::default().admits_webhook(peer, &headers(&[]), b"body"));
-        let open = Access { webhooks_open: true, ..Access::default() };
-        assert!(open.admits_webhook(peer, &headers(&[]), b"body"));
+        let takes =
+            |access: &Access, pairs: &[(&'static str, &str)]| access.proven(peer, &headers(pairs), b"body").any();
+        assert!(takes(&both, &[("x-hub-signature-256", &signed), ("x-key", "k")]));
+        assert!(!takes(&both, &[("x-hub-signature-256", &signed)]));
+        assert!(!takes(&both, &[("x-key", "k")]));
+        assert!(!takes(&Access::default(), &[]));
+        assert!(takes(&Access { webhooks_open: true, ..Access::default() }, &[]));
+    }
+
+    #[test]
+    fn a_sender_speaks_for_its_own_numbers_only() {
+        let peer: SocketAddr = "192.0.2.1:1".parse().unwrap();
+        let sender = |app_secret: &str, header: &str, numbers: &[&str]| Sender {
+            app_secret: Secret(app_secret.into()),
+            shared_header: Secret(header.into()),
+            numbers: numbers.iter().map(|number| (*number).to_owned()).collect(),
+        };
+        let access = Access {
+            app_secret: Secret("main".into()),
+            senders: vec![sender("sales", "", &["118", "119"]), sender("", "X-Key: k", &["120"])],
+            verify_tokens: vec![Secret("a".into()), Secret(String::new()), Secret("b".into())],
+            ..Access::default()
+        };
+        let signed = |secret: &str| signature::sign(secret, b"body");
+        for (pairs, speaks_for) in [
+            (vec![("x-hub-signature-256", signed("main"))], vec![None, Some("1")]),
+            (vec![("x-hub-signature-256", signed("sales"))], vec![Some("118"), Some("119")]),
+            (vec![("x-key", "k".to_owned())], vec![Some("120")]),
+            (
+                vec![("x-hub-signature-256", signed("sales")), ("x-key", "k".to_owned())],
+                vec![Some("118"), Some("119"), Some("120")],
+            ),
+            (vec![("x-hub-signature-256", signed("other")), ("x-key", "l".to_owned())], vec![]),
+        ] {
+            let pairs: Vec<(&'static str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let proven = access.proven(peer, &headers(&pairs), b"body");
+            let numbers = [None, Some("1"), Some("118"), Some("119"), Some("120")];
+            let heard: Vec<Option<&str>> =
+                numbers.into_iter().filter(|number| access.speaks_for(&proven, *number)).collect();
+            assert_eq!((&heard, proven.any()), (&speaks_for, !speaks_for.is_empty()), "{pairs:?}");
+        }
+        assert!(access.is_verify_token("a") && access.is_verify_token("b"));
+        assert!(!access.is_verify_token("") && !access.is_verify_token("c"));
     }
 }

@@ -3,8 +3,7 @@
 use super::{Shared, failure, overloaded, read_body};
 use crate::call::limits;
 use crate::runtime::Input;
-use crate::whatsapp::event::{self, BodyError, Connect, FlatForm, WebhookEvent};
-use crate::whatsapp::signature;
+use crate::whatsapp::event::{self, BodyError, Connect, FlatForm, Terminate, WebhookEvent};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Query, State};
@@ -37,8 +36,7 @@ pub fn routes() -> Router<Shared> {
 /// `hub.mode=subscribe` with our token gets the bare challenge back.
 async fn subscribe(State(shared): State<Shared>, Query(query): Query<BTreeMap<String, String>>) -> Response {
     let value = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
-    let ours = &shared.access.verify_token.0;
-    let proven = !ours.is_empty() && signature::same_secret(ours, value("hub.verify_token"));
+    let proven = shared.access.is_verify_token(value("hub.verify_token"));
     let challenge = value("hub.challenge");
     if value("hub.mode") == "subscribe" && proven && challenge.len() <= CHALLENGE_BYTES_MAX {
         return challenge.to_owned().into_response();
@@ -71,7 +69,8 @@ async fn take(
         Ok(bytes) => bytes,
         Err(response) => return response,
     };
-    if !shared.access.admits_webhook(peer, &headers, &bytes) {
+    let proven = shared.access.proven(peer, &headers, &bytes);
+    if !proven.any() {
         shared.counters.webhooks_unproven.fetch_add(1, Ordering::Relaxed);
         tracing::debug!("a webhook without valid proof was refused");
         return failure(StatusCode::UNAUTHORIZED, "unauthorized", "signature or shared header is missing or wrong");
@@ -89,6 +88,23 @@ async fn take(
             return failure(StatusCode::BAD_REQUEST, "bad_request", message);
         }
     };
+    let count = events.len();
+    let mut events = events;
+    events.retain(|event| match event {
+        WebhookEvent::Connect(Connect { phone_number_id, .. })
+        | WebhookEvent::Terminate(Terminate { phone_number_id, .. }) => {
+            shared.access.speaks_for(&proven, phone_number_id.as_deref())
+        }
+        // They are counted, and change nothing.
+        WebhookEvent::Status { .. } | WebhookEvent::Unknown { .. } => true,
+    });
+    if events.len() < count {
+        shared.counters.events_foreign.fetch_add((count - events.len()) as u64, Ordering::Relaxed);
+        tracing::warn!("a webhook names numbers of another account than the one whose secret it carries");
+        if events.is_empty() {
+            return failure(StatusCode::FORBIDDEN, "foreign_number", "the secret is that of another number's account");
+        }
+    }
     let events = match <[WebhookEvent; 1]>::try_from(events) {
         Ok([WebhookEvent::Connect(connect)]) if shared.access.flat_waits && event::is_flat(&bytes) => {
             return wait(&shared, connect).await;

@@ -164,7 +164,11 @@ impl Gate {
             Recognised::Trunk(id) => self.admit_trunk(id),
             Recognised::Challenge(trunks) => match (asking.user, trunks.first()) {
                 (Some(_), Some(id)) => self.admit_trunk(*id),
-                _ => self.challenge(Vec::new()),
+                _ => {
+                    let wants_md5 = |id: &TrunkId| self.routes.trunk(*id).is_some_and(|trunk| trunk.inbound_md5);
+                    let only_md5 = trunks.iter().any(wants_md5);
+                    self.challenge(if only_md5 { vec![Algorithm::Md5] } else { Vec::new() })
+                }
             },
             Recognised::WrongTransport(trunk) => {
                 let wanted = self.routes.trunk(trunk).map_or("another transport", |trunk| trunk.transport.via_name());

@@ -96,6 +96,17 @@ fn a_trunk_is_admitted_by_its_address_or_its_password() {
 }
 
 #[test]
+fn a_trunk_that_knows_no_sha_256_is_asked_for_md5_alone() {
+    let mut gate = gate();
+    let call = request("INVITE", "+4400");
+    for (only_md5, algorithms) in [(false, vec![]), (true, vec![Algorithm::Md5])] {
+        gate.routes.trunks.iter_mut().for_each(|trunk| trunk.inbound_md5 = only_md5);
+        let asked = ask(&mut gate, &call, Transport::Udp, "192.0.2.1", None);
+        assert_eq!(asked, Admission::Challenge { realm: "voice.example".into(), algorithms });
+    }
+}
+
+#[test]
 fn the_wrong_transport_is_told_to_the_peer_and_to_the_log() {
     let mut gate = gate();
     let (code, words) = refusal(ask(&mut gate, &request("INVITE", "x"), Transport::Udp, "203.0.113.5", None));

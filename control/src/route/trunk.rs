@@ -93,6 +93,9 @@ pub struct Trunk {
     pub register_s: Option<u32>,
     /// What its calls must know: digest toward us.
     pub inbound: Option<Credentials>,
+    /// Whether it is asked for MD5 alone and not for SHA-256 first: SIPp and older servers give up at a challenge that they do not know,
+    /// where RFC 8760 §2.4 would have them read on.
+    pub inbound_md5: bool,
     /// Addresses its calls come from.
     pub allowed_sources: Vec<IpNet>,
     /// Names of the certificate that its TLS connections toward us must show; the left-most label may be `*`.
@@ -151,6 +154,7 @@ impl Trunk {
             credentials: None,
             register_s: None,
             inbound: None,
+            inbound_md5: false,
             allowed_sources: Vec::new(),
             certificate_names: Vec::new(),
             verify_certificate: true,

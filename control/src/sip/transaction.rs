@@ -181,6 +181,21 @@ impl Transactions {
         Some(id)
     }
 
+    /// Goes on with an INVITE of an earlier run that had a provisional response: nothing is sent.
+    pub fn resume(&mut self, request: Message, to: Hop) -> Option<TransactionId> {
+        if self.clients.len() >= CLIENTS_MAX {
+            return None;
+        }
+        let key = (request.via()?.branch()?.to_owned(), request.method()?.to_owned());
+        let id = self.take_id();
+        let (reliable, state) = (to.transport.is_reliable(), ClientState::Proceeding);
+        let (bytes, timers) = (Vec::new(), Timers::new(Instant::NEVER));
+        self.client_keys.insert(key.clone(), id);
+        self.clients.insert(id, Client { key, request, bytes, to, reliable, state, limited: false, ack: None, timers });
+        self.register(id);
+        Some(id)
+    }
+
     /// Takes a response. `Some`: it is news for the owner of that transaction.
     pub fn handle_response(&mut self, now: Instant, response: &Message) -> Option<TransactionId> {
         let (_, method) = response.cseq()?;

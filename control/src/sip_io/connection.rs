@@ -1,19 +1,21 @@
 //! One connection: its reader and its writer, side by side in one task, until either ends.
 
 use super::limits::{
-    FIRST_MESSAGE_TIME_MAX, IDLE_TIME_MAX, MESSAGE_TIME_MAX, PING_TIME, PONG_TIME_MAX, READ_BYTES, WEBSOCKET_BYTES_MAX,
-    WRITE_TIME_MAX,
+    FIRST_MESSAGE_TIME_MAX, HOST_ANSWERS_TIME_MAX, HOST_ASKED_TIME, IDLE_TIME_MAX, MESSAGE_TIME_MAX, PING_TIME,
+    PONG_TIME_MAX, READ_BYTES, WEBSOCKET_BYTES_MAX, WRITE_TIME_MAX,
 };
 use super::{Heard, Opened, Shared};
 use crate::sip::transport::stream::{Frame, Framer, Lost};
 use crate::sip::transport::{Hop, PeerIdentity, Transport};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use socket2::{SockRef, TcpKeepalive};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
@@ -28,6 +30,19 @@ const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
 
 /// Time that half a keep-alive waits for its other half.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// Has the kernel watch over a connection: a host that vanished says no FIN, and a phone need not answer pings (RFC 5626 §4.4.1).
+pub(super) fn watch_over(stream: &TcpStream) {
+    // A message is written whole; waiting to fill a segment only delays it.
+    let _ = stream.set_nodelay(true);
+    let socket = SockRef::from(stream);
+    let asked = TcpKeepalive::new().with_time(HOST_ASKED_TIME).with_interval(HOST_ASKED_TIME / 3);
+    let watched =
+        socket.set_tcp_keepalive(&asked).and_then(|()| socket.set_tcp_user_timeout(Some(HOST_ANSWERS_TIME_MAX)));
+    if let Err(error) = watched {
+        tracing::debug!("a connection is not watched over by the kernel: {error}");
+    }
+}
 
 /// Our end of a connection.
 pub(crate) struct Line {
@@ -116,7 +131,7 @@ impl Line {
     {
         let (reader, writer) = tokio::io::split(stream);
         let (signals, signalled) = mpsc::channel(SIGNALS_MAX);
-        let watch = Watch::new(ours);
+        let watch = Watch::new(ours, Instant::now());
         let reading = read_stream(reader, &self.hop, Arc::new(peer), &self.shared, signals, watch);
         let writing = write_stream(writer, &mut self.queued, signalled);
         let reason = tokio::select! {
@@ -133,7 +148,7 @@ impl Line {
     {
         let (sink, stream) = socket.split();
         let (signals, signalled) = mpsc::channel(SIGNALS_MAX);
-        let watch = Watch::new(ours);
+        let watch = Watch::new(ours, Instant::now());
         let reading = read_websocket(stream, &self.hop, Arc::new(peer), &self.shared, signals, watch);
         let writing = write_websocket(sink, &mut self.queued, signalled);
         let reason = tokio::select! {
@@ -167,19 +182,18 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(ours: bool) -> Watch {
-        let now = Instant::now();
+    fn new(ours: bool, now: Instant) -> Watch {
         let (begun_at, pinged_at) = (None, None);
         Watch { ours, heard_at: now, message_at: now, begun_at, pinged_at, answers: false, spoken: ours }
     }
 
-    fn on_bytes(&mut self) {
-        self.heard_at = Instant::now();
+    fn on_bytes(&mut self, now: Instant) {
+        self.heard_at = now;
         self.pinged_at = None;
     }
 
-    fn on_message(&mut self) {
-        self.message_at = Instant::now();
+    fn on_message(&mut self, now: Instant) {
+        self.message_at = now;
         self.spoken = true;
         self.begun_at = None;
     }
@@ -195,8 +209,7 @@ impl Watch {
     }
 
     /// What to do when the deadline has come: a signal, or the end.
-    fn on_deadline(&mut self) -> Result<Signal, Reason> {
-        let now = Instant::now();
+    fn on_deadline(&mut self, now: Instant) -> Result<Signal, Reason> {
         if self.begun_at.is_some_and(|at| now >= at + MESSAGE_TIME_MAX) {
             return Err(Reason::Unfinished);
         }
@@ -234,11 +247,11 @@ async fn read_stream<S: AsyncRead>(
             Ok(Ok(0)) => return Reason::Closed,
             Ok(Err(error)) => return Reason::Broken(error.to_string()),
             Ok(Ok(len)) => {
-                watch.on_bytes();
+                watch.on_bytes(Instant::now());
                 framer.push(&buffer[..len]);
             }
             Err(_) if settles => watch.answers |= framer.settle().is_some(),
-            Err(_) => match watch.on_deadline() {
+            Err(_) => match watch.on_deadline(Instant::now()) {
                 // Only the side that connected asks (RFC 5626 §4.4.1).
                 Ok(Signal::Ping) if !watch.ours => {}
                 Ok(signal) => drop(signals.try_send(signal)),
@@ -248,7 +261,7 @@ async fn read_stream<S: AsyncRead>(
         loop {
             match framer.next_frame() {
                 Ok(Some(Frame::Message(bytes))) => {
-                    watch.on_message();
+                    watch.on_message(Instant::now());
                     let message = Heard::Message { hop: hop.clone(), peer: peer.clone(), bytes };
                     if shared.heard.send(message).await.is_err() {
                         return Reason::Closed;
@@ -327,10 +340,10 @@ where
             Ok(Some(Ok(Message::Text(text)))) => Bytes::from(text),
             Ok(Some(Ok(Message::Binary(bytes)))) => bytes,
             Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {
-                watch.on_bytes();
+                watch.on_bytes(Instant::now());
                 continue;
             }
-            Err(_) => match watch.on_deadline() {
+            Err(_) => match watch.on_deadline(Instant::now()) {
                 Ok(signal) => {
                     let _ = signals.try_send(signal);
                     continue;
@@ -338,13 +351,13 @@ where
                 Err(reason) => return reason,
             },
         };
-        watch.on_bytes();
+        watch.on_bytes(Instant::now());
         match bytes.as_ref() {
             // Keep-alives of RFC 7118 §6, which are no messages.
             b"\r\n\r\n" => drop(signals.try_send(Signal::Pong)),
             b"\r\n" | b"" => {}
             _ => {
-                watch.on_message();
+                watch.on_message(Instant::now());
                 let message = Heard::Message { hop: hop.clone(), peer: peer.clone(), bytes: bytes.to_vec() };
                 if shared.heard.send(message).await.is_err() {
                     return Reason::Closed;
@@ -384,5 +397,79 @@ where
             Ok(Err(error)) => return Reason::Broken(error.to_string()),
             Err(_) => return Reason::Stalled,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(begun: Instant, seconds: u64) -> Instant {
+        begun + Duration::from_secs(seconds)
+    }
+
+    #[tokio::test]
+    async fn the_kernel_watches_over_both_ends_of_a_connection() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (accepted, connected) = tokio::join!(listener.accept(), TcpStream::connect(listener.local_addr().unwrap()));
+        for stream in [accepted.unwrap().0, connected.unwrap()] {
+            watch_over(&stream);
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), HOST_ASKED_TIME);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(HOST_ANSWERS_TIME_MAX));
+        }
+    }
+
+    #[test]
+    fn a_client_that_vanishes_is_asked_once_and_then_dead() {
+        let begun = Instant::now();
+        let mut watch = Watch::new(false, begun);
+        watch.answers = true; // as every WebSocket does
+        watch.on_bytes(at(begun, 1));
+        watch.on_message(at(begun, 1));
+        assert_eq!(watch.deadline(), at(begun, 1) + PING_TIME);
+        assert_eq!(watch.on_deadline(watch.deadline()).unwrap(), Signal::Ping);
+        assert_eq!(watch.deadline(), at(begun, 1) + PING_TIME + PONG_TIME_MAX);
+        assert!(matches!(watch.on_deadline(watch.deadline()), Err(Reason::Dead)));
+        // One that answers goes on.
+        watch.on_bytes(at(begun, 30));
+        assert_eq!(watch.deadline(), at(begun, 30) + PING_TIME);
+    }
+
+    #[test]
+    fn a_phone_that_never_answered_a_ping_is_kept_while_its_registration_may_last() {
+        let begun = Instant::now();
+        let mut watch = Watch::new(false, begun);
+        watch.on_bytes(begun);
+        watch.on_message(begun);
+        let mut asked = 0;
+        let end = loop {
+            let now = watch.deadline();
+            match watch.on_deadline(now) {
+                Ok(Signal::Ping) => asked += 1,
+                Ok(Signal::Pong) => unreachable!(),
+                Err(reason) => break (now, reason),
+            }
+        };
+        assert!(asked > 100 && matches!(end, (now, Reason::Idle) if now == begun + IDLE_TIME_MAX), "{asked} {end:?}");
+        assert!(IDLE_TIME_MAX.as_secs() > u64::from(crate::registrar::limits::EXPIRES_S_MAX));
+    }
+
+    #[test]
+    fn who_says_nothing_or_never_ends_its_message_is_let_go() {
+        let begun = Instant::now();
+        let mut mute = Watch::new(false, begun);
+        assert_eq!(mute.on_deadline(mute.deadline()).unwrap(), Signal::Ping);
+        while mute.deadline() < begun + FIRST_MESSAGE_TIME_MAX {
+            mute.on_deadline(mute.deadline()).unwrap();
+        }
+        assert!(matches!(mute.on_deadline(begun + FIRST_MESSAGE_TIME_MAX), Err(Reason::Mute)));
+        let mut slow = Watch::new(false, begun);
+        slow.begun_at = Some(at(begun, 2));
+        // Bytes that drip in do not put it off.
+        slow.on_bytes(at(begun, 21));
+        assert_eq!(slow.deadline(), at(begun, 2) + MESSAGE_TIME_MAX);
+        assert!(matches!(slow.on_deadline(slow.deadline()), Err(Reason::Unfinished)));
     }
 }

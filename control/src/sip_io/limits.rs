@@ -43,6 +43,12 @@ pub const PONG_TIME_MAX: Duration = Duration::from_secs(10);
 /// connection stays.
 pub const IDLE_TIME_MAX: Duration = Duration::from_secs(4_000);
 
+/// Silence after which the kernel asks whether the peer's host lives: phones without pings of their own vanish too.
+pub const HOST_ASKED_TIME: Duration = Duration::from_secs(30);
+
+/// Time that it has to answer, and to acknowledge what was written. Past it the connection is closed, and what registered by it is gone.
+pub const HOST_ANSWERS_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// Bytes read from a socket at once.
 pub const READ_BYTES: usize = 4_096;
 

@@ -1,6 +1,6 @@
 //! Accepting: limits first, then the handshakes, then the connection's own task.
 
-use super::connection::{Line, Reason, websocket_config};
+use super::connection::{Line, Reason, watch_over, websocket_config};
 use super::limits::HANDSHAKE_TIME_MAX;
 use super::tls::peer_identity;
 use super::websocket::Handshake;
@@ -49,8 +49,7 @@ async fn accepted(
     shared: Arc<Shared>,
     (permit, seat): (OwnedSemaphorePermit, Seat),
 ) {
-    // A message is written whole; waiting to fill a segment only delays it.
-    let _ = stream.set_nodelay(true);
+    watch_over(&stream);
     let Some(acceptor) = acceptor else {
         return serve(stream, PeerIdentity::default(), remote, transport, &shared, (permit, seat)).await;
     };

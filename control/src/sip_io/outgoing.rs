@@ -1,6 +1,6 @@
 //! Connecting: TCP, then TLS against the name that was asked for, then WebSocket.
 
-use super::connection::{Line, Reason, websocket_config};
+use super::connection::{Line, Reason, watch_over, websocket_config};
 use super::limits::CONNECT_TIME_MAX;
 use super::tls::{Server, peer_identity};
 use super::{Heard, SipIoSettings};
@@ -85,7 +85,7 @@ async fn give_up(line: Line, reason: &Reason) {
 
 async fn connect(connector: Connector, hop: &Hop) -> Result<Stream, Reason> {
     let stream = TcpStream::connect(hop.remote).await.map_err(|error| Reason::Broken(error.to_string()))?;
-    let _ = stream.set_nodelay(true);
+    watch_over(&stream);
     match hop.transport {
         // Datagrams do not come here.
         Transport::Udp | Transport::Tcp => Ok(Stream::Tcp(stream)),

@@ -13,7 +13,9 @@ const LOSS_PERCENT: u64 = 5;
 /// One clause a leg, the trouble first. `names` are those of leg A's and leg B's peers.
 pub fn media(stats: &BridgeStats, names: [&str; 2]) -> String {
     let mut text = String::new();
-    for (leg, name) in [(&stats.a, names[0]), (&stats.b, names[1])] {
+    for (leg, name, redundant) in
+        [(&stats.a, names[0], stats.redundant_to_a), (&stats.b, names[1], stats.redundant_to_b)]
+    {
         if !text.is_empty() {
             text.push_str("; ");
         }
@@ -31,6 +33,9 @@ pub fn media(stats: &BridgeStats, names: [&str; 2]) -> String {
         }
         if let Some(loss) = leg.remote_loss_percent {
             let _ = write!(text, ", {loss} % lost there");
+        }
+        if redundant > 0 {
+            let _ = write!(text, ", {redundant} sent with FEC");
         }
     }
     if let Some(playout) = &stats.playout {

@@ -69,6 +69,8 @@ pub struct Connect {
 pub struct Terminate {
     /// Which call.
     pub call_id: String,
+    /// `metadata.phone_number_id`; rarely there in the flat form.
+    pub phone_number_id: Option<String>,
     /// `COMPLETED`, `FAILED`, in upper case.
     pub status: Option<String>,
     /// The first of `errors`: code and text.
@@ -199,6 +201,10 @@ fn read_terminate(value: &Value, call: &Value, call_id: String) -> Terminate {
     let status = status.and_then(|status| status.as_str().or_else(|| status.get(0)?.as_str()));
     Terminate {
         call_id,
+        phone_number_id: value
+            .get("metadata")
+            .and_then(|metadata| text(metadata, "phone_number_id"))
+            .or_else(|| text(value, "phone_number_id")),
         status: status.map(str::to_ascii_uppercase),
         error: error.and_then(|error| {
             let details = error.get("error_data").and_then(|data| text(data, "details"));

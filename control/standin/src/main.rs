@@ -121,6 +121,14 @@ async fn play(world: &mut World, settings: &Settings, judged: &Cell<bool>) -> Ex
         if let Some(url) = &urls.tls {
             println!("From another host:     {url} (self-signed)");
         }
+        if let Some(tandem) = &world.tandem {
+            println!(
+                "Answer it yourself:    {}{} (password {})",
+                tandem.edge,
+                tandem::AGENT_PAGE,
+                tandem::AGENT_PASSWORD
+            );
+        }
         println!("Ctrl-C ends everything.");
     } else {
         let ready = json!({

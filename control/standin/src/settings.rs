@@ -20,6 +20,7 @@ tandem-standin: plays WhatsApp, a caller and a voice bot around tandem. For demo
   --tandem-url URL   a gateway that runs already; none is started
   --media-ports A-B  its media ports (20000-23999)
   --no-bot           no bot: --sip-target names who is called
+  --agent            a softphone's user, agent with the password demo, is called before the bot (demo: always)
   --sip-target URI   whom the gateway calls
   --sip-proxy URI    by way of whom
   --sip-user NAME    digest user, of the gateway and the bot
@@ -67,6 +68,8 @@ pub struct Settings {
     pub media_ports: String,
     /// `--no-bot`
     pub no_bot: bool,
+    /// `--agent`
+    pub agent: bool,
     /// `--sip-target`
     pub sip_target: Option<String>,
     /// `--sip-proxy`
@@ -105,6 +108,7 @@ impl Settings {
             tandem_url: None,
             media_ports: MEDIA_PORTS.to_owned(),
             no_bot: false,
+            agent: false,
             sip_target: None,
             sip_proxy: None,
             sip_user: "gateway".to_owned(),
@@ -114,6 +118,7 @@ impl Settings {
             environment: Vec::new(),
             verbose: false,
         };
+        settings.agent = settings.mode == Mode::Demo;
         while let Some(name) = arguments.next() {
             settings.option(&name, &mut arguments)?;
         }
@@ -123,6 +128,7 @@ impl Settings {
     fn option(&mut self, name: &str, rest: &mut impl Iterator<Item = String>) -> anyhow::Result<()> {
         match name {
             "--no-bot" => self.no_bot = true,
+            "--agent" => self.agent = true,
             "--unsigned" => self.app_secret = None,
             "--flat" => self.flat = true,
             "--verbose" => self.verbose = true,
@@ -182,6 +188,7 @@ mod tests {
         assert_eq!(settings.environment, [("RUST_LOG".to_owned(), "debug".to_owned())]);
         assert_eq!(settings.form(), Form::Flat);
         assert_eq!(parse("").unwrap().mode, Mode::Help);
+        assert!(parse("demo").unwrap().agent && !settings.agent && parse("serve --agent").unwrap().agent);
         assert!(parse("dance").unwrap_err().to_string().contains("dance"));
         assert!(parse("demo --page-port x").unwrap_err().to_string().contains("--page-port"));
         assert!(parse("demo --what 1").unwrap_err().to_string().contains("--what"));

@@ -9,7 +9,7 @@ use engine::io::clock;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,6 +51,21 @@ pub struct TandemConfig {
     pub environment: Vec<(String, String)>,
     /// Whether its log is also shown.
     pub verbose: bool,
+    /// Whether there is a softphone's user, who is called first.
+    pub agent: bool,
+}
+
+/// Where an agent signs in on the gateway's own page, and with which password.
+pub const AGENT_PAGE: &str = "/agent?user=agent&domain=demo.example";
+/// See [`AGENT_PAGE`].
+pub const AGENT_PASSWORD: &str = "demo";
+
+/// The gateway's configuration with an agent: WhatsApp's calls ring there while somebody is signed in, and go to the bot otherwise.
+fn with_agent(sip_target: &str) -> String {
+    format!(
+        "[sip]\ndomain = \"demo.example\"\n[users.agent]\npassword = \"{AGENT_PASSWORD}\"\nname = \"Agent\"\n\
+         [[routes]]\nname = \"the agent, else the bot\"\nsource = \"whatsapp\"\nto = [\"user:agent\", \"{sip_target}\"]\n"
+    )
 }
 
 /// One step of a call.
@@ -196,7 +211,7 @@ impl Tandem {
             .env("EDGE_BIND", format!("127.0.0.1:{edge_port}"))
             .env("EDGE_API", &edge)
             .env("SIP_BIND", format!("127.0.0.1:{sip_port}"))
-            .env("PUBLIC_IP", "127.0.0.1")
+            .env("PUBLIC_IP", public_ip(config.agent).to_string())
             .env("MEDIA_PORTS", &config.media_ports)
             .env("WABA_BASE", whatsapp.graph_base())
             .env("WABA_TOKEN", TOKEN)
@@ -211,6 +226,11 @@ impl Tandem {
         if let Some(proxy) = &config.sip_proxy {
             command.env("SIP_PROXY", proxy);
         }
+        let file = std::env::temp_dir().join(format!("tandem-standin-{}.toml", std::process::id()));
+        if config.agent {
+            std::fs::write(&file, with_agent(&config.sip_target)).context("the gateway's configuration")?;
+            command.arg("--config").arg(&file);
+        }
         command.envs(config.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("{} does not start", config.program.display()))?;
@@ -219,7 +239,9 @@ impl Tandem {
         keep_log(child.stderr.take(), &log, config.verbose);
         let client = Client::new(&format!("http://127.0.0.1:{port}"))?;
         let mut tandem = Tandem { child: Waited::new(child), log, client, edge };
-        tandem.wait_healthy().await?;
+        let started = tandem.wait_healthy().await;
+        let _ = std::fs::remove_file(&file);
+        started?;
         whatsapp.set_tandem(tandem.client.base().to_owned());
         Ok(tandem)
     }
@@ -273,6 +295,12 @@ impl Tandem {
         let _ = child.kill().await;
         false
     }
+}
+
+/// A browser that is the agent sends nothing to 127.0.0.1: its own sockets have the host's addresses.
+fn public_ip(agent: bool) -> IpAddr {
+    let mut addresses = crate::hosts::advertised(None).into_iter();
+    addresses.find(|address| agent && address.is_ipv4()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// Names that the child reads and that must come from us alone.

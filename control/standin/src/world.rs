@@ -58,6 +58,7 @@ impl World {
                     media_ports: settings.media_ports.clone(),
                     environment: settings.environment.clone(),
                     verbose: settings.verbose,
+                    agent: settings.agent,
                 };
                 let tandem = Tandem::start(&config, &whatsapp).await?;
                 let client = tandem.client.clone();

@@ -6,6 +6,7 @@ use control::call::edge::{Edge, EdgeConfig, EdgeOutput};
 use control::call::{EdgeReply, EdgeRequest, NewSession};
 use control::registrar::{Group, User};
 use control::route::{Pattern, Routes, Transport, Trunk};
+use control::sip::gatekeeper::Refusal;
 use control::sip::locate::{Question, Records};
 use control::sip::message::Message;
 use control::sip::transport::{Hop, PeerIdentity};
@@ -53,6 +54,10 @@ pub(crate) enum Does {
         after_ms: u64,
     },
     Ring,
+    /// 302 at once.
+    Redirect {
+        to: &'static str,
+    },
     /// Hears and says nothing.
     Dead,
 }
@@ -144,6 +149,7 @@ pub(crate) struct Came {
     pub(crate) sdp: String,
     pub(crate) from: String,
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) referred_by: Option<String>,
     pub(crate) act_at: Instant,
     pub(crate) answered: bool,
     pub(crate) end: Option<SipEnd>,
@@ -219,6 +225,10 @@ pub(crate) struct World {
     pub(crate) refuses_legs: Option<BridgeId>,
     /// The engine says nothing about spare legs.
     pub(crate) mute_engine: bool,
+    /// Goes into the next request of `script`.
+    pub(crate) script_replaces: Option<Replaces>,
+    /// What the DNS knows.
+    pub(crate) dns: Vec<(Question, Records)>,
     /// What came to `SCRIPT`.
     pub(crate) scripted: Vec<Message>,
 }
@@ -297,6 +307,8 @@ impl World {
             token: String::new(),
             refuses_legs: None,
             mute_engine: false,
+            script_replaces: None,
+            dns: Vec::new(),
             scripted: Vec::new(),
         };
         world.gateway.restore(world.now, BTreeMap::new());
@@ -453,6 +465,9 @@ impl World {
         request.push("Contact", format!("<sip:{SCRIPT}>"));
         if !sdp.is_empty() {
             request.set_body("application/sdp", sdp);
+        }
+        if let Some(named) = self.script_replaces.take() {
+            request.push("Replaces", named.header());
         }
         if method == "BYE" {
             request.push("x-wa-meta-call-duration", "7");
@@ -617,7 +632,11 @@ impl World {
                 EdgeOutput::Engine { command, .. } => self.command(command),
                 EdgeOutput::Sip { hop, bytes } => self.send(address(GATEWAY), hop.remote, &bytes),
                 EdgeOutput::Timeline(entry) => self.steps.push((entry.step, entry.detail)),
-                EdgeOutput::Resolve { query, question } => self.gateway.resolved(self.now, query, &nothing(&question)),
+                EdgeOutput::Resolve { query, question } => {
+                    let known = self.dns.iter().find(|(known, _)| *known == question);
+                    let records = known.map_or_else(|| nothing(&question), |(_, records)| records.clone());
+                    self.gateway.resolved(self.now, query, &records);
+                }
                 EdgeOutput::Notify { event, .. } => self.events.push(event.kind),
                 EdgeOutput::Reply { result: Ok(EdgeReply::Created(created)), .. } => {
                     self.token = created.edge_session_id
@@ -736,10 +755,15 @@ pub(crate) fn nothing(question: &Question) -> Records {
 
 pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
     match event {
-        SipEvent::Incoming { call, from, sdp, headers, .. } => {
+        SipEvent::Incoming { call, from, sdp, headers, arrival, .. } => {
+            let referred_by = arrival.request.header("Referred-By").map(str::to_owned);
             let (after_ms, sdp) = (after_ms(phone.does), sdp.expect("the gateway offers"));
             let has = |codec| sdp::parse(&sdp).unwrap().codecs.iter().any(|format| format.codec == codec);
             match phone.does {
+                Does::Redirect { to } => {
+                    let contacts = vec![to.to_owned()];
+                    phone.agent.refuse(now, call, &Refusal { contacts, ..Refusal::code(302) });
+                }
                 _ if phone.takes.is_some_and(|codec| !has(codec)) => phone.agent.reject(now, call, 488),
                 Does::Early { .. } => {
                     let answer = answer_to(&sdp, phone.port, phone.wishes, phone.takes);
@@ -748,7 +772,7 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
                 _ => phone.agent.ring(now, call, None),
             }
             let act_at = after_ms.map_or(Instant::NEVER, |after_ms| now.plus_millis(after_ms));
-            phone.calls.push(Came { call, sdp, from, headers, act_at, answered: false, end: None });
+            phone.calls.push(Came { call, sdp, from, headers, referred_by, act_at, answered: false, end: None });
         }
         SipEvent::Provisional { call, sdp, .. } => {
             if let Some(placed) = phone.placed.get_mut(&call) {
@@ -792,7 +816,7 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
 pub(crate) fn after_ms(does: Does) -> Option<u64> {
     match does {
         Does::Answer { after_ms } | Does::Early { after_ms } | Does::Refuse { after_ms, .. } => Some(after_ms),
-        Does::Ring | Does::Dead => None,
+        Does::Ring | Does::Redirect { .. } | Does::Dead => None,
     }
 }
 

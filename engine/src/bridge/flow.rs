@@ -4,8 +4,8 @@
 //!  leg ──packet──► keys (RFC 4733) ───────────────────────────── key ──┐
 //!          │                                                           ▼
 //!          ├─ same codec ──► relay: payload bit for bit ────────────► exit ──► leg
-//!          ├─ Opus to G.711 ──► jitter buffer ► decode ► 8 kHz ► encode ─┤   every 20 ms
-//!          └─ G.711 to any ───► decode ► frames of 20 ms ► encode ───────┘   as it comes
+//!          ├─ Opus to G.7xx ──► jitter buffer ► decode ► resample ► encode ┤   every 20 ms
+//!          └─ G.7xx to any ───► decode ► frames of 20 ms ► encode ─────────┘   as it comes
 //! ```
 //!
 //! Both directions run this code; only the codecs differ. A flow exists once both legs know their format, and is made anew
@@ -67,14 +67,16 @@ enum Path {
 impl Flow {
     /// Takes all memory that the flow needs.
     pub(super) fn new(plan: Plan) -> Flow {
-        let voice = || Voice::new(plan.exit, &plan.opus, plan.exit_event_rate_hz);
+        // Only where the source has a wide band is the encoder fed with one: Opus at 16 kHz costs more than at 8.
+        let rate_hz = if plan.source == Codec::G722 { 16_000 } else { 8_000 };
+        let voice = || Voice::new(plan.exit, &plan.opus, rate_hz, plan.exit_event_rate_hz);
         let path = match (plan.source, plan.exit) {
             (source, exit) if source == exit => {
                 let event_rates_hz = (plan.source_event_rate_hz, plan.exit_event_rate_hz);
                 Path::Relay(Box::new(Relay::new(frame_ticks(exit), event_rates_hz)))
             }
             (Codec::Opus, _) => Path::Playout(Box::new(Playout::new(plan.source, voice()))),
-            (Codec::Pcmu | Codec::Pcma, _) => Path::Arrival(Box::new(Arrival::new(plan.source, voice()))),
+            (Codec::Pcmu | Codec::Pcma | Codec::G722, _) => Path::Arrival(Box::new(Arrival::new(plan.source, voice()))),
         };
         Flow { plan, keys: plan.source_event_rate_hz.map(EventReceiver::new), path }
     }
@@ -188,6 +190,15 @@ impl Flow {
         match &self.path {
             Path::Playout(playout) => Some(playout.stats()),
             Path::Relay(_) | Path::Arrival(_) => None,
+        }
+    }
+
+    /// Packets that were encoded with redundancy.
+    pub(super) fn redundant(&self) -> u64 {
+        match &self.path {
+            Path::Relay(_) => 0,
+            Path::Playout(playout) => playout.redundant(),
+            Path::Arrival(arrival) => arrival.redundant(),
         }
     }
 

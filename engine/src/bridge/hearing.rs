@@ -9,15 +9,47 @@ use crate::media::comfort::Comfort;
 use crate::media::conceal::Concealer;
 use crate::media::decode::{DECODED_SAMPLES_MAX, Decoder};
 use crate::media::encode::FRAME_SAMPLES_MAX;
-use crate::media::resample::Decimator;
+use crate::media::resample::{Decimator, Interpolator};
 use crate::media::stretch::{self, Need};
 use crate::sdp::Codec;
+
+/// From the decoder's rate to the exit's.
+enum Resampling {
+    None,
+    Halve(Decimator),
+    Double(Box<Interpolator>),
+}
+
+impl Resampling {
+    /// Takes as much of `decoded` as `room` has room for; answers how many samples there are now.
+    fn write(&mut self, decoded: &[i16], room: &mut [i16]) -> usize {
+        match self {
+            Resampling::Halve(decimator) => decimator.resample(&decoded[..decoded.len().min(2 * room.len())], room),
+            Resampling::Double(interpolator) => {
+                interpolator.resample(&decoded[..decoded.len().min(room.len() / 2)], room)
+            }
+            Resampling::None => {
+                let samples = decoded.len().min(room.len());
+                room[..samples].copy_from_slice(&decoded[..samples]);
+                samples
+            }
+        }
+    }
+
+    /// Samples of the decoder that make at least so many of the exit.
+    fn needed(&self, samples: usize) -> usize {
+        match self {
+            Resampling::None => samples,
+            Resampling::Halve(_) => 2 * samples,
+            Resampling::Double(_) => samples.div_ceil(2),
+        }
+    }
+}
 
 /// From payloads to frames.
 pub(super) struct Hearing {
     decoder: Decoder,
-    /// Where the decoder runs at twice the exit's rate.
-    decimator: Option<Decimator>,
+    resampling: Resampling,
     /// Stands in for late packets, at the exit's rate, where anything waits for them.
     concealer: Option<Concealer>,
     comfort: Comfort,
@@ -36,15 +68,23 @@ pub(super) struct Hearing {
 }
 
 impl Hearing {
-    /// `rate_hz` that frames are wanted at: the decoder's own, or half of it; `stands_in` where `stand_in` is called.
+    /// `rate_hz` that frames are wanted at: the decoder's own, half of it or twice; `stands_in` where `stand_in` is called.
     pub(super) fn new(codec: Codec, rate_hz: u32, stands_in: bool) -> Hearing {
         let decoder = Decoder::new(codec);
-        let decimator = (decoder.sample_rate_hz() == 2 * rate_hz).then(Decimator::new);
+        let resampling = match decoder.sample_rate_hz() {
+            own_hz if own_hz == 2 * rate_hz => Resampling::Halve(Decimator::new()),
+            own_hz if 2 * own_hz == rate_hz => Resampling::Double(Box::default()),
+            _ => Resampling::None,
+        };
         let frame_samples = rate_hz as usize / 1_000 * PTIME_MS;
-        let packet_samples = if decimator.is_some() { DECODED_SAMPLES_MAX / 2 } else { DECODED_SAMPLES_MAX };
+        let packet_samples = match resampling {
+            Resampling::None => DECODED_SAMPLES_MAX,
+            Resampling::Halve(_) => DECODED_SAMPLES_MAX / 2,
+            Resampling::Double(_) => DECODED_SAMPLES_MAX * 2,
+        };
         Hearing {
             decoder,
-            decimator,
+            resampling,
             concealer: stands_in.then(|| Concealer::for_late(rate_hz)),
             comfort: Comfort::new(),
             heard: vec![0; packet_samples + 2 * frame_samples].into_boxed_slice(),
@@ -101,10 +141,8 @@ impl Hearing {
     /// Decodes a packet that nobody is to hear: what comes after it is coded by it.
     pub(super) fn pass_by(&mut self, payload: &[u8]) {
         let mut decoded = [0; DECODED_SAMPLES_MAX];
-        if let Ok(samples) = self.decoder.decode(payload, &mut decoded)
-            && let Some(decimator) = &mut self.decimator
-        {
-            decimator.resample(&decoded[..samples], &mut [0; DECODED_SAMPLES_MAX / 2]);
+        if let Ok(samples) = self.decoder.decode(payload, &mut decoded) {
+            self.resampling.write(&decoded[..samples], &mut [0; 2 * DECODED_SAMPLES_MAX]);
         }
     }
 
@@ -129,9 +167,10 @@ impl Hearing {
     pub(super) fn conceal_at_most(&mut self, samples: usize) -> usize {
         self.concealed += 1;
         let mut decoded = [0; DECODED_SAMPLES_MAX];
-        let made = self.decoder.conceal(&mut decoded).clamp(1, samples);
+        let made = self.decoder.conceal(&mut decoded).min(self.resampling.needed(samples));
+        let before = self.count;
         self.keep(&decoded[..made], 0);
-        made
+        (self.count - before).max(1)
     }
 
     /// Fills the frame up in place of a packet that has not come; answers how many samples were made.
@@ -195,14 +234,7 @@ impl Hearing {
 
     fn keep(&mut self, decoded: &[i16], skip: usize) {
         let room = &mut self.heard[self.count..];
-        let kept = match &mut self.decimator {
-            Some(decimator) => decimator.resample(&decoded[..decoded.len().min(2 * room.len())], room),
-            None => {
-                let samples = decoded.len().min(room.len());
-                room[..samples].copy_from_slice(&decoded[..samples]);
-                samples
-            }
-        };
+        let kept = self.resampling.write(decoded, room);
         let skip = skip.min(kept);
         room.copy_within(skip..kept, 0);
         if let (true, Some(concealer)) = (kept > skip, &mut self.concealer) {

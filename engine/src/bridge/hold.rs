@@ -8,17 +8,14 @@
 //! memory only while it needs it: from a greeting longer than what bursts take until the lag is gone, and never again.
 
 use crate::limits::HOLD_MS_MAX;
-use crate::media::encode::FRAME_SAMPLES;
+use crate::limits::PTIME_MS;
 use crate::media::g711::Law;
 
-/// Bytes of the backlog: one per sample.
-const HOLD_BYTES_MAX: usize = HOLD_MS_MAX * 8;
-const HOLD_FRAMES_MAX: usize = HOLD_BYTES_MAX / FRAME_SAMPLES;
-const _: () = assert!(HOLD_BYTES_MAX.is_multiple_of(FRAME_SAMPLES));
+/// Frames of the longest greeting: one byte per sample.
+const HOLD_FRAMES_MAX: usize = HOLD_MS_MAX / PTIME_MS;
 
-/// Frames that may wait once the backlog was empty; past it the oldest is dropped. It bounds the delay that bursts can add: what an outage
-/// that comfort did not fill brings at once has its place.
-const LIVE_FRAMES_MAX: usize = 10;
+/// Frames that may wait once the lag is gone; past it the oldest is dropped. It bounds the delay that bursts can add.
+const LIVE_FRAMES_MAX: usize = 6;
 
 /// Quiet frames of each pause that are always played: a caller hears a pause of 60 ms as one.
 const REST_FRAMES: usize = 3;
@@ -31,9 +28,10 @@ const LOUD_MEAN: u32 = 600;
 
 /// Frames of 20 ms that wait for their turn, oldest first.
 pub(super) struct Backlog {
-    live: [u8; LIVE_FRAMES_MAX * FRAME_SAMPLES],
+    frame_samples: usize,
+    live: Box<[u8]>,
     /// In its place while a greeting is longer.
-    held: Option<Box<[u8; HOLD_BYTES_MAX]>>,
+    held: Option<Box<[u8]>>,
     first: usize,
     count: usize,
     quiet_run: usize,
@@ -44,9 +42,10 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn new() -> Backlog {
+    pub(super) fn new(frame_samples: usize) -> Backlog {
         Backlog {
-            live: [0; LIVE_FRAMES_MAX * FRAME_SAMPLES],
+            frame_samples,
+            live: vec![0; LIVE_FRAMES_MAX * frame_samples].into_boxed_slice(),
             held: None,
             first: 0,
             count: 0,
@@ -60,6 +59,11 @@ impl Backlog {
         self.count == 0
     }
 
+    /// The next live frame would cost the oldest.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_live && self.count == LIVE_FRAMES_MAX
+    }
+
     /// Puts one frame behind the others. A greeting longer than the limit loses its newest audio, live audio its oldest.
     pub(super) fn push(&mut self, pcm: &[i16]) {
         self.background = mean(pcm).min(self.background + 1);
@@ -69,15 +73,16 @@ impl Backlog {
             true => self.hold(),
             false => {}
         }
-        let start = (self.first + self.count) % self.frames_max() * FRAME_SAMPLES;
-        Law::Mu.encode(pcm, &mut self.bytes()[start..start + FRAME_SAMPLES]);
+        let samples = self.frame_samples;
+        let start = (self.first + self.count) % self.frames_max() * samples;
+        Law::Mu.encode(pcm, &mut self.bytes()[start..start + samples]);
         self.count += 1;
     }
 
     /// Takes the memory of a greeting; what waits comes first in it.
     fn hold(&mut self) {
-        let mut held = Box::new([0; HOLD_BYTES_MAX]);
-        let split = self.first * FRAME_SAMPLES;
+        let mut held = vec![0; HOLD_FRAMES_MAX * self.frame_samples].into_boxed_slice();
+        let split = self.first * self.frame_samples;
         let (end, begin) = (&self.live[split..], &self.live[..split]);
         held[..end.len()].copy_from_slice(end);
         held[end.len()..self.live.len()].copy_from_slice(begin);
@@ -118,8 +123,9 @@ impl Backlog {
         if self.count == 0 {
             return false;
         }
-        let start = self.first * FRAME_SAMPLES;
-        Law::Mu.decode(&self.bytes()[start..start + FRAME_SAMPLES], pcm);
+        let samples = self.frame_samples;
+        let start = self.first * samples;
+        Law::Mu.decode(&self.bytes()[start..start + samples], pcm);
         self.drop_first();
         true
     }
@@ -131,12 +137,13 @@ impl Backlog {
 }
 
 fn mean(pcm: &[i16]) -> u32 {
-    pcm.iter().map(|&sample| u32::from(sample.unsigned_abs())).sum::<u32>() / FRAME_SAMPLES as u32
+    pcm.iter().map(|&sample| u32::from(sample.unsigned_abs())).sum::<u32>() / pcm.len().max(1) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::encode::FRAME_SAMPLES;
 
     fn frame(value: i16) -> [i16; FRAME_SAMPLES] {
         [value; FRAME_SAMPLES]
@@ -149,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_greeting_is_played_from_its_start_and_loses_its_end_past_the_limit() {
-        let mut backlog = Backlog::new();
+        let mut backlog = Backlog::new(FRAME_SAMPLES);
         for index in 0..HOLD_FRAMES_MAX + 20 {
             backlog.push(&frame(if index < 3 { 1_000 } else { 8_000 }));
         }
@@ -161,7 +168,7 @@ mod tests {
 
     #[test]
     fn pauses_are_shortened_while_others_wait_but_never_left_out() {
-        let mut backlog = Backlog::new();
+        let mut backlog = Backlog::new(FRAME_SAMPLES);
         let speech = [5_000; 5];
         for value in speech.iter().chain(&[0; 20]).chain(&speech) {
             backlog.push(&frame(*value));
@@ -173,7 +180,7 @@ mod tests {
 
     #[test]
     fn live_audio_waits_a_bounded_time_and_loses_its_oldest() {
-        let mut backlog = Backlog::new();
+        let mut backlog = Backlog::new(FRAME_SAMPLES);
         backlog.push(&frame(1_000));
         assert_eq!(drain(&mut backlog).len(), 1);
         for index in 0..20 {
@@ -186,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_ring_wraps_without_mixing_frames() {
-        let mut backlog = Backlog::new();
+        let mut backlog = Backlog::new(FRAME_SAMPLES);
         let mut pcm = frame(0);
         for index in 0..3 * HOLD_FRAMES_MAX {
             let value = if index % 2 == 0 { 2_000 } else { -2_000 };
@@ -199,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_a_greeting_is_given_back_once_the_lag_is_gone_and_not_taken_again() {
-        let mut backlog = Backlog::new();
+        let mut backlog = Backlog::new(FRAME_SAMPLES);
         for index in 0..LIVE_FRAMES_MAX + 1 {
             assert!(backlog.held.is_none());
             backlog.push(&frame(1_000 * (index as i16 + 1)));
@@ -214,7 +221,7 @@ mod tests {
     #[test]
     fn the_lag_is_caught_up_under_background_noise_too_and_no_word_is_lost() {
         for noise in [0, 90, 150, 280] {
-            let mut backlog = Backlog::new();
+            let mut backlog = Backlog::new(FRAME_SAMPLES);
             // A word of 300 ms every second.
             let frame_at = |index: usize| frame(if index % 50 < 15 { 5_000 } else { noise });
             (0..75).for_each(|index| backlog.push(&frame_at(index)));

@@ -266,6 +266,10 @@ pub struct BridgeStats {
     pub concealed_from_a: u64,
     /// Packets of B's peer that were concealed or recovered toward A.
     pub concealed_from_b: u64,
+    /// Packets encoded for A's peer with in-band FEC, because it reported loss.
+    pub redundant_to_a: u64,
+    /// The same for B's peer.
+    pub redundant_to_b: u64,
     /// Of the flow that playout paces; a bridge has one at most.
     pub playout: Option<PlayoutStats>,
 }
@@ -317,6 +321,9 @@ pub struct Bridge {
     /// Concealed packets of flows that were replaced, A's peer's and B's.
     concealed_before: [u64; 2],
     concealed_counted: u64,
+    /// Packets with redundancy of flows that were replaced, from A's peer and from B's.
+    redundant_before: [u64; 2],
+    redundant_counted: u64,
     events_lost: u64,
     /// Of encoders that will be made; `None`: their own choice.
     complexity: Option<u8>,
@@ -361,6 +368,8 @@ impl Bridge {
             timers_ran: [false; LegName::COUNT],
             concealed_before: [0; 2],
             concealed_counted: 0,
+            redundant_before: [0; 2],
+            redundant_counted: 0,
             events_lost: 0,
             complexity: None,
             quiet_until: Instant::ZERO,
@@ -526,6 +535,7 @@ impl Bridge {
             }
             if let Some(before) = flow {
                 self.concealed_before[index] += before.concealed();
+                self.redundant_before[index] += before.redundant();
                 before.hand_over(&mut Exit { now, leg, name, outbox });
             }
             let flow = flow.insert(Flow::new(plan));
@@ -672,6 +682,8 @@ impl Bridge {
     fn count(&mut self, metrics: &mut Metrics) {
         let concealed = self.concealed(0) + self.concealed(1);
         metrics.packets_concealed += concealed - core::mem::replace(&mut self.concealed_counted, concealed);
+        let redundant = self.redundant(0) + self.redundant(1);
+        metrics.packets_redundant += redundant - core::mem::replace(&mut self.redundant_counted, redundant);
         metrics.datagrams_unsent += self.outbox.take_unsent();
         metrics.events_lost += core::mem::take(&mut self.events_lost);
     }
@@ -682,6 +694,12 @@ impl Bridge {
         self.concealed_before[direction] + flow.as_ref().map_or(0, Flow::concealed)
     }
 
+    /// Packets encoded with redundancy in one direction: 0 is A to B.
+    fn redundant(&self, direction: usize) -> u64 {
+        let flow = if direction == 0 { &self.a_to_b } else { &self.b_to_a };
+        self.redundant_before[direction] + flow.as_ref().map_or(0, Flow::redundant)
+    }
+
     /// Figures so far.
     pub fn stats(&self) -> BridgeStats {
         BridgeStats {
@@ -689,6 +707,8 @@ impl Bridge {
             b: self.b.stats(),
             concealed_from_a: self.concealed(0),
             concealed_from_b: self.concealed(1),
+            redundant_to_a: self.redundant(1),
+            redundant_to_b: self.redundant(0),
             playout: [&self.a_to_b, &self.b_to_a].into_iter().flatten().find_map(Flow::playout),
         }
     }

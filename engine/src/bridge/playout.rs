@@ -261,6 +261,10 @@ impl Playout {
         self.hearing.concealed()
     }
 
+    pub(super) fn redundant(&self) -> u64 {
+        self.voice.redundant()
+    }
+
     pub(super) fn stats(&self) -> PlayoutStats {
         let jitter = self.jitter.stats();
         let (shortened_ms, lengthened_ms) = self.hearing.stretched_ms();

@@ -6,6 +6,7 @@
 //! Why fixed payloads: a relay has no encoder, and both kinds of silence are the same bytes for everybody.
 
 use crate::limits::PTIME_MS;
+use crate::media::g722::G722Encoder;
 use crate::sdp::Codec;
 use crate::time::Instant;
 
@@ -20,6 +21,9 @@ const OPUS: [u8; 3] = [0xf8, 0xff, 0xfe];
 const PCMU: u8 = 0xff;
 const PCMA: u8 = 0xd5;
 
+/// 20 ms of G.722. Its silence is no single byte: it is what an encoder makes of it.
+const G722_FRAME_BYTES: usize = 160;
+
 /// Writes 20 ms of silence; answers its length.
 pub(super) fn write(codec: Codec, out: &mut [u8]) -> usize {
     let frame_bytes = codec.clock_rate_hz() as usize / 1_000 * PTIME_MS;
@@ -30,6 +34,7 @@ pub(super) fn write(codec: Codec, out: &mut [u8]) -> usize {
         }
         Codec::Pcmu => out[..frame_bytes].fill(PCMU),
         Codec::Pcma => out[..frame_bytes].fill(PCMA),
+        Codec::G722 => return G722Encoder::new().encode(&[0; 2 * G722_FRAME_BYTES], out),
     }
     frame_bytes
 }
@@ -69,7 +74,7 @@ mod tests {
 
     #[test]
     fn every_codec_decodes_it_as_twenty_milliseconds_of_nothing() {
-        for codec in [Codec::Opus, Codec::Pcmu, Codec::Pcma] {
+        for codec in [Codec::Opus, Codec::Pcmu, Codec::Pcma, Codec::G722] {
             let mut payload = [0; 200];
             let len = write(codec, &mut payload);
             let mut decoder = Decoder::new(codec);

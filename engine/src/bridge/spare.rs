@@ -129,6 +129,7 @@ impl Bridge {
         if let Some(flow) = toward.take() {
             let index = usize::from(seat == LegName::A);
             self.concealed_before[index] += flow.concealed();
+            self.redundant_before[index] += flow.redundant();
         }
         self.spares.insert(name, before);
         self.spares.close(now, name);

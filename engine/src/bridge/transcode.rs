@@ -64,7 +64,7 @@ impl Arrival {
             expected: 0,
             hearing: Hearing::new(source, voice.rate_hz(), false),
             clock_rate_hz: source.clock_rate_hz() as i32,
-            backlog: Backlog::new(),
+            backlog: Backlog::new(voice.rate_hz() as usize / 1_000 * PTIME_MS),
             lags: false,
             voice,
             pace: None,
@@ -205,6 +205,12 @@ impl Arrival {
                 }
                 Some(pace) => {
                     pace.heard(exit.now);
+                    let mut oldest = [0; FRAME_SAMPLES_MAX];
+                    let oldest = &mut oldest[..pcm.len()];
+                    // Where there is no room, what has waited longest goes now: nothing is lost.
+                    if self.backlog.is_full() && self.backlog.pop(oldest) {
+                        self.voice.speak(oldest, exit);
+                    }
                     self.backlog.push(pcm);
                 }
             }
@@ -271,6 +277,10 @@ impl Arrival {
     pub(super) fn concealed(&self) -> u64 {
         self.hearing.concealed()
     }
+
+    pub(super) fn redundant(&self) -> u64 {
+        self.voice.redundant()
+    }
 }
 
 /// From frames to packets of the exit's codec: one per frame, audio or a key.
@@ -281,19 +291,23 @@ pub(super) struct Voice {
     redundancy: Redundancy,
     /// Frames until the receiver's reports are looked at again.
     look_in: u32,
+    /// Packets encoded while redundancy was on.
+    redundant: u64,
     /// The next audio packet begins a talkspurt (RFC 3550 §5.1): the stream's first, and the first after a hole.
     marker: bool,
 }
 
 impl Voice {
-    /// `opus`: what the exit's peer wishes; `event_rate_hz` of its telephone-event.
-    pub(super) fn new(codec: Codec, opus: &OpusParameters, event_rate_hz: Option<u32>) -> Voice {
+    /// `opus`: what the exit's peer wishes; `rate_hz` of the speech, where the codec leaves the choice; `event_rate_hz` of the peer's
+    /// telephone-event.
+    pub(super) fn new(codec: Codec, opus: &OpusParameters, rate_hz: u32, event_rate_hz: Option<u32>) -> Voice {
         Voice {
-            encoder: Encoder::new(codec, opus),
+            encoder: Encoder::at_rate(codec, opus, rate_hz),
             ticks: frame_ticks(codec),
             events: event_rate_hz.map(EventSender::new),
             redundancy: Redundancy::new(),
             look_in: LOOK_FRAMES,
+            redundant: 0,
             marker: true,
         }
     }
@@ -324,6 +338,7 @@ impl Voice {
             return exit.event(&event, self.ticks);
         }
         self.follow_reports(exit);
+        self.redundant += u64::from(self.encoder.is_redundant());
         let marker = core::mem::take(&mut self.marker);
         exit.audio(marker, self.ticks, |payload| self.encoder.encode(pcm, payload));
     }
@@ -340,6 +355,11 @@ impl Voice {
         {
             self.encoder.set_expected_loss(expected);
         }
+    }
+
+    /// Packets encoded while redundancy was on.
+    pub(super) fn redundant(&self) -> u64 {
+        self.redundant
     }
 
     /// Lets the time of `frames` pass without a packet.

@@ -8,7 +8,9 @@
 
 use super::socket::{MediaSocket, MessageTable};
 use super::system::{Epoll, WakeFd};
-use super::{GATHER, Owner, Packet, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_send_noise, system};
+use super::{
+    GATHER, Owner, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_send_noise, system,
+};
 use crate::limits::{DATAGRAM_BYTES_MAX, TURN_PACKETS_MAX};
 use crate::metrics::Metrics;
 use crate::time::Instant;
@@ -183,6 +185,9 @@ impl Mmsg {
         let to = (!self.sockets[key.index as usize].connected).then_some(to);
         if self.outgoing.prepare(self.queued.len(), family, to, len) {
             self.queued.push(key);
+            if self.queued.len() >= SENDS_BATCH {
+                self.flush(metrics);
+            }
         } else {
             metrics.datagrams_unsent += 1;
         }

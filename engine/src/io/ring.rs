@@ -1,4 +1,4 @@
-//! Datagrams by io_uring: multishot receives into shared buffers, sends from a bounded pool, one system call per turn.
+//! Datagrams by io_uring: multishot receives into shared buffers, sends from a bounded pool, few system calls per turn.
 //!
 //! ```text
 //! open ──> to_arm ──> Armed ──(last completion)──> to_arm          a receive ended by itself: armed again, counted
@@ -27,7 +27,8 @@ use super::address::{Family, RawAddress};
 use super::socket::MediaSocket;
 use super::system::{Arena, WakeFd};
 use super::{
-    GATHER, Owner, PAUSE_MS, Packet, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_noise, is_send_noise,
+    GATHER, Owner, PAUSE_MS, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_noise,
+    is_send_noise,
 };
 use crate::limits::{DATAGRAM_BYTES_MAX, RING_BUFFERS_MAX, TURN_PACKETS_MAX};
 use crate::metrics::Metrics;
@@ -361,6 +362,9 @@ impl Ring {
             self.state.sends.sockets[usize::from(slot)] = key.index;
             self.state.sends.queued.push(slot);
             self.state.sockets[key.index as usize].sending += 1;
+            if self.state.sends.queued.len() >= SENDS_BATCH {
+                self.submit();
+            }
         } else {
             metrics.datagrams_unsent += 1;
         }

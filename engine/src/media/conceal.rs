@@ -47,10 +47,8 @@ pub struct Concealer {
     history: Box<[i16]>,
     /// The history when the loss began.
     before: Box<[i16]>,
-    /// The same, its end made to fit the beginning of the repeated part.
-    repeated: Box<[i16]>,
     period: usize,
-    /// Periods in the repeated part, which ends where `repeated` ends: 1 to 3.
+    /// Periods in the repeated part, which ends where `before` ends: 1 to 3.
     periods: usize,
     /// Where in the repeated part the next sample is.
     position: usize,
@@ -79,8 +77,7 @@ impl Concealer {
         Concealer {
             scale,
             history: silence.clone(),
-            before: silence.clone(),
-            repeated: silence,
+            before: silence,
             period: PERIOD_MIN * scale,
             periods: 1,
             position: 0,
@@ -126,20 +123,18 @@ impl Concealer {
         self.position = 0;
         let end = self.before.len() - 1;
         self.step = i32::from(self.before[end]) - i32::from(self.before[end - self.period]);
-        self.repeat(1);
+        self.periods = 1;
     }
 
-    /// Repeats the last `periods` from here on. The end of the part is cross-faded, over a quarter of a period, into what stood
-    /// before its beginning, so that going round makes no step.
-    fn repeat(&mut self, periods: usize) {
-        let quarter = self.period / 4;
-        let length = self.before.len();
-        let lead_in = length - periods * self.period - quarter;
-        self.periods = periods;
-        self.repeated.copy_from_slice(&self.before);
-        for index in 0..quarter {
-            let at = length - quarter + index;
-            self.repeated[at] = blend(self.before[at], self.before[lead_in + index], index, quarter);
+    /// The sample at `position` of the repeated part, the last `periods`. The end of the part is cross-faded, over a quarter of a period,
+    /// into what stood before its beginning, so that going round makes no step.
+    fn repeated(&self) -> i16 {
+        let (quarter, length) = (self.period / 4, self.before.len());
+        let begin = length - self.periods * self.period;
+        let at = begin + self.position;
+        match at.checked_sub(length - quarter) {
+            None => self.before[at],
+            Some(index) => blend(self.before[at], self.before[begin - quarter + index], index, quarter),
         }
     }
 
@@ -153,10 +148,10 @@ impl Concealer {
         if lost > 0 && lost.is_multiple_of(STEP * self.scale) && self.periods < PERIODS_MAX {
             // The part grows at its beginning: the same place lies one period further on in it.
             self.position += self.period;
-            self.repeat(self.periods + 1);
+            self.periods += 1;
         }
         let length = self.periods * self.period;
-        let repeated = i32::from(self.repeated[self.repeated.len() - length + self.position]);
+        let repeated = i32::from(self.repeated());
         self.position = (self.position + 1) % length;
         let quarter = self.period / 4;
         let carried = self.step * quarter.saturating_sub(lost) as i32 / quarter as i32;

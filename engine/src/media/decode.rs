@@ -5,6 +5,7 @@
 
 use super::conceal::Concealer;
 use super::g711::Law;
+use super::g722::G722Decoder;
 use super::jitter::Kind;
 use super::opus::{self, OpusDecoder};
 use crate::sdp::Codec;
@@ -13,8 +14,9 @@ use crate::sdp::Codec;
 pub const DECODED_SAMPLES_MAX: usize = 1_920;
 
 const G711_RATE_HZ: u32 = 8_000;
+const G722_RATE_HZ: u32 = 16_000;
 
-/// A decoder. Opus is decoded at 16 kHz, G.711 at 8 kHz; mono.
+/// A decoder. Opus and G.722 are decoded at 16 kHz, G.711 at 8 kHz; mono.
 #[derive(Debug)]
 pub struct Decoder(State);
 
@@ -22,6 +24,7 @@ pub struct Decoder(State);
 enum State {
     Opus(OpusDecoder),
     G711 { law: Law, concealer: Box<Concealer>, packet_samples: usize },
+    G722 { state: Box<G722Decoder>, concealer: Box<Concealer>, packet_samples: usize },
 }
 
 /// The payload is not of this codec.
@@ -31,17 +34,25 @@ pub struct DecodeError;
 impl Decoder {
     /// Takes all memory that the stream needs.
     pub fn new(codec: Codec) -> Decoder {
-        Decoder(match Law::of(codec) {
-            Some(law) => State::G711 { law, concealer: Box::new(Concealer::new(G711_RATE_HZ)), packet_samples: 160 },
-            None => State::Opus(OpusDecoder::new()),
+        Decoder(match (Law::of(codec), codec) {
+            (Some(law), _) => {
+                State::G711 { law, concealer: Box::new(Concealer::new(G711_RATE_HZ)), packet_samples: 160 }
+            }
+            (None, Codec::G722) => State::G722 {
+                state: Box::new(G722Decoder::new()),
+                concealer: Box::new(Concealer::new(G722_RATE_HZ)),
+                packet_samples: 320,
+            },
+            (None, _) => State::Opus(OpusDecoder::new()),
         })
     }
 
-    /// Rate of the samples it makes: 16,000 for Opus, 8,000 for G.711.
+    /// Rate of the samples it makes: 16,000 for Opus and G.722, 8,000 for G.711.
     pub fn sample_rate_hz(&self) -> u32 {
         match &self.0 {
             State::Opus(_) => opus::DECODE_RATE_HZ,
             State::G711 { .. } => G711_RATE_HZ,
+            State::G722 { .. } => G722_RATE_HZ,
         }
     }
 
@@ -58,6 +69,13 @@ impl Decoder {
                 *packet_samples = out.len();
                 Ok(out.len())
             }
+            State::G722 { state, concealer, packet_samples } => {
+                let out = out.get_mut(..2 * payload.len()).filter(|out| !out.is_empty()).ok_or(DecodeError)?;
+                state.decode(payload, out);
+                concealer.received(out);
+                *packet_samples = out.len();
+                Ok(out.len())
+            }
         }
     }
 
@@ -65,7 +83,7 @@ impl Decoder {
     pub fn decode_fec(&mut self, next: &[u8], out: &mut [i16]) -> usize {
         match &mut self.0 {
             State::Opus(decoder) => decoder.decode_fec(next, out),
-            State::G711 { .. } => self.conceal(out),
+            State::G711 { .. } | State::G722 { .. } => self.conceal(out),
         }
     }
 
@@ -74,7 +92,7 @@ impl Decoder {
     pub fn conceal(&mut self, out: &mut [i16]) -> usize {
         match &mut self.0 {
             State::Opus(decoder) => decoder.conceal(out),
-            State::G711 { concealer, packet_samples, .. } => {
+            State::G711 { concealer, packet_samples, .. } | State::G722 { concealer, packet_samples, .. } => {
                 let samples = (*packet_samples).min(out.len());
                 concealer.conceal(&mut out[..samples]);
                 samples
@@ -86,7 +104,7 @@ impl Decoder {
     pub fn kind(&self, payload: &[u8]) -> Kind {
         match &self.0 {
             State::Opus(_) => opus::kind(payload),
-            State::G711 { .. } => Kind::Audio,
+            State::G711 { .. } | State::G722 { .. } => Kind::Audio,
         }
     }
 
@@ -94,7 +112,8 @@ impl Decoder {
     pub fn duration_ticks(&self, payload: &[u8], clock_rate_hz: u32) -> Option<u32> {
         match &self.0 {
             State::Opus(_) => OpusDecoder::duration_48k(payload).map(|ticks| ticks * (clock_rate_hz / 8_000) / 6),
-            State::G711 { .. } => (!payload.is_empty()).then_some(payload.len() as u32),
+            // One byte a tick in all of them: G.722's clock counts pairs of samples (RFC 3551 §4.5.2).
+            State::G711 { .. } | State::G722 { .. } => (!payload.is_empty()).then_some(payload.len() as u32),
         }
     }
 
@@ -102,8 +121,8 @@ impl Decoder {
     pub fn duration_ms(&self, payload: &[u8]) -> Option<u32> {
         match &self.0 {
             State::Opus(_) => OpusDecoder::duration_ms(payload),
-            State::G711 { .. } if payload.is_empty() => None,
-            State::G711 { .. } => Some(payload.len().div_ceil(8) as u32),
+            State::G711 { .. } | State::G722 { .. } if payload.is_empty() => None,
+            State::G711 { .. } | State::G722 { .. } => Some(payload.len().div_ceil(8) as u32),
         }
     }
 }

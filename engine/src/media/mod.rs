@@ -14,6 +14,7 @@ pub mod conceal;
 pub mod decode;
 pub mod encode;
 pub mod g711;
+pub mod g722;
 pub mod jitter;
 pub mod opus;
 pub mod redundancy;

@@ -32,6 +32,8 @@ pub enum Codec {
     Pcmu,
     /// PCMA/8000.
     Pcma,
+    /// G722/8000: 16 kHz, whatever the clock says (RFC 3551 §4.5.2).
+    G722,
 }
 
 impl Codec {
@@ -39,7 +41,7 @@ impl Codec {
     pub const fn clock_rate_hz(self) -> u32 {
         match self {
             Codec::Opus => 48_000,
-            Codec::Pcmu | Codec::Pcma => 8_000,
+            Codec::Pcmu | Codec::Pcma | Codec::G722 => 8_000,
         }
     }
 }

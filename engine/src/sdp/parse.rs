@@ -339,6 +339,7 @@ fn parse_encoding(media: &Media, payload_type: u8) -> Option<Encoding> {
     let static_codec = match payload_type {
         0 => Some(Codec::Pcmu),
         8 => Some(Codec::Pcma),
+        9 => Some(Codec::G722),
         _ => None,
     };
     let Some(rtpmap) = values_of_format(media, "rtpmap", payload_type).next() else {
@@ -354,6 +355,7 @@ fn parse_encoding(media: &Media, payload_type: u8) -> Option<Encoding> {
         ("opus", 48_000) if channels.is_none_or(|channels| channels == "2") => Encoding::Audio(Codec::Opus),
         ("pcmu", 8_000) if is_mono => Encoding::Audio(Codec::Pcmu),
         ("pcma", 8_000) if is_mono => Encoding::Audio(Codec::Pcma),
+        ("g722", 8_000) if is_mono => Encoding::Audio(Codec::G722),
         ("telephone-event", 8_000 | 48_000) if is_mono => Encoding::Event(rate_hz),
         _ => return None,
     };

@@ -31,7 +31,7 @@ macro_rules! fixture {
     };
 }
 
-const BROWSER_CODECS: &[(Codec, u8)] = &[(Codec::Opus, 111), (Codec::Pcmu, 0), (Codec::Pcma, 8)];
+const BROWSER_CODECS: &[(Codec, u8)] = &[(Codec::Opus, 111), (Codec::G722, 9), (Codec::Pcmu, 0), (Codec::Pcma, 8)];
 const OPUS_111: &[(Codec, u8)] = &[(Codec::Opus, 111)];
 const EVENT_126: &[(u8, u32)] = &[(126, 8_000)];
 const BOTH_EVENTS: &[(u8, u32)] = &[(110, 48_000), (126, 8_000)];
@@ -66,7 +66,7 @@ fn dtls_fixtures() -> Vec<Expected> {
             candidates: &[("10.77.0.2:58186", 2130706431)],
             setup: Setup::ActPass,
             fingerprint_starts: [0x44, 0xD9, 0x8C],
-            codecs: &[(Codec::Opus, 96), (Codec::Pcmu, 0), (Codec::Pcma, 8)],
+            codecs: &[(Codec::Opus, 96), (Codec::G722, 9), (Codec::Pcmu, 0), (Codec::Pcma, 8)],
             events: &[],
             ssrc: 1301738331,
             address: Some("10.77.0.2:58186"),
@@ -83,7 +83,7 @@ fn dtls_fixtures() -> Vec<Expected> {
             candidates: &[("10.77.0.1:51296", 2122260223)],
             setup: Setup::Active,
             fingerprint_starts: [0x88, 0xC8, 0xFB],
-            codecs: &[(Codec::Opus, 96), (Codec::Pcmu, 0), (Codec::Pcma, 8)],
+            codecs: &[(Codec::Opus, 96), (Codec::G722, 9), (Codec::Pcmu, 0), (Codec::Pcma, 8)],
             events: &[],
             ssrc: 3125104957,
             address: Some("10.77.0.1:51296"),
@@ -134,7 +134,7 @@ fn dtls_fixtures() -> Vec<Expected> {
             candidates: &[("10.77.0.1:36484", 2122252543)],
             setup: Setup::ActPass,
             fingerprint_starts: [0xC5, 0x32, 0x7E],
-            codecs: &[(Codec::Opus, 109), (Codec::Pcmu, 0), (Codec::Pcma, 8)],
+            codecs: &[(Codec::Opus, 109), (Codec::G722, 9), (Codec::Pcmu, 0), (Codec::Pcma, 8)],
             events: &[(101, 8_000)],
             ssrc: 2560953586,
             address: Some("10.77.0.1:36484"),
@@ -202,7 +202,7 @@ fn dtls_fixtures() -> Vec<Expected> {
             candidates: &[("203.0.113.49:3478", 2122260223), ("[2001:db8:f36b:131:face:b00c:0:699c]:3478", 2122262783)],
             setup: Setup::ActPass,
             fingerprint_starts: [0x78, 0xAC, 0x88],
-            codecs: BROWSER_CODECS,
+            codecs: &[(Codec::Opus, 111), (Codec::Pcmu, 0), (Codec::Pcma, 8)],
             events: EVENT_126,
             ssrc: 777888999,
             address: Some("203.0.113.49:3478"),
@@ -470,8 +470,8 @@ fn refusals_say_how_far_the_best_section_came() {
     assert_eq!(parse(&rtp_text("video 5004 RTP/AVP 0", "")), Err(SdpError::NoAudio));
     assert_eq!(parse(&rtp_text("audio 0 RTP/AVP 0", "")), Err(SdpError::NoAudio));
     assert_eq!(parse(&rtp_text("audio 5004 RTP/XYZ 0", "")), Err(SdpError::UnknownProfile));
-    assert_eq!(parse(&rtp_text("audio 5004 RTP/AVP 9 18", "")), Err(SdpError::NoCommonCodec));
-    let mixed = rtp_text("audio 5004 RTP/XYZ 0", "m=audio 5006 RTP/AVP 9\r\nm=audio 0 RTP/AVP 0\r\n");
+    assert_eq!(parse(&rtp_text("audio 5004 RTP/AVP 15 18", "")), Err(SdpError::NoCommonCodec));
+    let mixed = rtp_text("audio 5004 RTP/XYZ 0", "m=audio 5006 RTP/AVP 18\r\nm=audio 0 RTP/AVP 0\r\n");
     assert_eq!(parse(&mixed), Err(SdpError::NoCommonCodec));
 }
 

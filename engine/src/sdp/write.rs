@@ -293,6 +293,7 @@ fn encoding_name(codec: Codec) -> &'static str {
         Codec::Opus => "opus/48000/2", // always, whatever is sent (RFC 7587 §7)
         Codec::Pcmu => "PCMU/8000",
         Codec::Pcma => "PCMA/8000",
+        Codec::G722 => "G722/8000", // though it carries 16 kHz (RFC 3551 §4.5.2)
     }
 }
 

@@ -52,7 +52,8 @@ const FULL_WINDOWS: u32 = 3;
 /// Fewest timers that tell anything.
 const TIMERS_MIN: u64 = 50;
 
-/// Fewest bridges with media from which the cost of one is known, and windows of which the cheapest tells it: others on the same core
+/// Fewest bridges that fill a core: with fewer open, something else does, and nobody is refused for it. Also the fewest with media from
+/// which the cost of one is known, and windows of which the cheapest tells it: others on the same core
 /// make calls look dear for a moment.
 const BRIDGES_MIN: u32 = 20;
 const COST_WINDOWS: usize = 2;
@@ -116,7 +117,7 @@ impl Governor {
     /// Looks at one window; answers the new complexity when it changes.
     pub(super) fn judge(&mut self, now: Instant, window: Window) -> Option<u8> {
         let (floor, before) = (*self.range.start(), self.level);
-        self.is_own = window.cpu >= OWN_MIN;
+        self.is_own = window.cpu >= OWN_MIN && window.open >= BRIDGES_MIN;
         self.note_cost(window);
         let to_come = self.reckoned(window.open.into()).unwrap_or(0);
         let late = if self.is_own { window.late() } else { 0 };
@@ -258,6 +259,8 @@ mod tests {
             run(&mut governor, 0, 50, Window { cpu, lateness: [0, 0, 0, 0, 500, 500], ..busy(1_000) });
             assert!(governor.has_time_for_another(4_000), "{cpu}");
         }
+        run(&mut governor, 0, 50, Window { open: BRIDGES_MIN - 1, ..busy(1_000) });
+        assert!(governor.has_time_for_another(BRIDGES_MIN as usize), "so few calls do not fill a core");
         let mut governor = Governor::new(0..=5);
         run(&mut governor, 0, 50, Window { cpu: 100, lateness: [0, 0, 0, 0, 500, 500], ..busy(300) });
         assert_eq!(governor.complexity(), 5, "lower complexity would win nothing");

@@ -31,6 +31,10 @@ impl Timers {
 
     /// Sets, moves or (with `Instant::NEVER`) clears the deadline of `slot`.
     pub fn set(&mut self, slot: u32, deadline: Instant) {
+        // Most packets leave the deadline where it is: no neighbour in the heap is looked at.
+        if deadline == self.deadlines[slot as usize] {
+            return;
+        }
         let place = self.places[slot as usize];
         let earlier = deadline < self.deadlines[slot as usize];
         self.deadlines[slot as usize] = deadline;

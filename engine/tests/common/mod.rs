@@ -178,12 +178,13 @@ pub fn format(codec: Codec) -> MediaFormat {
         Codec::Opus => (111, (126, 126)),
         Codec::Pcmu => (0, (101, 96)),
         Codec::Pcma => (8, (101, 96)),
+        Codec::G722 => (9, (101, 96)),
     };
     MediaFormat {
         codec,
         send_payload_type: payload_type,
         receive_payload_type: payload_type,
-        opus: OpusParameters::default(),
+        opus: OpusParameters { use_inband_fec: true, ..OpusParameters::default() },
         telephone_event: Some(EventFormat {
             send_payload_type: events.0,
             receive_payload_type: events.1,
@@ -644,14 +645,15 @@ impl Peer {
     }
 
     fn sound(&mut self, hz: f64, amplitude: f64) -> Vec<u8> {
-        let mut pcm = vec![0; self.ptime_ms as usize * 8];
+        let rate_hz = self.encoder.sample_rate_hz();
+        let mut pcm = vec![0; self.ptime_ms as usize * rate_hz as usize / 1_000];
         for sample in &mut pcm {
             *sample = (self.phase.sin() * amplitude) as i16;
-            self.phase += core::f64::consts::TAU * hz / 8_000.0;
+            self.phase += core::f64::consts::TAU * hz / f64::from(rate_hz);
         }
         let mut payload = vec![0; 4_000];
         let mut len = 0;
-        if self.codec == Codec::Opus {
+        if matches!(self.codec, Codec::Opus | Codec::G722) {
             assert_eq!(self.ptime_ms, 20);
             len = self.encoder.encode(&pcm, &mut payload);
         } else {

@@ -35,15 +35,17 @@ function jssip({ ws, user, password, domain, headers = [] }) {
     if (originator === 'remote') said(`incoming ${made.remote_identity.uri.user} ${made.remote_identity.display_name ?? ''}`);
   });
   ua.start();
+  // JsSIP says "hold" when it asks, and takes no other wish (false) before that is answered.
+  const once = (wish) => { if (!wish()) setTimeout(() => once(wish), 50); };
   const options = { mediaConstraints: sound, pcConfig: none, extraHeaders: headers };
   Object.assign(window.phone, {
     call: (target) => { ua.call(target, options); },
     answer: () => session.answer(options),
     hangup: () => session.terminate(),
     reject: () => session.terminate({ status_code: 486 }),
-    hold: () => session.hold(),
-    unhold: () => session.unhold(),
-    restart: () => restart(session.connection, (done) => session.renegotiate({ rtcOfferConstraints: { iceRestart: true } }, done)),
+    hold: () => once(() => session.hold()),
+    unhold: () => once(() => session.unhold()),
+    restart: () => restart(session.connection, (done) => once(() => session.renegotiate({ rtcOfferConstraints: { iceRestart: true } }, done))),
     digit: (key) => session.sendDTMF(key, { transportType: 'RFC2833' }),
     transfer: (target) => {
       session.refer(target, {

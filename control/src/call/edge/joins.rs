@@ -24,6 +24,7 @@ use super::super::side::{Side, Stage, meet};
 use super::super::transfer::Staying;
 use super::*;
 use crate::sip::Replaces;
+use crate::trace::redact::CallTag;
 use crate::trace::timeline::Step;
 use engine::bridge::{LegName, LegRemote};
 use engine::leg::LocalLeg;
@@ -119,8 +120,11 @@ impl Edge {
         self.may_join(number, other)?;
         let formats = meet(&staying, &target)?;
         let words = format!("asked for by {subject}: {} and {} are joined", staying.subject, target.subject);
-        self.note(now, number, Step::Transfer, words.clone());
-        self.note(now, other, Step::Transfer, words);
+        for (number, other) in [(number, other), (other, number)] {
+            let behind = self.sessions.get(&other).map(|entered| CallTag(entered.talk.call_id()).to_string());
+            let words = format!("{words}; the other call is {}", behind.unwrap_or_default());
+            self.note(now, number, Step::Transfer, words);
+        }
         let subjects = [target.subject.clone(), staying.subject.clone()];
         let stay = [(number, seat, target), (other, far.seat, staying)];
         let mut ends = Vec::new();
@@ -198,15 +202,11 @@ impl Edge {
                 return Err(Refusal::warned(480, "the call cannot be replaced now"));
             }
         };
-        let Some(sdp) = sdp else {
-            return Err(Refusal::warned(488, "an INVITE that replaces a call needs an offer"));
+        let half = match sdp {
+            Some(sdp) => Half::incoming(sdp, &mut self.random)?,
+            None => arrive::offering(&mut self.context(now, number, worker), caller.trunk, arrival),
         };
-        let mut half = Half::incoming(sdp, &mut self.random)?;
-        let transcoding = transcoding && caller.transcoding;
-        let (codec, wishes) = common(&formats.codecs, &half.formats().codecs, transcoding)?;
-        if !transcoding {
-            half.fix_codec();
-        }
+        let (half, codec, wishes) = fitted(half, &formats.codecs, transcoding && caller.transcoding)?;
         let config = Box::new(half.config());
         let user = match &caller.source {
             Source::User(name) => Some(name.clone()),
@@ -329,12 +329,16 @@ impl Edge {
                 // Somebody has answered meanwhile.
                 () if rings && !talk.rings(replaced) => Err(Refusal::warned(486, "it has been answered")),
                 () if !party.half.opened(local) => Err(Refusal::code(500)),
-                () => party.half.answer(addresses(cx), codec, wishes),
+                // Its answer comes in the ACK.
+                () if party.half.is_ours_to_offer() => Ok((party.half.offer(addresses(cx)), None)),
+                () => party.half.answer(addresses(cx), codec, wishes).map(|(answer, remote)| (answer, Some(remote))),
             };
             match answered {
                 Ok((answer, remote)) => {
                     let taken = party.half.formats().codecs.first().copied();
-                    cx.command(BridgeCommand::SetRemote { leg, remote: Box::new(remote) });
+                    if let Some(remote) = remote {
+                        cx.command(BridgeCommand::SetRemote { leg, remote: Box::new(remote) });
+                    }
                     cx.command(BridgeCommand::SeatLeg { leg, seat });
                     cx.command(BridgeCommand::Comfort { leg: seat });
                     if let Some(taken) = taken {
@@ -415,17 +419,20 @@ impl Edge {
     }
 }
 
-/// The codec that a newcomer is answered, and what it may send us: one of those that the other side takes, or its own first where
-/// that may be transcoded.
-fn common(
-    theirs: &[CodecFormat],
-    offered: &[CodecFormat],
-    transcoding: bool,
-) -> Result<(Codec, OpusParameters), Refusal> {
-    let both = theirs.iter().find(|format| offered.iter().any(|offer| offer.codec == format.codec));
-    match (both, offered.first()) {
-        (Some(format), _) => Ok((format.codec, format.opus)),
-        (None, Some(first)) if transcoding => Ok((first.codec, OPUS_WISHES)),
-        _ => Err(Refusal::warned(488, "no codec in common, and transcoding is off")),
+/// A newcomer's half with the codec that it gets, and what it may send us: one of those that the other side takes, or its own first
+/// where that may be transcoded.
+fn fitted(mut half: Half, theirs: &[CodecFormat], transcoding: bool) -> Result<(Half, Codec, OpusParameters), Refusal> {
+    let formats = half.formats();
+    let both = theirs.iter().find(|format| formats.of(format.codec).is_some());
+    let (codec, wishes) = match (both, formats.codecs.first()) {
+        (Some(format), _) => (format.codec, format.opus),
+        (None, Some(first)) if transcoding => (first.codec, OPUS_WISHES),
+        _ => return Err(Refusal::warned(488, "no codec in common, and transcoding is off")),
+    };
+    match half.is_ours_to_offer() {
+        true => half.prefer(codec, !transcoding),
+        false if !transcoding => half.fix_codec(),
+        false => {}
     }
+    Ok((half, codec, wishes))
 }

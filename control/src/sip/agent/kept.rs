@@ -1,7 +1,8 @@
-//! Dialogs that outlive the program: what a BYE needs is told while a call is up, and a call of an earlier run can be ended with it.
+//! Dialogs that outlive the program: what a BYE or CANCEL needs is told while a call is up or rings, and a call of an earlier run can
+//! be ended with it, and a caller who waits for an answer is refused. The transaction of an INVITE that rang goes on, so that a 2xx which crosses the CANCEL is acknowledged and ended.
 //!
 //! ```text
-//! answered, new target -> Kept::Up -> (a store) -> part: BYE along the route set -> its final response, or none -> Kept::Over
+//! rings, answered, new target -> Kept::Up -> (a store) -> part: CANCEL, or BYE along the route set -> final response -> Kept::Over
 //! ```
 //!
 //! Connections do not outlive a program, so a kept dialog names the peer's address; the route set and the target decide as ever
@@ -13,6 +14,8 @@
 use super::super::dialog::Dialog;
 use super::super::digest::Authorizer;
 use super::super::limits::CALLS_MAX;
+use super::super::message::Message;
+use super::super::transaction::Received;
 use super::super::transport::{Hop, Transport};
 use super::super::{Credentials, SipCallId};
 use super::call::{Call, Leg, Purpose};
@@ -29,8 +32,15 @@ const CSEQ_LEAP: u32 = 1 << 20;
 /// What a BYE needs. It holds numbers and addresses of people, and no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptDialog {
-    /// Call-ID, tags, route set, target.
-    dialog: Dialog,
+    /// Call-ID, tags, route set, target, once it is answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dialog: Option<Dialog>,
+    /// The INVITE without body and credentials, while it rings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    invite: Option<String>,
+    /// The INVITE came to us, and nobody has answered it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    incoming: bool,
     /// As in `;transport=`.
     transport: String,
     /// Where the peer's messages came from.
@@ -71,9 +81,15 @@ impl KeptDialog {
         Transport::parse(&self.transport).is_some_and(Transport::is_websocket)
     }
 
+    /// Whether it is over as soon as it is parted from: nothing comes back that would say so.
+    pub fn is_incoming(&self) -> bool {
+        self.incoming
+    }
+
     /// The peer's Contact.
     pub fn target(&self) -> &str {
-        self.dialog.remote_target()
+        let asked = || self.invite.as_deref()?.split(' ').nth(1);
+        self.dialog.as_ref().map(Dialog::remote_target).or_else(asked).unwrap_or_default()
     }
 }
 
@@ -88,7 +104,7 @@ impl SipAgent {
         self.core.kept.as_mut()?.pop_front()
     }
 
-    /// Ends a call of an earlier run with BYE; `reason` as in `hangup`. `peer`: where the peer is now, if it had to come back.
+    /// Ends a call of an earlier run with BYE or CANCEL; `reason` as in `hangup`. `peer`: where the peer is now, if it had to come back.
     /// `false`: there is no room for it now.
     pub fn part(
         &mut self,
@@ -98,26 +114,47 @@ impl SipAgent {
         credentials: Option<Credentials>,
         reason: &str,
     ) -> Result<bool, NotKept> {
-        let mut dialog = kept.dialog.clone();
         let domain = kept.domain.as_deref().map(Arc::from);
         let known = Transport::parse(&kept.transport).filter(|_| !kept.needs_connection());
         let known = known.map(|transport| Hop { domain, ..Hop::new(transport, kept.peer) });
-        let (Some(peer), Some(tag)) = (peer.or(known), dialog.local_tag().map(str::to_owned)) else {
-            return Err(NotKept);
-        };
+        let peer = peer.or(known).ok_or(NotKept)?;
         if self.calls.len() >= CALLS_MAX {
             return Ok(false);
         }
-        dialog.local_cseq = dialog.local_cseq.saturating_add(CSEQ_LEAP);
+        if let Some(invite) = kept.invite.as_ref().filter(|_| kept.incoming) {
+            let invite = Message::parse(invite.as_bytes()).map_err(|_| NotKept)?;
+            self.refuse_anew(now, &invite, &peer, reason);
+            return Ok(true);
+        }
         let id = self.take_id();
-        let mut call = Call::resumed(&mut self.core, id, dialog.call_id.clone(), tag);
+        let call = match (&kept.dialog, &kept.invite) {
+            (Some(dialog), _) => Call::answered(&mut self.core, id, dialog.clone(), peer),
+            (None, Some(invite)) => {
+                let invite = Message::parse(invite.as_bytes()).map_err(|_| NotKept)?;
+                Call::ringing(&mut self.core, id, invite, peer)
+            }
+            (None, None) => None,
+        };
+        let mut call = call.ok_or(NotKept)?;
         call.authorizer = Authorizer::new(credentials);
-        call.kept = Some((0, dialog.remote_target().into()));
-        call.legs.push(Leg { confirmed: true, ..Leg::new(dialog, peer) });
-        call.main = Some(0);
+        call.kept = Some((0, "".into())); // whatever it was: it is in the store
         self.calls.insert(id, call);
         self.hangup(now, id, Some(reason));
         Ok(true)
+    }
+}
+
+impl SipAgent {
+    /// A caller of an earlier run that waits for an answer: it may try elsewhere, or again soon. What it repeats meets the same refusal.
+    fn refuse_anew(&mut self, now: Instant, invite: &Message, to: &Hop, reason: &str) {
+        self.core.now = now;
+        if let Received::New { id, .. } = self.core.transactions.handle_request(now, invite, to) {
+            self.core.refuse_with(now, id, invite, 503, |response| {
+                response.push("Retry-After", RETRY_AFTER_S);
+                response.push("Reason", reason);
+            });
+        }
+        self.drain(now);
     }
 }
 
@@ -126,35 +163,57 @@ impl SipAgent {
 pub struct NotKept;
 
 impl Call {
+    /// A call of an earlier run that is up.
+    fn answered(core: &mut Core, id: SipCallId, mut dialog: Dialog, peer: Hop) -> Option<Call> {
+        let tag = dialog.local_tag()?.to_owned();
+        dialog.local_cseq = dialog.local_cseq.saturating_add(CSEQ_LEAP);
+        let mut call = Call::resumed(core, id, dialog.call_id.clone(), tag);
+        call.legs.push(Leg { confirmed: true, ..Leg::new(dialog, peer) });
+        call.main = Some(0);
+        Some(call)
+    }
+
     /// Tells what changed about the dialog, if anybody keeps it.
     pub fn keep(&mut self, core: &mut Core) {
         let Some(queue) = &mut core.kept else { return };
-        // Over without a BYE of ours: the peer's came first.
-        let said = self.is_over() || self.ended && !self.bye_wanted && self.queries == 0 && !self.is_parting();
-        let leg = self.main.filter(|_| !said);
-        match (leg, &self.kept) {
-            (Some(leg), Some((known, target)))
-                if (*known, &**target) == (leg, self.legs[leg].dialog.remote_target()) => {}
-            (Some(_), _) if self.ended => {}
-            (Some(leg), _) => {
-                let Leg { dialog, peer, .. } = &self.legs[leg];
-                let kept = KeptDialog {
-                    dialog: dialog.clone(),
-                    transport: peer.transport.parameter().to_owned(),
-                    peer: peer.remote,
-                    domain: peer.domain.as_deref().map(str::to_owned),
-                    username: self.authorizer.username().map(str::to_owned),
-                    trunk: None,
-                };
-                self.kept = Some((leg, dialog.remote_target().into()));
-                queue.push_back(Kept::Up { call: self.id, key: self.key(), dialog: Box::new(kept) });
-            }
-            (None, Some(_)) => {
-                self.kept = None;
+        let waits = self.uas.as_ref().filter(|uas| !uas.answered && self.main.is_none() && !self.ended);
+        let said = self.ended && !self.bye_wanted && self.queries == 0 && !self.is_parting();
+        let rings = self.rings_at().filter(|_| self.main.is_none());
+        if said && rings.is_none() {
+            if self.kept.take().is_some() {
                 queue.push_back(Kept::Over { key: self.key() });
             }
-            (None, None) => {}
+            return;
         }
+        // Its end is under way: what the store has is right.
+        if self.ended {
+            return;
+        }
+        let incoming = waits.is_some();
+        let rings = rings.or(waits.map(|uas| (&uas.request, &uas.reply_to)));
+        let (now_kept, dialog, invite, peer) = match (self.main, rings) {
+            (Some(leg), _) => {
+                let Leg { dialog, peer, .. } = &self.legs[leg];
+                ((leg, dialog.remote_target()), Some(dialog), None, peer)
+            }
+            (None, Some((invite, to))) => ((LEGLESS, invite.header("Via").unwrap_or_default()), None, Some(invite), to),
+            (None, None) => return,
+        };
+        if self.kept.as_ref().is_some_and(|(leg, mark)| (*leg, &**mark) == now_kept) {
+            return;
+        }
+        let kept = KeptDialog {
+            dialog: dialog.cloned(),
+            invite: invite.map(bare),
+            incoming,
+            transport: peer.transport.parameter().to_owned(),
+            peer: peer.remote,
+            domain: peer.domain.as_deref().map(str::to_owned),
+            username: self.authorizer.username().map(str::to_owned),
+            trunk: None,
+        };
+        self.kept = Some((now_kept.0, now_kept.1.into()));
+        queue.push_back(Kept::Up { call: self.id, key: self.key(), dialog: Box::new(kept) });
     }
 
     /// Whether a BYE of ours waits for its final response.
@@ -165,4 +224,23 @@ impl Call {
     fn key(&self) -> String {
         format!("{};{}", self.call_id, self.local_tag)
     }
+}
+
+/// Stands for the leg of a call that has none yet.
+const LEGLESS: usize = usize::MAX;
+
+/// Seconds after which a caller that was cut may call again.
+const RETRY_AFTER_S: &str = "1";
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// What CANCEL, ACK and responses repeat of an INVITE (RFC 3261 §9.1, §17.1.1.3, §8.2.6.2).
+fn bare(invite: &Message) -> String {
+    let mut bare = Message::request("INVITE", invite.uri().unwrap_or_default());
+    for name in ["Via", "Route", "From", "To", "Call-ID", "CSeq"] {
+        bare.copy(invite, name);
+    }
+    String::from_utf8_lossy(&bare.to_bytes()).into_owned()
 }

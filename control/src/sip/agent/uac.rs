@@ -121,6 +121,41 @@ impl Call {
         call
     }
 
+    /// An INVITE of an earlier run that rings somewhere. It is known only to be cancelled.
+    pub fn ringing(core: &mut Core, id: SipCallId, invite: Message, to: Hop) -> Option<Call> {
+        let transaction = core.transactions.resume(invite.clone(), to.clone())?;
+        let mut call = Call::resumed(core, id, invite.call_id().to_owned(), invite.from_tag()?.to_owned());
+        let target = invite.uri()?.to_owned();
+        let mut uac = Uac {
+            invite: Invite::default(),
+            from: String::new(),
+            to: String::new(),
+            tried: Vec::new(),
+            target,
+            cseq: invite.cseq()?.0,
+            answered: Answered::default(),
+            attempts: Vec::new(),
+            hops: VecDeque::new(),
+            redirects: 0,
+            contacts: Vec::new(),
+            session_expires_s: SESSION_EXPIRES_S,
+            min_se_s: None,
+            sent: true,
+        };
+        let (heard, done, superseded, cancelled) = (true, false, false, false);
+        uac.attempts.push(Attempt { transaction, request: invite, to, heard, done, superseded, cancelled });
+        call.uac = Some(Box::new(uac));
+        call.own(core, transaction, Purpose::Invite);
+        Some(call)
+    }
+
+    /// The INVITE that rings somewhere, and where it went.
+    pub fn rings_at(&self) -> Option<(&Message, &Hop)> {
+        let mut attempts = self.uac.as_ref()?.attempts.iter();
+        let attempt = attempts.rfind(|attempt| attempt.heard && !attempt.done && !attempt.superseded)?;
+        Some((&attempt.request, &attempt.to))
+    }
+
     pub fn start(&mut self, core: &mut Core, now: Instant) {
         let Some(uac) = &self.uac else { return };
         let host_is_valid = uac.invite.from_host.as_deref().is_none_or(|host| split_host_port(host).is_some());

@@ -17,7 +17,7 @@ use engine::time::Instant;
 pub(super) struct Uas {
     pub transaction: TransactionId,
     pub request: Message,
-    reply_to: Hop,
+    pub reply_to: Hop,
     pub answered: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The trunk's media: Opus packets of 20 ms under SDES-SRTP, and what comes back.
+//! A trunk's media: Opus packets of 20 ms under SDES-SRTP, and what comes back. The SRTP is the crate `webrtc-srtp`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -51,16 +51,21 @@ impl Trunk {
 
     /// Its description (RFC 4568).
     pub fn offer(&self, host: &str) -> String {
+        self.offer_with(host, "")
+    }
+
+    /// The same with further lines.
+    pub fn offer_with(&self, host: &str, lines: &str) -> String {
         let key = STANDARD.encode(KEY_AND_SALT);
         format!(
             "v=0\r\no=- 1 1 IN IP4 {host}\r\ns=-\r\nc=IN IP4 {host}\r\nt=0 0\r\nm=audio 24000 RTP/SAVP {OPUS} {EVENT}\r\n\
              a=rtpmap:{OPUS} opus/48000/2\r\na=rtpmap:{EVENT} telephone-event/8000\r\na=fmtp:{EVENT} 0-15\r\n\
-             a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}\r\na=ptime:20\r\n"
+             a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{key}\r\na=ptime:20\r\n{lines}"
         )
     }
 
-    /// Speaks and listens as `answer` says.
-    pub fn start(self, answer: &str) -> Sending {
+    /// Speaks and listens as `answer` says; with `waits` it says nothing before it has heard something.
+    pub fn start(self, answer: &str, source: impl Source + 'static, waits: bool) -> Sending {
         let value = |name: &str| answer.lines().find_map(|line| line.strip_prefix(name));
         let crypto =
             value("a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:").unwrap_or_else(|| panic!("no key in {answer}"));
@@ -69,7 +74,7 @@ impl Trunk {
         let address = value("c=IN IP4 ").expect("an address");
         let to: SocketAddr = format!("{address}:{port}").parse().expect("an address");
         let stop = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(talk(self, to, theirs, stop.clone()));
+        let task = tokio::spawn(talk(self, (to, theirs), Box::new(source), waits, stop.clone()));
         Sending { stop, task }
     }
 }
@@ -82,18 +87,26 @@ impl Sending {
     }
 }
 
-async fn talk(trunk: Trunk, to: SocketAddr, theirs: Vec<u8>, stop: Arc<AtomicBool>) -> (Vec<Vec<u8>>, Vec<Heard>) {
+async fn talk(
+    trunk: Trunk,
+    (to, theirs): (SocketAddr, Vec<u8>),
+    mut source: Box<dyn Source>,
+    waits: bool,
+    stop: Arc<AtomicBool>,
+) -> (Vec<Vec<u8>>, Vec<Heard>) {
     let context = |key: &[u8]| {
         Context::new(&key[..16], &key[16..], ProtectionProfile::Aes128CmHmacSha1_80, None, None).expect("a context")
     };
     let (mut protect, mut unprotect) = (context(&KEY_AND_SALT), context(&theirs));
-    let mut source = Source::new();
     let (mut sent, mut heard) = (Vec::new(), Vec::new());
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
     let (mut rtp, mut rtcp) = ([0; 2_048], [0; 2_048]);
     while !stop.load(Ordering::Relaxed) {
         tokio::select! {
             _ = ticks.tick() => {
+                if waits && heard.is_empty() {
+                    continue;
+                }
                 let payload = source.frame();
                 let packet = packet(sent.len(), &payload);
                 let packet = protect.encrypt_rtp(&packet).expect("it is encrypted");
@@ -101,8 +114,13 @@ async fn talk(trunk: Trunk, to: SocketAddr, theirs: Vec<u8>, stop: Arc<AtomicBoo
                 sent.push(payload);
             }
             Ok((len, _)) = trunk.rtp.recv_from(&mut rtp) => {
-                let plain = unprotect.decrypt_rtp(&rtp[..len]).expect("a packet under the gateway's key");
-                heard.push(read(&plain));
+                // RFC 5761 §4
+                if (192..224).contains(&rtp[1]) {
+                    unprotect.decrypt_rtcp(&rtp[..len]).expect("a report under the gateway's key");
+                } else {
+                    let plain = unprotect.decrypt_rtp(&rtp[..len]).expect("a packet under the gateway's key");
+                    heard.push(read(&plain));
+                }
             }
             Ok(_) = trunk.rtcp.recv_from(&mut rtcp) => {}
         }
@@ -134,19 +152,31 @@ fn read(packet: &[u8]) -> Heard {
     }
 }
 
-/// Opus of a tone in noise: no two frames are alike.
-struct Source {
+/// What a trunk says.
+pub trait Source: Send {
+    /// The next 20 ms of Opus.
+    fn frame(&mut self) -> Vec<u8>;
+}
+
+fn encoder() -> opus::Encoder {
+    opus::Encoder::new(48_000, opus::Channels::Mono, opus::Application::Voip).expect("a mode of libopus")
+}
+
+/// A tone in noise: no two frames are alike.
+pub struct Noise {
     encoder: opus::Encoder,
     noise: u32,
     sample: u32,
 }
 
-impl Source {
-    fn new() -> Source {
-        let encoder = opus::Encoder::new(48_000, opus::Channels::Mono, opus::Application::Voip);
-        Source { encoder: encoder.expect("a mode of libopus"), noise: 1, sample: 0 }
+impl Noise {
+    /// From its beginning.
+    pub fn new() -> Noise {
+        Noise { encoder: encoder(), noise: 1, sample: 0 }
     }
+}
 
+impl Source for Noise {
     fn frame(&mut self) -> Vec<u8> {
         let mut pcm = [0_i16; 960];
         for out in &mut pcm {
@@ -158,4 +188,40 @@ impl Source {
         }
         self.encoder.encode_vec(&pcm, 1_000).expect("it is encoded")
     }
+}
+
+/// Speech, again and again.
+pub struct Speech {
+    encoder: opus::Encoder,
+    pcm: Vec<i16>,
+    at: usize,
+}
+
+impl Speech {
+    /// Of 48 kHz samples.
+    pub fn new(pcm: Vec<i16>) -> Speech {
+        Speech { encoder: encoder(), pcm, at: 0 }
+    }
+}
+
+impl Source for Speech {
+    fn frame(&mut self) -> Vec<u8> {
+        if self.at + 960 > self.pcm.len() {
+            self.at = 0;
+        }
+        self.at += 960;
+        self.encoder.encode_vec(&self.pcm[self.at - 960..self.at], 1_000).expect("it is encoded")
+    }
+}
+
+/// What the packets sound like, 48 kHz mono.
+pub fn decoded(heard: &[Heard]) -> Vec<i16> {
+    let mut decoder = opus::Decoder::new(48_000, opus::Channels::Mono).expect("a mode of libopus");
+    let mut all = Vec::new();
+    let mut pcm = [0; 5_760];
+    for packet in heard.iter().filter(|packet| !packet.is_event) {
+        let count = decoder.decode(&packet.payload, &mut pcm, false).expect("Opus");
+        all.extend_from_slice(&pcm[..count]);
+    }
+    all
 }

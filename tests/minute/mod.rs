@@ -5,15 +5,12 @@
 //! Why a trunk of our own making: telephones and browsers begin below 32,768, so that no rollover comes in a minute. Its SRTP is the
 //! crate `webrtc-srtp`, its TLS is openssl's program, and the other end is Chromium, tapped before its jitter buffer and behind its encoder.
 
-mod line;
-mod trunk;
-
+use crate::interop::line::{Caller, Line};
+use crate::interop::sdes::{FIRST_SEQUENCE, Heard, Noise, Trunk};
 use crate::interop::softphone::{PAGES, Softphone, pages, tandem};
 use crate::interop::{HOST, in_namespace_beside_others, speech, until};
-use line::Line;
 use std::path::Path;
 use std::time::Duration;
-use trunk::{FIRST_SEQUENCE, Heard, Trunk};
 
 /// Frames of 20 ms that may be missing on one side around a hold, a key or a transfer: nobody hears anything there.
 const SEAM_FRAMES_MAX: usize = 200;
@@ -27,12 +24,14 @@ const SILENCE: &str = "f8fffe";
 /// Frames of it, one way: around the beginning, the hold and the transfer.
 const OWN_SILENCE_MAX: usize = 50;
 
+const CALLER: Caller = Caller { host: HOST, call_id: "passthrough", headers: "" };
+
 /// An encoded frame in a browser: payload in hexadecimal, sequence number (-1 before it has one) and timestamp.
 type Frame = (String, i64, u32);
 
 #[test]
 fn a_minute_passes_byte_for_byte_through_rollover_hold_key_and_transfer() {
-    const NAME: &str = "passthrough::a_minute_passes_byte_for_byte_through_rollover_hold_key_and_transfer";
+    const NAME: &str = "minute::a_minute_passes_byte_for_byte_through_rollover_hold_key_and_transfer";
     in_namespace_beside_others(NAME, async |folder| {
         let config = format!(
             "[trunks.carrier]\nhost = \"{HOST}\"\nport = 5071\ntransport = \"tls\"\nverify_certificate = false\nmedia = \"sdes\"\n\
@@ -43,7 +42,7 @@ fn a_minute_passes_byte_for_byte_through_rollover_hold_key_and_transfer() {
         let alice = phone(folder, "jssip", "alice").await;
         let bob = phone(folder, "sipjs", "bob").await;
 
-        let mut line = Line::open(&format!("{HOST}:5061")).await;
+        let mut line = Line::open(&format!("{HOST}:5061"), CALLER).await;
         let trunk = Trunk::new(HOST).await;
         let answer = async {
             alice.expect("incoming +447700900123").await;
@@ -51,7 +50,7 @@ fn a_minute_passes_byte_for_byte_through_rollover_hold_key_and_transfer() {
         };
         let offer = trunk.offer(HOST);
         let (described, ()) = tokio::join!(line.call("+441632960009", &offer), answer);
-        let sending = trunk.start(&described);
+        let sending = trunk.start(&described, Noise::new(), false);
         alice.expect("confirmed").await;
 
         wait_s(20).await;

@@ -1,16 +1,26 @@
-//! The trunk's signalling: one call over TLS (RFC 3261), written by hand. Whatever the gateway asks inside the call is answered and kept.
+//! A trunk's signalling: one call over TLS (RFC 3261), written by hand. Whatever the gateway asks inside the call is answered and kept.
 
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
-const OUR_URI: &str = "sip:+447700900123@10.77.0.1:5071;transport=tls";
+/// Who calls.
+#[derive(Clone, Copy)]
+pub struct Caller {
+    /// In From.
+    pub host: &'static str,
+    /// Its Call-ID.
+    pub call_id: &'static str,
+    /// Further header lines of its INVITE.
+    pub headers: &'static str,
+}
 
 /// One connection with one call.
 pub struct Line {
     /// Methods of what the gateway asked.
     pub requests: Vec<String>,
+    caller: Caller,
     input: ChildStdin,
     messages: mpsc::Receiver<String>,
     target: String,
@@ -21,7 +31,7 @@ pub struct Line {
 
 impl Line {
     /// Connects. TLS is openssl's.
-    pub async fn open(gateway: &str) -> Line {
+    pub async fn open(gateway: &str, caller: Caller) -> Line {
         let mut program = Command::new("openssl")
             .args(["s_client", "-quiet", "-nocommands", "-connect", gateway])
             .stdin(Stdio::piped())
@@ -43,6 +53,7 @@ impl Line {
         });
         Line {
             requests: Vec::new(),
+            caller,
             input,
             messages,
             target: String::new(),
@@ -71,11 +82,12 @@ impl Line {
     }
 
     async fn send(&mut self, method: &str, body: &str) {
-        let Line { target, to, sequence, .. } = self;
+        let Line { target, to, sequence, caller: Caller { host, call_id, headers }, .. } = self;
+        let headers = if method == "INVITE" { headers } else { "" };
         let text = format!(
             "{method} {target} SIP/2.0\r\nVia: SIP/2.0/TLS 10.77.0.1:5071;branch=z9hG4bK{sequence}{method};rport\r\nMax-Forwards: 70\r\n\
-             From: <sip:+447700900123@10.77.0.1>;tag=trunk\r\nTo: {to}\r\nCall-ID: passthrough\r\nCSeq: {sequence} {method}\r\n\
-             Contact: <{OUR_URI}>\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{body}",
+             From: <sip:+447700900123@{host}>;tag=trunk\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {sequence} {method}\r\n\
+             Contact: <sip:+447700900123@10.77.0.1:5071;transport=tls>\r\n{headers}Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         self.write(&text).await;
