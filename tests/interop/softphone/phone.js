@@ -45,7 +45,7 @@ function jssip({ ws, user, password, domain, headers = [] }) {
     reject: () => session.terminate({ status_code: 486 }),
     hold: () => once(() => session.hold()),
     unhold: () => once(() => session.unhold()),
-    restart: () => restart(session.connection, (done) => session.renegotiate({ rtcOfferConstraints: { iceRestart: true } }, done)),
+    restart: () => restart(session.connection, (done) => once(() => session.renegotiate({ rtcOfferConstraints: { iceRestart: true } }, done))),
     digit: (key) => session.sendDTMF(key, { transportType: 'RFC2833' }),
     transfer: (target) => {
       session.refer(target, {
