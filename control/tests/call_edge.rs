@@ -296,6 +296,24 @@ fn refusals_of_the_far_side_have_names() {
 }
 
 #[test]
+fn a_refusal_for_a_reserved_header_names_the_header_and_the_remedy() {
+    let mut bench = Bench::new();
+    let bridge = bench.ringing();
+    let invite = bench.invite.clone();
+    let error = "X-Twilio-Error: 32113 SIP: Reserved header\r\n";
+    bench.sip(&respond("403 Forbidden", &invite, error));
+    bench.close_bridge(bridge);
+    let detail = bench.events.iter().find_map(|event| match event {
+        EdgeEventKind::Ended { detail, .. } => Some(detail.clone()),
+        _ => None,
+    });
+    let detail = detail.expect("the end was told");
+    for part in ["403 Forbidden", "32113", "X-Twilio-Account", "SIP_ACCOUNT_HEADER=false"] {
+        assert!(detail.contains(part), "{part} is not in {detail}");
+    }
+}
+
+#[test]
 fn a_full_engine_is_a_503_and_nothing_stays() {
     for reason in [RefuseReason::Full, RefuseReason::NoPort, RefuseReason::NoSocket] {
         let mut bench = Bench::new();

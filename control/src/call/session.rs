@@ -590,6 +590,10 @@ pub(super) fn bridge_end(end: End, names: [&str; 2], said: Option<&str>) -> Call
     }
 }
 
+/// Twilio's error for headers whose names it reserves, in `X-Twilio-Error`, and what the operator can do about it.
+const RESERVED_HEADER: &str = "32113";
+const RESERVED_HEADER_REMEDY: &str = "; Twilio reserves X-Twilio-Account: set SIP_ACCOUNT_HEADER=false";
+
 pub(super) fn sip_end(end: SipEnd) -> CallEnd {
     match end {
         SipEnd::ByeReceived(reason) => {
@@ -604,7 +608,8 @@ pub(super) fn sip_end(end: SipEnd) -> CallEnd {
                 488 | 606 => "not_acceptable",
                 _ => "rejected",
             };
-            CallEnd::new("sip", cause, format!("{code} {reason}"))
+            let remedy = if reason.contains(RESERVED_HEADER) { RESERVED_HEADER_REMEDY } else { "" };
+            CallEnd::new("sip", cause, format!("{code} {reason}{remedy}"))
         }
         SipEnd::TimedOut => CallEnd::new("sip", "no_answer", "the SIP side did not answer in time"),
         SipEnd::Unauthorized => CallEnd::new("sip", "unauthorized", "the SIP side refused our credentials"),

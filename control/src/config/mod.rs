@@ -171,6 +171,8 @@ pub struct SipSettings {
     pub pass: Secret,
     /// Value of `X-Twilio-Account`.
     pub account_sid: String,
+    /// Whether that header is sent: Twilio reserves names that begin so, and may refuse calls for it (error 32113).
+    pub account_header: bool,
     /// Host part of From.
     pub from_host: Option<String>,
     /// Routes that a session may name: name to SIP URI.
@@ -394,7 +396,7 @@ impl Config {
         let credentials = (!self.sip.user.is_empty())
             .then(|| Credentials { username: self.sip.user.clone(), password: self.sip.pass.0.clone() });
         let mut headers = Vec::new();
-        if !self.sip.account_sid.is_empty() {
+        if self.sip.account_header && !self.sip.account_sid.is_empty() {
             headers.push(("X-Twilio-Account".to_owned(), self.sip.account_sid.clone()));
         }
         let route = |target: &String| Route {

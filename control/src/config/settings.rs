@@ -59,6 +59,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("sip.bind", "SIP_BIND", "write an address and port, such as 0.0.0.0:5060"),
     setting("sip.user", "TWILIO_SIP_USER", "write the digest user name"),
     setting("sip.pass", "TWILIO_SIP_PASS", "write the digest password"),
+    setting("sip.account_header", "SIP_ACCOUNT_HEADER", "write true or false"),
     setting("sip.account_sid", "TWILIO_ACCOUNT_SID", "write the account SID, letters and digits only"),
     setting("sip.from_host", "SIP_FROM_HOST", "write a host name or address"),
     setting("sip.tcp", "SIP_TCP", "write true or false"),

@@ -94,6 +94,7 @@ impl Config {
             ("sip.user", text(&sip.user)),
             ("sip.pass", secret(&sip.pass)),
             ("sip.account_sid", text(&sip.account_sid)),
+            ("sip.account_header", sip.account_header.to_string()),
             ("sip.from_host", optional(sip.from_host.as_ref())),
             ("sip.tcp", sip.tcp.to_string()),
             ("sip.tls_bind", optional(sip.tls_bind)),

@@ -62,6 +62,19 @@ fn the_environment_of_the_original_is_understood() {
 }
 
 #[test]
+fn the_account_is_named_to_twilio_only_where_it_is_known_and_wanted() {
+    for (variables, wanted) in [
+        (vec![], false),
+        (vec![("TWILIO_ACCOUNT_SID", "AC1")], true),
+        (vec![("TWILIO_ACCOUNT_SID", "AC1"), ("SIP_ACCOUNT_HEADER", "false")], false),
+    ] {
+        let config = with("[sip]\ntarget = \"sip:bot@h\"", &variables).unwrap();
+        let edge = config.edge(SocketAddr::from(([127, 0, 0, 1], 5_060)), Vec::new(), IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(edge.default_route.unwrap().headers.is_empty(), !wanted, "{variables:?}");
+    }
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_an_empty_variable_does_not() {
     let file = "[http]\nport = 4000\n[sip]\ntarget = \"sip:file@h\"\n[sip.routes]\nsales = \"sip:s@h\"\n[media]\npublic_ip = [\"192.0.2.1\"]";
     let config = with(file, &[("PORT", "5000"), ("SIP_TARGET", "")]).unwrap();

@@ -116,6 +116,7 @@ impl Values {
                 bind: v.parsed("sip.bind", SocketAddr::from(([0, 0, 0, 0], 5_060)))?,
                 user: v.matching("sip.user", |c| !c.is_control() && c != '"')?,
                 pass: Secret(v.text("sip.pass")),
+                account_header: v.one_of("sip.account_header", &YES_NO, true)?,
                 account_sid: v.matching("sip.account_sid", |c| c.is_ascii_alphanumeric())?,
                 from_host: v.host("sip.from_host")?,
                 routes: v.routes("sip.routes")?,
