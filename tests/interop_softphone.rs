@@ -216,10 +216,8 @@ fn the_demonstrations_caller_reaches_an_agent_in_another_browser() {
         agent.heard(&at_agent).await;
         speech::write_wav(&at_user, 48_000, &user.heard().await);
         agent.act("hangup()").await;
-        until("the end at the gateway", 10, async || {
-            standin.output().contains(" end side=sip cause=bye").then_some(())
-        })
-        .await;
+        // A browser's DTLS close may come before its BYE.
+        until("the end at the gateway", 10, async || standin.output().contains(" end side=sip").then_some(())).await;
         assert_heard("the agent heard the user", speech::score(&said_user[0], &at_agent, 0.5));
         assert_heard("the user heard the agent", speech::score(&said_agent[0], &at_user, 0.5));
         assert!(standin.output().contains("INVITE sent to user agent"), "{}", standin.output());
