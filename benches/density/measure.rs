@@ -76,8 +76,9 @@ pub struct Step {
     pub sent_late: u64,
     /// Datagrams that found a full socket, on either side.
     pub overrun: u64,
-    /// How unevenly packets left the gateway, toward A and B: distance to a perfect 20 ms grid where it plays out by its own clock,
-    /// distance of the residence to its median where a packet leaves because another came (the sender's unevenness is not the gateway's).
+    /// How unevenly packets left the gateway, toward A and B: how far from 20 ms behind the one before where it plays out by its own
+    /// clock, distance of the residence to its median where a packet leaves because another came (the sender's unevenness is not the
+    /// gateway's).
     pub pacing: [Spread; 2],
     /// From the other end's packet to the one that it caused. Toward B only where nothing is played out.
     pub residence: [Spread; 2],
@@ -211,7 +212,10 @@ pub fn account(generator: &Generator, step: &mut Step) {
         for call in &generator.calls {
             let hear = &call.ends[side].hear;
             let residences: Vec<i64> = hear.residences.iter().map(|nanos| i64::from(*nanos)).collect();
-            pacing.extend(off_median(if generator.is_played_out(side) { &hear.offsets } else { &residences }));
+            match generator.is_played_out(side) {
+                true => pacing.extend(hear.offsets.windows(2).map(|pair| pair[1].abs_diff(pair[0]))),
+                false => pacing.extend(off_median(&residences)),
+            }
             residence.extend(hear.residences.iter().map(|nanos| u64::from(*nanos)));
         }
         step.pacing[side] = Spread::of(pacing);

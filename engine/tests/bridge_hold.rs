@@ -142,6 +142,39 @@ fn what_an_outage_held_up_queues_behind_a_greeting_that_lags_and_nothing_of_it_i
 }
 
 #[test]
+fn what_is_left_of_a_greetings_lag_goes_too_though_it_is_less_than_a_frame() {
+    let mut world = held(7);
+    world.answer_b(BOT);
+    let mut number = 0u16;
+    let mut say = |world: &mut World| {
+        let mut packet = vec![if number % 2 == 0 { 0x9a } else { 0x1a }; 12 + 160];
+        header::write(number == 0, 0, number, RtpTimestamp(u32::from(number) * 160), 5, &mut packet);
+        let from = world.peers[1].address;
+        world.send_to_bridge(Port { leg: LegName::B, component: Component::Rtp }, from, packet);
+        number += 1;
+    };
+    for _ in 0..8 {
+        say(&mut world);
+        world.run_ms(20);
+    }
+    world.command(BridgeCommand::Release { leg: LegName::A });
+    // The backlog has run out; the next frame comes 8 ms before its turn.
+    world.run_ms(142);
+    for _ in 0..50 {
+        say(&mut world);
+        world.run_ms(20);
+    }
+    for _ in 0..20 {
+        let spoken = world.now;
+        say(&mut world);
+        world.run_ms(20);
+        let left = world.left[0].iter().filter(|left| left.at >= spoken).map(|left| left.at.since(spoken).as_millis());
+        assert_eq!(left.collect::<Vec<_>>(), [10], "it leaves when it comes, 10 ms after it was sent");
+    }
+    world.assert_continuous(LegName::A, 960);
+}
+
+#[test]
 fn a_call_that_ends_on_hold_says_nothing_but_close_notify() {
     let mut world = held(4);
     world.answer_b(BOT);

@@ -35,6 +35,9 @@ const LOOK_FRAMES: u32 = 1_000 / PTIME_MS as u32;
 /// How far comfort may have run ahead of a source that was only late, for the rest to be caught up by stretching.
 const DEBT_MS_MAX: i32 = 500;
 
+/// Frames in a row that nobody waits before: what is left of a greeting's lag is less than a frame and no outage follows. It goes at once.
+const CAUGHT_UP_FRAMES: u32 = 10;
+
 /// G.711 to anything: paced by arrival.
 pub(super) struct Arrival {
     source: Source,
@@ -47,6 +50,8 @@ pub(super) struct Arrival {
     backlog: Backlog,
     /// The backlog has run behind the source and has not caught up in its pauses: what comes at once behind an outage waits its turn too.
     lags: bool,
+    /// Frames in a row that found the backlog empty.
+    alone: u32,
     voice: Voice,
     /// Runs from the first moment that the exit can send.
     pace: Option<Pace>,
@@ -66,6 +71,7 @@ impl Arrival {
             clock_rate_hz: source.clock_rate_hz() as i32,
             backlog: Backlog::new(voice.rate_hz() as usize / 1_000 * PTIME_MS),
             lags: false,
+            alone: 0,
             voice,
             pace: None,
             comforted: 0,
@@ -182,6 +188,8 @@ impl Arrival {
             let mut frame = [0; FRAME_SAMPLES_MAX];
             self.hearing.take_frame(&mut frame);
             let pcm = &frame[..self.hearing.frame_samples()];
+            self.alone = if self.backlog.is_empty() { self.alone.saturating_add(1) } else { 0 };
+            self.lags &= self.alone < CAUGHT_UP_FRAMES;
             match &mut self.pace {
                 None => {
                     self.lags = true;
