@@ -147,7 +147,7 @@ fn what_is_left_of_a_greetings_lag_goes_too_though_it_is_less_than_a_frame() {
     world.answer_b(BOT);
     let mut number = 0u16;
     let mut say = |world: &mut World| {
-        let mut packet = vec![if number % 2 == 0 { 0x9a } else { 0x1a }; 12 + 160];
+        let mut packet = vec![if number.is_multiple_of(2) { 0x9a } else { 0x1a }; 12 + 160];
         header::write(number == 0, 0, number, RtpTimestamp(u32::from(number) * 160), 5, &mut packet);
         let from = world.peers[1].address;
         world.send_to_bridge(Port { leg: LegName::B, component: Component::Rtp }, from, packet);
