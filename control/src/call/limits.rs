@@ -55,6 +55,9 @@ pub const EDGE_TRIES_MAX: u32 = 3;
 /// First pause between two tries of an edge request; it doubles.
 pub const EDGE_BACKOFF_MS: u64 = 200;
 
+/// ICE restarts offered in a row to a softphone from which nothing comes. Past it the silence takes its course, and the call ends by it.
+pub const ICE_RESTARTS_MAX: u32 = 3;
+
 /// Live sessions of one edge unless configured otherwise. Past it `new` is refused with 503.
 pub const SESSIONS_MAX: usize = 8_192;
 

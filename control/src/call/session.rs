@@ -289,6 +289,12 @@ impl Session {
             SipEvent::TransferAsked { refer_to, referred_by, .. } => {
                 self.transfer(cx, call, &refer_to, referred_by.as_deref());
             }
+            SipEvent::ReInviteAnswered { .. } | SipEvent::ReInviteRefused { .. } if is_live => {
+                if let Some(words) = far.reoffer_over(cx, &event) {
+                    let words = format!("{}: {words}", far.subject);
+                    self.note(cx, Step::IcePair, words);
+                }
+            }
             SipEvent::ByeHeaders { headers, .. } => cx.note_headers(&self.call_id, &far.subject, &headers),
             SipEvent::Ended { end, .. } => {
                 far.call = None;
@@ -365,7 +371,18 @@ impl Session {
 
     fn handle_leg(&mut self, cx: &mut Context, leg: LegName, event: LegEvent) {
         match (event, leg) {
+            // WhatsApp takes no later offer.
+            (LegEvent::PathSilent, SIP) => {
+                let Some(far) = self.far.as_mut().filter(|_| self.end.is_none()) else { return };
+                if far.restart_ice(cx) {
+                    let words = format!("{}: nothing comes from it; an ICE restart is offered", far.subject);
+                    self.note(cx, Step::IcePair, words);
+                }
+            }
             (LegEvent::IceNominated(address), _) => {
+                if let Some(far) = self.far.as_mut().filter(|_| leg == SIP) {
+                    far.half.path_is_good();
+                }
                 let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
                 self.note(cx, Step::IcePair, format!("{family}, remote port {}", address.port()));
             }
@@ -384,7 +401,14 @@ impl Session {
             (LegEvent::FirstReceived, SIP) => self.note(cx, Step::FirstPacketFromSip, String::new()),
             (LegEvent::FirstSent, SIP) => self.note(cx, Step::FirstPacketToSip, String::new()),
             // Ended comes as BridgeEvent::Ended; a latched source changes nothing here.
-            (LegEvent::Latched(_) | LegEvent::Ended(_) | LegEvent::FirstReceived | LegEvent::FirstSent, _) => {}
+            (
+                LegEvent::Latched(_)
+                | LegEvent::Ended(_)
+                | LegEvent::FirstReceived
+                | LegEvent::FirstSent
+                | LegEvent::PathSilent,
+                _,
+            ) => {}
         }
     }
 
