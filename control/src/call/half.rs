@@ -731,7 +731,11 @@ fn reversed(direction: Direction) -> Direction {
 }
 
 /// What the peer says about its end. An unspecified address is the old way to say hold (RFC 3264 §8.4).
-fn rtp_remote(description: &Description, format: MediaFormat, srtp: Option<SrtpKeys>) -> Result<RtpRemote, String> {
+pub(super) fn rtp_remote(
+    description: &Description,
+    format: MediaFormat,
+    srtp: Option<SrtpKeys>,
+) -> Result<RtpRemote, String> {
     let address = description.address.ok_or("the description's address is a name")?;
     let next = SocketAddr::new(address.ip(), address.port().saturating_add(1));
     let rtcp_address = if description.rtcp_mux { address } else { description.rtcp_address.unwrap_or(next) };

@@ -156,7 +156,8 @@ pub enum BridgeCommand {
         /// Which leg.
         leg: LegName,
     },
-    /// Nothing is sent to the peer of a webrtc leg until `Release`: it put the call on hold. An rtp leg learns that by `SetRemote`.
+    /// Nothing is sent to the peer of a leg until `Release`: it put the call on hold, or must not hear us yet. That the peer of an rtp leg
+    /// holds is said by `SetRemote`.
     Hold {
         /// Which leg.
         leg: LegName,

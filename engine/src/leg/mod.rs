@@ -119,19 +119,19 @@ impl Leg {
         }
     }
 
-    /// Ends the hold; an rtp leg is never held by us.
+    /// Ends the hold.
     pub fn release(&mut self, now: Instant) {
         match self {
             Leg::Webrtc(leg) => leg.release(now),
-            Leg::Rtp(_) => {}
+            Leg::Rtp(leg) => leg.release(now),
         }
     }
 
-    /// Begins a hold; an rtp leg's is in its peer's description.
+    /// Begins a hold of ours; that of an rtp leg's peer is in its description.
     pub fn hold(&mut self) {
         match self {
             Leg::Webrtc(leg) => leg.hold(),
-            Leg::Rtp(_) => {}
+            Leg::Rtp(leg) => leg.hold(),
         }
     }
 
