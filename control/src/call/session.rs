@@ -241,6 +241,10 @@ impl Session {
                 let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_refused(cx, leg));
                 self.hunted(cx, hunted);
             }
+            BridgeEvent::LegClosed { leg, cause: Some(_), .. } => {
+                let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_lost(cx, leg));
+                self.hunted(cx, hunted);
+            }
             BridgeEvent::LegClosed { .. } => {}
             BridgeEvent::EndDetail { text, .. } => self.end_detail = Some(text),
             BridgeEvent::Ended { end, stats } => {
@@ -364,6 +368,10 @@ impl Session {
     }
 
     fn handle_leg(&mut self, cx: &mut Context, leg: LegName, event: LegEvent) {
+        if event == LegEvent::FirstReceived && leg != WHATSAPP {
+            let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.media_came(cx, leg));
+            self.hunted(cx, hunted);
+        }
         match (event, leg) {
             (LegEvent::IceNominated(address), _) => {
                 let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
