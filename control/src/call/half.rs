@@ -280,6 +280,11 @@ impl Half {
         Half::new(kind, formats, random)
     }
 
+    /// For an offer of ours to WhatsApp: it takes telephone-event at 8 kHz only.
+    pub fn toward_whatsapp(formats: Formats, random: &mut Random) -> Half {
+        Half::new(MediaKind::Webrtc(Ice::Full), formats, random)
+    }
+
     fn new(kind: MediaKind, formats: Formats, random: &mut Random) -> Half {
         Half {
             kind,
@@ -419,7 +424,13 @@ impl Half {
                 let (Some(ice), Some(fingerprint)) = (answer.ice.clone(), answer.fingerprint) else {
                     return Err("the answer has no ICE credentials or no sha-256 fingerprint".to_owned());
                 };
-                self.dtls = if answer.setup == Some(Setup::Passive) { DtlsRole::Client } else { DtlsRole::Server };
+                self.dtls = match answer.setup {
+                    Some(Setup::Passive) => DtlsRole::Client,
+                    Some(Setup::Active) => DtlsRole::Server,
+                    // An answer must decide (RFC 8842 §5.3). WhatsApp's relays, which are lite, wait for our hello if theirs does not.
+                    Some(Setup::ActPass) | None if ice.lite => DtlsRole::Client,
+                    Some(Setup::ActPass) | None => DtlsRole::Server,
+                };
                 LegRemote::Webrtc(WebrtcRemote { ice, fingerprint, dtls: self.dtls, format })
             }
             MediaKind::Rtp | MediaKind::Sdes => {

@@ -249,6 +249,10 @@ impl Session {
                 let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_refused(cx, leg));
                 self.hunted(cx, hunted);
             }
+            BridgeEvent::LegClosed { leg, cause: Some(_), .. } => {
+                let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_lost(cx, leg));
+                self.hunted(cx, hunted);
+            }
             BridgeEvent::LegClosed { .. } => {}
             BridgeEvent::EndDetail { text, .. } => self.end_detail = Some(text),
             BridgeEvent::Ended { end, stats } => {
@@ -383,6 +387,10 @@ impl Session {
     }
 
     fn handle_leg(&mut self, cx: &mut Context, leg: LegName, event: LegEvent) {
+        if event == LegEvent::FirstReceived && leg != WHATSAPP {
+            let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.media_came(cx, leg));
+            self.hunted(cx, hunted);
+        }
         match (event, leg) {
             // WhatsApp takes no later offer.
             (LegEvent::PathSilent, SIP) => {
