@@ -13,11 +13,13 @@ mod withheld;
 
 use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput, GateFigures, TrunkFigures};
 use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, OrchestratorOutput};
+use crate::call::outbound::{DialEvent, DialEventKind, DialRequest};
 use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, limits};
 use crate::config::TraceSettings;
 use crate::engine_link::EngineLink;
 use crate::figures::Observed;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
+use crate::sip::SipEnd;
 use crate::sip::locate::{Question, Records};
 use crate::sip::transport::Hop;
 use crate::sip_io::resolver::Resolver;
@@ -29,7 +31,7 @@ use crate::trace::redact::CallTag;
 use crate::trace::scrub::scrub;
 use crate::trace::timeline::{Entry, Page, Step, Timeline};
 use crate::whatsapp::event::{Connect, WebhookEvent};
-use crate::whatsapp::graph::{GraphAction, GraphError, GraphRequest};
+use crate::whatsapp::graph::{ConnectRequest, GraphAction, GraphError, GraphRequest};
 use crate::whatsapp::graph_client::GraphClients;
 use engine::bridge::BridgeEvent;
 use engine::io::clock;
@@ -84,6 +86,15 @@ pub enum Input {
         took: Duration,
         /// What.
         result: Result<(), GraphError>,
+    },
+    /// The outcome of a `connect`: WhatsApp's id of the call.
+    Connected {
+        /// Which.
+        request: u64,
+        /// How long it took.
+        took: Duration,
+        /// What.
+        result: Result<String, GraphError>,
     },
     /// The outcome of a request to a remote edge.
     EdgeReply {
@@ -378,6 +389,12 @@ impl Runtime {
                     local.orchestrator.handle_graph(now, request, result);
                 }
             }
+            Input::Connected { request, took, result } => {
+                self.observed.graph("connect", took);
+                if let Some(local) = &mut self.orchestrator {
+                    local.orchestrator.handle_connected(now, request, result);
+                }
+            }
             Input::EdgeReply { request, result } => {
                 if let Some(local) = &mut self.orchestrator {
                     local.orchestrator.handle_edge_reply(now, request, result);
@@ -465,6 +482,12 @@ impl Runtime {
                 OrchestratorOutput::Timeout(due) => return due,
                 OrchestratorOutput::Timeline(entry) => self.record_in_order(entry),
                 OrchestratorOutput::Graph(request) => self.ask_graph(request),
+                OrchestratorOutput::Connect(request) => self.connect(request),
+                OrchestratorOutput::Dial(event) => {
+                    if let Some(edge) = &mut self.edge {
+                        edge.edge.handle_dial(now, event);
+                    }
+                }
                 OrchestratorOutput::Store(change) => self.remember(change),
                 OrchestratorOutput::Decided { call_id, accepted } => {
                     for reply in self.waiting.remove(&call_id).into_iter().flatten() {
@@ -485,16 +508,40 @@ impl Runtime {
         }
     }
 
+    /// No crash may leave a user's phone ringing whose call nobody knows: the store must know of it first.
+    fn connect(&self, request: ConnectRequest) {
+        let Some(local) = &self.orchestrator else { return };
+        let (graph, back) = (local.graph.clone(), self.back.clone());
+        let is_kept = self.kept();
+        tokio::spawn(async move {
+            is_kept.await;
+            let asked = clock::now();
+            let result = graph.connect(&request).await;
+            let took = clock::now().since(asked);
+            let _ = back.send(Input::Connected { request: request.request, took, result }).await;
+        });
+    }
+
+    /// Ready when the store holds everything that it was told so far.
+    fn kept(&self) -> impl Future<Output = ()> + Send + use<> {
+        let memory = self.memory.as_ref().map(|memory| (memory.written.clone(), memory.last));
+        async move {
+            if let Some((mut written, last)) = memory {
+                // A disk that is too slow must not cost the call.
+                let _ = tokio::time::timeout(STORE_TIME_MAX, written.wait_for(|written| *written >= last)).await;
+            }
+        }
+    }
+
     fn ask_graph(&self, request: GraphRequest) {
         let Some(local) = &self.orchestrator else { return };
         let (graph, back) = (local.graph.clone(), self.back.clone());
         // One call id gets one accept, whatever happens to this process: the store must know of it first.
         let accepts = matches!(request.action, GraphAction::Accept { .. });
-        let memory = self.memory.as_ref().filter(|_| accepts).map(|memory| (memory.written.clone(), memory.last));
+        let is_kept = accepts.then(|| self.kept());
         tokio::spawn(async move {
-            if let Some((mut written, last)) = memory {
-                // A disk that is too slow must not cost the call.
-                let _ = tokio::time::timeout(STORE_TIME_MAX, written.wait_for(|written| *written >= last)).await;
+            if let Some(is_kept) = is_kept {
+                is_kept.await;
             }
             let asked = clock::now();
             let result = graph.ask(&request).await;
@@ -560,6 +607,20 @@ impl Runtime {
                     }
                 }
                 EdgeOutput::Linked { call_id, sip_call_id } => self.board.link(&call_id, &sip_call_id),
+                EdgeOutput::Dial(request) => match &mut self.orchestrator {
+                    Some(orchestrator) => {
+                        orchestrator.orchestrator.handle_dial(now, wall_seconds(now), request);
+                        notified = true;
+                    }
+                    // The configuration is refused before it comes to this.
+                    None => {
+                        if let DialRequest::Place(new) = request {
+                            let reason = "no orchestrator runs in this process".to_owned();
+                            let kind = DialEventKind::Ended(SipEnd::Rejected { code: 503, reason });
+                            local.edge.handle_dial(now, DialEvent { dial: new.dial, kind });
+                        }
+                    }
+                },
                 EdgeOutput::Notify { callback_url: Some(url), event } => self.callbacks.post(url, event),
                 EdgeOutput::Notify { callback_url: None, event } => {
                     if let Some(orchestrator) = &mut self.orchestrator {

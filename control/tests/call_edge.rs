@@ -735,6 +735,7 @@ impl Bench {
                 }
                 EdgeOutput::Timeline(entry) => self.steps.push(entry.step),
                 EdgeOutput::Trace(_) => panic!("tracing is off"),
+                EdgeOutput::Dial(request) => panic!("{request:?} where no account takes calls out"),
                 EdgeOutput::Linked { .. } => {}
                 EdgeOutput::Store(Change::Dialog { key, dialog }) => drop(self.kept.insert(key, *dialog)),
                 EdgeOutput::Store(Change::DialogOver { key }) => assert!(self.kept.remove(&key).is_some(), "{key}"),

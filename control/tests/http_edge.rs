@@ -166,7 +166,7 @@ async fn messages_that_make_a_call_leave_when_the_store_knows_of_it_or_is_too_sl
         runtime.restore(Box::new(Disk { stalls, number: 0, announce, written, told }), Remembered::default());
         let running = tokio::spawn(runtime.run());
 
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         let (reply, created) = oneshot::channel();
         let new = NewSession { call_id: "c".into(), sdp_offer: offer(), ..NewSession::default() };
         let what = EdgeRequest::New(Box::new(new));
@@ -186,7 +186,7 @@ async fn messages_that_make_a_call_leave_when_the_store_knows_of_it_or_is_too_sl
         assert!(matches!(changes.try_recv(), Ok(Change::Dialog { .. })), "the store was told before");
         assert!(!stalls || began.elapsed() >= limit);
         let sdp = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
-        let answered = std::time::Instant::now();
+        let answered = tokio::time::Instant::now();
         let far = sip.local_addr().unwrap();
         let headers = format!("Contact: <sip:bot@{far}>\r\nContent-Type: application/sdp\r\n");
         let response = respond("200 OK", &invite, &headers, sdp);

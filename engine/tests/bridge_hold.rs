@@ -6,7 +6,7 @@ use common::{Kind, Speech, World, tone_share};
 use engine::bridge::Port;
 use engine::bridge::{BridgeCommand, LegName};
 use engine::error::{Cause, Side};
-use engine::leg::{Component, LegEvent};
+use engine::leg::{CLOSE_GRACE_MS, Component, LegEvent};
 use engine::rtp::header;
 use engine::sdp::Codec;
 use engine::srtp::SrtpProfile;
@@ -218,7 +218,7 @@ fn a_call_that_ends_on_hold_says_nothing_but_close_notify() {
     world.peers[1].start(world.now, Speech::Tone(440.0));
     world.run_ms(7_000);
     world.command(BridgeCommand::Close);
-    world.run_ms(100);
+    world.run_ms(100 + CLOSE_GRACE_MS);
     world.assert_ended(Side::Engine, Cause::Closed);
     assert_eq!((world.left[0].len(), world.rtcp_left[0]), (0, 0));
     let closed = LegEvent::Ended(Cause::DtlsClosed);

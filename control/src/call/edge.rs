@@ -4,6 +4,7 @@
 //! There are two kinds, with one agent and one numbering: sessions, which an orchestrator asks for on behalf of WhatsApp, and
 //! exchanges, which begin with an INVITE of a trunk or a user. Who is called is for the routes to say in both.
 
+mod dials;
 mod figures;
 mod joins;
 mod peers;
@@ -17,6 +18,7 @@ use super::hunt::Way;
 use super::lease::{SessionName, SessionState};
 use super::machine::CallEnd;
 use super::negotiate::Plan;
+use super::outbound::DialRequest;
 use super::retained::{Ended, Retained};
 use super::session::{Birth, Session};
 use super::talk::Talk;
@@ -180,6 +182,8 @@ pub enum EdgeOutput {
         /// What.
         event: EdgeEvent,
     },
+    /// For the orchestrator in this process; answer with `handle_dial`.
+    Dial(DialRequest),
     /// For the store; only after `restore`.
     Store(Change),
     /// For the call's timeline.

@@ -15,6 +15,7 @@ pub mod limits;
 mod machine;
 mod negotiate;
 pub mod orchestrator;
+pub mod outbound;
 mod party;
 mod retained;
 mod session;

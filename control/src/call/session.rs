@@ -249,6 +249,10 @@ impl Session {
                 let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_refused(cx, leg));
                 self.hunted(cx, hunted);
             }
+            BridgeEvent::LegClosed { leg, cause: Some(_), .. } => {
+                let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_lost(cx, leg));
+                self.hunted(cx, hunted);
+            }
             BridgeEvent::LegClosed { .. } => {}
             BridgeEvent::EndDetail { text, .. } => self.end_detail = Some(text),
             BridgeEvent::Ended { end, stats } => {
@@ -296,6 +300,12 @@ impl Session {
             }
             SipEvent::TransferAsked { refer_to, referred_by, .. } => {
                 self.transfer(cx, call, &refer_to, referred_by.as_deref());
+            }
+            SipEvent::ReInviteAnswered { .. } | SipEvent::ReInviteRefused { .. } if is_live => {
+                if let Some(words) = far.reoffer_over(cx, &event) {
+                    let words = format!("{}: {words}", far.subject);
+                    self.note(cx, Step::IcePair, words);
+                }
             }
             SipEvent::ByeHeaders { headers, .. } => cx.note_headers(&self.call_id, &far.subject, &headers),
             SipEvent::Ended { end, .. } => {
@@ -377,8 +387,23 @@ impl Session {
     }
 
     fn handle_leg(&mut self, cx: &mut Context, leg: LegName, event: LegEvent) {
+        if event == LegEvent::FirstReceived && leg != WHATSAPP {
+            let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.media_came(cx, leg));
+            self.hunted(cx, hunted);
+        }
         match (event, leg) {
+            // WhatsApp takes no later offer.
+            (LegEvent::PathSilent, SIP) => {
+                let Some(far) = self.far.as_mut().filter(|_| self.end.is_none()) else { return };
+                if far.restart_ice(cx) {
+                    let words = format!("{}: nothing comes from it; an ICE restart is offered", far.subject);
+                    self.note(cx, Step::IcePair, words);
+                }
+            }
             (LegEvent::IceNominated(address), _) => {
+                if let Some(far) = self.far.as_mut().filter(|_| leg == SIP) {
+                    far.half.path_is_good();
+                }
                 let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
                 self.note(cx, Step::IcePair, format!("{family}, remote port {}", address.port()));
             }
@@ -397,7 +422,14 @@ impl Session {
             (LegEvent::FirstReceived, SIP) => self.note(cx, Step::FirstPacketFromSip, String::new()),
             (LegEvent::FirstSent, SIP) => self.note(cx, Step::FirstPacketToSip, String::new()),
             // Ended comes as BridgeEvent::Ended; a latched source changes nothing here.
-            (LegEvent::Latched(_) | LegEvent::Ended(_) | LegEvent::FirstReceived | LegEvent::FirstSent, _) => {}
+            (
+                LegEvent::Latched(_)
+                | LegEvent::Ended(_)
+                | LegEvent::FirstReceived
+                | LegEvent::FirstSent
+                | LegEvent::PathSilent,
+                _,
+            ) => {}
         }
     }
 

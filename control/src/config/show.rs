@@ -37,6 +37,13 @@ impl Config {
             ));
         }
         for trunk in &self.routes.trunks {
+            if let Some(whatsapp) = &trunk.whatsapp {
+                let pattern =
+                    trunk.pattern.as_ref().map_or("by rules only".to_owned(), |p| format!("pattern {}", p.as_str()));
+                let (account, calls_max) = (&whatsapp.account, trunk.calls_max);
+                lines.push(format!("accounts.{account} calls users: {pattern}, at most {calls_max} at once"));
+                continue;
+            }
             let credentials = if trunk.credentials.is_some() { ", with credentials" } else { "" };
             let port = trunk.port.map_or_else(String::new, |port| format!(":{port}"));
             lines.push(format!("trunks.{} = {}{port} by {}{credentials}", trunk.name, trunk.host, trunk.transport));

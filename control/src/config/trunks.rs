@@ -77,7 +77,7 @@ pub(super) fn read(name: &str, section: &Section<'_>, numbering: &Numbering) -> 
 }
 
 /// What a destination looks like.
-pub(super) const TO_REMEDY: &str = "write trunk:NAME, user:NAME, group:NAME or a SIP URI";
+pub(super) const TO_REMEDY: &str = "write trunk:NAME, user:NAME, group:NAME, whatsapp:ACCOUNT or a SIP URI";
 
 /// Reads a destination; names are checked by `known`.
 pub(super) fn destination(

@@ -74,6 +74,15 @@ pub enum CallerIdRule {
     Anonymous,
 }
 
+/// What makes a trunk one into WhatsApp: its calls are placed through Graph, by one business number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whatsapp {
+    /// The account's name in the configuration.
+    pub account: String,
+    /// Its business number, as Graph names it.
+    pub phone_number_id: String,
+}
+
 /// A trunk of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trunk {
@@ -144,6 +153,8 @@ pub struct Trunk {
     pub headers: Vec<(String, String)>,
     /// Where its calls go that no rule takes: `user:`, `group:` or a SIP URI; `None`: by the number they ask for.
     pub to: Option<super::Destination>,
+    /// It leads to users of WhatsApp, and not to a SIP server.
+    pub whatsapp: Option<Whatsapp>,
 }
 
 impl Trunk {
@@ -183,6 +194,18 @@ impl Trunk {
             from_host: None,
             headers: Vec::new(),
             to: None,
+            whatsapp: None,
+        }
+    }
+
+    /// The way to users of WhatsApp from a business number, with all else at its default.
+    pub fn into_whatsapp(account: &str, phone_number_id: &str) -> Trunk {
+        Trunk {
+            media: MediaProfile::Webrtc,
+            codecs: vec![Codec::Opus],
+            ring_s: WHATSAPP_RING_S_DEFAULT,
+            whatsapp: Some(Whatsapp { account: account.to_owned(), phone_number_id: phone_number_id.to_owned() }),
+            ..Trunk::new(&format!("whatsapp:{account}"), "", Transport::Tls)
         }
     }
 
@@ -271,6 +294,9 @@ impl Trunk {
 
     /// One line that says what and where it is.
     pub fn summary(&self) -> String {
+        if let Some(whatsapp) = &self.whatsapp {
+            return format!("weight {}, by WhatsApp from number {}", self.weight, whatsapp.phone_number_id);
+        }
         let port = self.port.map_or(String::new(), |port| format!(":{port}"));
         let (host, transport) = (bracketed(&self.host), self.transport.via_name());
         let transcoding = if self.transcoding { "" } else { ", never transcoded" };
@@ -280,6 +306,10 @@ impl Trunk {
 
 /// Calls of a trunk at once unless the configuration says otherwise.
 pub const CALLS_MAX_DEFAULT: usize = 1_000;
+
+/// Seconds that a user of WhatsApp may be rung unless the configuration says otherwise. WhatsApp itself ends the call sooner, it
+/// seems; how soon it does not say.
+pub const WHATSAPP_RING_S_DEFAULT: u32 = 60;
 
 /// Seconds that a trunk may ring unless the configuration says otherwise.
 pub const RING_S_DEFAULT: u32 = 120;

@@ -31,12 +31,16 @@ pub enum WebhookEvent {
     Connect(Connect),
     /// A call ended, in whatever state it was.
     Terminate(Terminate),
+    /// The answer to our offer, in the `connect` of a call that the business placed.
+    Answer(Answer),
     /// RINGING, ACCEPTED, REJECTED of a call that the business placed.
-    Status {
-        /// Which call.
-        call_id: String,
-        /// In upper case.
-        status: String,
+    Status(Status),
+    /// A user was asked whether the business may call, and has decided (on field `messages`).
+    Permission {
+        /// `metadata.phone_number_id`
+        phone_number_id: Option<String>,
+        /// Whether it may.
+        granted: bool,
     },
     /// Something that this program does not handle; acknowledged and counted.
     Unknown {
@@ -64,6 +68,32 @@ pub struct Connect {
     pub sdp: String,
 }
 
+/// A `connect` of a call that the business placed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Which call.
+    pub call_id: String,
+    /// `metadata.phone_number_id`
+    pub phone_number_id: Option<String>,
+    /// `biz_opaque_callback_data`: what our request named the call.
+    pub opaque: Option<String>,
+    /// The answer.
+    pub sdp: String,
+}
+
+/// How far a call has come that the business placed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Which call.
+    pub call_id: String,
+    /// `metadata.phone_number_id`
+    pub phone_number_id: Option<String>,
+    /// `biz_opaque_callback_data`: what our request named the call.
+    pub opaque: Option<String>,
+    /// RINGING, ACCEPTED or REJECTED, in upper case.
+    pub status: String,
+}
+
 /// The end of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terminate {
@@ -77,6 +107,8 @@ pub struct Terminate {
     pub error: Option<(u64, String)>,
     /// Seconds of the call, when it was picked up.
     pub duration_s: Option<u64>,
+    /// `biz_opaque_callback_data`: what our request named the call, if the business placed it.
+    pub opaque: Option<String>,
 }
 
 /// What a flat body means on the path it came to.
@@ -163,7 +195,7 @@ fn read_flat(value: &Value, flat: FlatForm) -> Result<WebhookEvent, BodyError> {
     if terminate {
         return Ok(WebhookEvent::Terminate(read_terminate(value, value, call_id)));
     }
-    let sdp = offer(value).ok_or(BodyError::WithoutSdp)?;
+    let sdp = description(value, "offer").ok_or(BodyError::WithoutSdp)?;
     Ok(WebhookEvent::Connect(Connect {
         call_id,
         phone_number_id: text(value, "phone_number_id"),
@@ -177,18 +209,36 @@ fn read_flat(value: &Value, flat: FlatForm) -> Result<WebhookEvent, BodyError> {
 
 fn read_change(change: &Value, events: &mut Vec<WebhookEvent>) {
     let field = text(change, "field").unwrap_or_default();
+    let phone_number_id = |value: &Value| text(value.get("metadata")?, "phone_number_id");
     let Some(value) = change.get("value").filter(|_| field == "calls") else {
-        events.push(unknown(&field));
+        let replies = change.get("value").filter(|_| field == "messages").map(|value| {
+            let granted = list(value, "messages").filter_map(permission);
+            granted.map(|granted| WebhookEvent::Permission { phone_number_id: phone_number_id(value), granted })
+        });
+        let before = events.len();
+        events.extend(replies.into_iter().flatten());
+        if events.len() == before {
+            events.push(unknown(&field));
+        }
         return;
     };
     for call in list(value, "calls") {
         events.push(read_call(value, call));
     }
     for status in list(value, "statuses") {
-        let call_id = text(status, "id").unwrap_or_default();
-        let status = text(status, "status").unwrap_or_default().to_ascii_uppercase();
-        events.push(WebhookEvent::Status { call_id, status });
+        events.push(WebhookEvent::Status(Status {
+            call_id: text(status, "id").unwrap_or_default(),
+            phone_number_id: phone_number_id(value),
+            opaque: text(status, "biz_opaque_callback_data"),
+            status: text(status, "status").unwrap_or_default().to_ascii_uppercase(),
+        }));
     }
+}
+
+/// Whether a message is the answer to a request for a call permission, and which.
+fn permission(message: &Value) -> Option<bool> {
+    let reply = message.get("interactive")?.get("call_permission_reply")?;
+    Some(text(reply, "response").is_some_and(|response| response.eq_ignore_ascii_case("accept")))
 }
 
 fn read_call(value: &Value, call: &Value) -> WebhookEvent {
@@ -197,11 +247,18 @@ fn read_call(value: &Value, call: &Value) -> WebhookEvent {
     match event.as_str() {
         "terminate" => WebhookEvent::Terminate(read_terminate(value, call, call_id)),
         "connect" => {
-            // The answer to a call that the business placed; this program places none.
             let ours = text(call, "direction").is_some_and(|direction| direction == "BUSINESS_INITIATED");
-            match offer(call) {
-                Some(sdp) if !ours => WebhookEvent::Connect(read_connect(value, call, call_id, sdp)),
-                _ => unknown("connect without an offer"),
+            let (wanted, what) =
+                if ours { ("answer", "connect without an answer") } else { ("offer", "connect without an offer") };
+            match (description(call, wanted), ours) {
+                (Some(sdp), false) => WebhookEvent::Connect(read_connect(value, call, call_id, sdp)),
+                (Some(sdp), true) => WebhookEvent::Answer(Answer {
+                    call_id,
+                    phone_number_id: value.get("metadata").and_then(|metadata| text(metadata, "phone_number_id")),
+                    opaque: text(call, "biz_opaque_callback_data"),
+                    sdp,
+                }),
+                (None, _) => unknown(what),
             }
         }
         _ => unknown(&event),
@@ -245,14 +302,15 @@ fn read_terminate(value: &Value, call: &Value, call_id: String) -> Terminate {
             Some((number(error, "code")?, words.unwrap_or_default()))
         }),
         duration_s: number(call, "duration"),
+        opaque: text(call, "biz_opaque_callback_data"),
     }
 }
 
-/// The offer of a `connect`; an answer is none.
-fn offer(call: &Value) -> Option<String> {
+/// The description of a `connect`, if it is the `wanted` one: an answer is no offer.
+fn description(call: &Value, wanted: &str) -> Option<String> {
     let session = call.get("session")?;
-    let is_offer = text(session, "sdp_type").is_none_or(|kind| kind.eq_ignore_ascii_case("offer"));
-    text(session, "sdp").filter(|sdp| is_offer && !sdp.is_empty())
+    let is_wanted = text(session, "sdp_type").is_none_or(|kind| kind.eq_ignore_ascii_case(wanted));
+    text(session, "sdp").filter(|_| is_wanted)
 }
 
 fn unknown(what: &str) -> WebhookEvent {
@@ -325,7 +383,9 @@ mod tests {
                 .map(|event| match event {
                     WebhookEvent::Connect(_) => "connect".to_owned(),
                     WebhookEvent::Terminate(_) => "terminate".to_owned(),
-                    WebhookEvent::Status { status, .. } => status.clone(),
+                    WebhookEvent::Answer(_) => "answer".to_owned(),
+                    WebhookEvent::Permission { granted, .. } => format!("permission {granted}"),
+                    WebhookEvent::Status(status) => status.status.clone(),
                     WebhookEvent::Unknown { what } => format!("? {what}"),
                 })
                 .collect()
@@ -345,13 +405,28 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_calls_of_the_business_is_not_ours() {
-        for name in ["connect-bic-answer.json", "connect-bic-answer-passive.json", "permission-reply.json"] {
-            assert!(read(name).iter().all(|event| matches!(event, WebhookEvent::Unknown { .. })), "{name}");
+    fn what_comes_of_a_call_that_the_business_placed_is_read_with_the_name_that_it_was_given() {
+        for (name, setup) in
+            [("connect-bic-answer.json", "a=setup:active"), ("connect-bic-answer-passive.json", "a=setup:passive")]
+        {
+            let events = read(name);
+            let [WebhookEvent::Answer(answer)] = events.as_slice() else { panic!("{events:?}") };
+            assert!(answer.call_id.starts_with("wacid.") && answer.sdp.contains(setup), "{name}");
+            assert_eq!(answer.phone_number_id.as_deref(), Some("118000000000021"));
+            assert_eq!(answer.opaque.as_deref(), Some("gw:bic-19"));
         }
-        assert!(
-            matches!(&read("status-rejected.json")[..], [WebhookEvent::Status { status, .. }] if status == "REJECTED")
-        );
+        for (name, wanted, opaque) in [
+            ("status-ringing.json", "RINGING", Some("gw:bic-19")),
+            ("status-accepted.json", "ACCEPTED", Some("gw:bic-19")),
+            ("status-rejected.json", "REJECTED", None),
+        ] {
+            let events = read(name);
+            let [WebhookEvent::Status(status)] = events.as_slice() else { panic!("{events:?}") };
+            assert_eq!((status.status.as_str(), status.opaque.as_deref()), (wanted, opaque));
+            assert_eq!(status.phone_number_id.as_deref(), Some("118000000000021"));
+        }
+        let phone_number_id = Some("118000000000021".to_owned());
+        assert_eq!(read("permission-reply.json"), [WebhookEvent::Permission { phone_number_id, granted: true }]);
     }
 
     #[test]
