@@ -9,6 +9,8 @@
 //! Why one task and no locks: every decision about a call is made in one place and in one order, which is the order that the
 //! simulator replays. Nothing in here waits for a network; whatever does runs in a task of its own and reports back as an `Input`.
 
+mod withheld;
+
 use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput, GateFigures, TrunkFigures};
 use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, OrchestratorOutput};
 use crate::call::outbound::{DialEvent, DialEventKind, DialRequest};
@@ -19,6 +21,7 @@ use crate::figures::Observed;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
 use crate::sip::SipEnd;
 use crate::sip::locate::{Question, Records};
+use crate::sip::transport::Hop;
 use crate::sip_io::resolver::Resolver;
 use crate::sip_io::{Heard, SipIo, SipIoCounters};
 use crate::store::{Change, Remembered, Store, StoreFigures};
@@ -39,6 +42,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use withheld::{Withheld, makes_a_call};
 
 /// Inputs waiting for the runtime. Past it HTTP requests are answered 503, and tasks that report back wait.
 pub const INPUTS_MAX: usize = 8_192;
@@ -199,6 +203,8 @@ pub struct Runtime {
     /// For copies of messages to a collector.
     collector: Option<std::net::UdpSocket>,
     memory: Option<Memory>,
+    /// Ends of calls whose media figures are still to come: the end is the last line.
+    ends: BTreeMap<String, Entry>,
     /// Who waits until a call is accepted or over.
     waiting: BTreeMap<String, Vec<oneshot::Sender<bool>>>,
     inputs: mpsc::Receiver<Input>,
@@ -215,6 +221,9 @@ struct Memory {
     written: watch::Receiver<u64>,
     /// The number of the last change.
     last: u64,
+    /// The number of the last change of a SIP call, and what waits for such a change.
+    last_dialog: u64,
+    withheld: Withheld,
 }
 
 enum Origin {
@@ -241,6 +250,7 @@ impl Runtime {
             board: Board::new(TraceSettings::default(), SocketAddr::from(([127, 0, 0, 1], 0))),
             collector: None,
             memory: None,
+            ends: BTreeMap::new(),
             waiting: BTreeMap::new(),
             inputs,
             back,
@@ -261,7 +271,8 @@ impl Runtime {
         if let Some(local) = &mut self.edge {
             local.edge.restore(now, dialogs);
         }
-        self.memory = Some(Memory { written: store.written(), store, last: 0 });
+        let written = store.written();
+        self.memory = Some(Memory { written, store, last: 0, last_dialog: 0, withheld: Withheld::default() });
     }
 
     /// Appends a record of every call to `writer`'s file from now on.
@@ -310,11 +321,23 @@ impl Runtime {
     /// Waits for whatever comes first; takes only an input, since that is gone once received.
     async fn wait(&mut self, due: Instant) {
         let sleep = tokio::time::sleep(due.since(clock::now()).min(SLEEP_MAX));
+        let waits = self.memory.as_ref().filter(|memory| !memory.withheld.is_empty());
+        let written = waits.map(|memory| memory.written.clone());
+        let stored = async move {
+            if let Some(mut written) = written
+                && written.changed().await.is_ok()
+            {
+                return;
+            }
+            // Nothing waits, or the writer is gone: then its time runs out.
+            std::future::pending().await
+        };
         let received = match &mut self.edge {
             Some(edge) => tokio::select! {
                 input = self.inputs.recv() => input,
                 () = edge.engine.woken() => None,
                 () = edge.sip.readable() => None,
+                () = stored => None,
                 () = sleep => None,
             },
             None => tokio::select! {
@@ -445,7 +468,7 @@ impl Runtime {
             let orchestrator = self.settle_orchestrator(now);
             let (edge, notified) = self.settle_edge(now);
             if !notified {
-                return orchestrator.min(edge);
+                return orchestrator.min(edge).min(self.send_withheld(now));
             }
         }
     }
@@ -455,7 +478,7 @@ impl Runtime {
             let Some(local) = &mut self.orchestrator else { return Instant::NEVER };
             match local.orchestrator.poll_output(now) {
                 OrchestratorOutput::Timeout(due) => return due,
-                OrchestratorOutput::Timeline(entry) => self.record(&entry),
+                OrchestratorOutput::Timeline(entry) => self.record_in_order(entry),
                 OrchestratorOutput::Graph(request) => self.ask_graph(request),
                 OrchestratorOutput::Connect(request) => self.connect(request),
                 OrchestratorOutput::Dial(event) => {
@@ -527,7 +550,11 @@ impl Runtime {
 
     fn remember(&mut self, change: Change) {
         if let Some(memory) = &mut self.memory {
+            let is_dialog = matches!(change, Change::Dialog { .. });
             memory.last = memory.store.write(change);
+            if is_dialog {
+                memory.last_dialog = memory.last;
+            }
         }
     }
 
@@ -549,16 +576,24 @@ impl Runtime {
     /// Answers the edge's deadline, and whether the orchestrator heard of something.
     fn settle_edge(&mut self, now: Instant) -> (Instant, bool) {
         let mut notified = false;
+        let mut of_invites = Vec::new();
         loop {
             let Some(local) = &mut self.edge else { return (Instant::NEVER, notified) };
             match local.edge.poll_output(now) {
-                EdgeOutput::Timeout(due) => return (due, notified),
-                EdgeOutput::Timeline(entry) => self.record(&entry),
+                EdgeOutput::Timeout(due) => {
+                    self.withhold(now, of_invites);
+                    return (due, notified);
+                }
+                EdgeOutput::Timeline(entry) => self.record_of_edge(entry),
                 EdgeOutput::Store(change) => self.remember(change),
                 EdgeOutput::Engine { worker, command } => {
                     if let Err(command) = local.engine.command(worker, command) {
                         local.edge.handle_mailbox_full(now, worker, *command);
                     }
+                }
+                // The change that it may have to wait for comes behind it.
+                EdgeOutput::Sip { hop, bytes } if self.memory.is_some() && makes_a_call(&bytes) => {
+                    of_invites.push((hop, bytes));
                 }
                 EdgeOutput::Sip { hop, bytes } => local.sip.send(&hop, bytes),
                 EdgeOutput::Resolve { query, question } => self.resolve(query, question),
@@ -605,6 +640,25 @@ impl Runtime {
         }
     }
 
+    /// Sends what the store knows of, and keeps the rest until it does.
+    fn withhold(&mut self, now: Instant, messages: Vec<(Hop, Vec<u8>)>) {
+        let Some(memory) = &mut self.memory else { return };
+        for (hop, bytes) in messages {
+            memory.withheld.push(now, memory.last_dialog, hop, bytes);
+        }
+        self.send_withheld(now);
+    }
+
+    /// Answers when it is to be called next.
+    fn send_withheld(&mut self, now: Instant) -> Instant {
+        let (Some(memory), Some(local)) = (&mut self.memory, &mut self.edge) else { return Instant::NEVER };
+        let written = *memory.written.borrow_and_update();
+        while let Some((hop, bytes)) = memory.withheld.pop(now, written) {
+            local.sip.send(&hop, bytes);
+        }
+        memory.withheld.deadline()
+    }
+
     fn ask_local_edge(&mut self, now: Instant, origin: Origin, what: EdgeRequest) {
         let request = self.next_request;
         self.next_request += 1;
@@ -625,6 +679,29 @@ impl Runtime {
             let records = resolver.ask(&question).await;
             let _ = back.send(Input::Resolved { query, records }).await;
         });
+    }
+
+    /// The orchestrator knows why a call has ended before its bridge is gone; the end is written when the media's figures are.
+    fn record_in_order(&mut self, entry: Entry) {
+        let carried = self.edge.as_ref().is_some_and(|local| local.edge.carries_media_of(&entry.call_id));
+        match entry.step == Step::End && carried {
+            true => drop(self.ends.insert(entry.call_id.clone(), entry)),
+            false => self.record(&entry),
+        }
+    }
+
+    fn record_of_edge(&mut self, entry: Entry) {
+        let end = match entry.step {
+            Step::Media | Step::End => self.ends.remove(&entry.call_id),
+            _ => None,
+        };
+        let at = entry.at;
+        if entry.step != Step::End || end.is_none() {
+            self.record(&entry);
+        }
+        if let Some(end) = end {
+            self.record(&Entry { at, ..end });
+        }
     }
 
     fn record(&mut self, entry: &Entry) {

@@ -72,6 +72,8 @@ pub struct EdgeConfig {
     pub codecs: Vec<Codec>,
     /// Who does DTLS in sessions that do not say.
     pub dtls: DtlsBackend,
+    /// Whether sessions may be keyed by their descriptions (`a=crypto`), where the offer has no fingerprint.
+    pub sdes: bool,
     /// Live sessions; past it `new` is refused.
     pub sessions_max: usize,
     /// Time the SIP side may ring.
@@ -93,6 +95,7 @@ impl EdgeConfig {
             callbacks_allowed: Vec::new(),
             codecs: CODECS_DEFAULT.to_vec(),
             dtls: DtlsBackend::default(),
+            sdes: true,
             sessions_max: limits::SESSIONS_MAX,
             ring_ms_max: limits::RING_MS_MAX,
         }
@@ -503,7 +506,7 @@ impl Edge {
         {
             return Err(EdgeError::new(403, "callback_forbidden", "callback_url is not allowed by the configuration"));
         }
-        let plan = Plan::read(&new.sdp_offer, &self.config.codecs)?;
+        let plan = Plan::read(&new.sdp_offer, &self.config.codecs, self.config.sdes, &mut self.random)?;
         let ways = self.ways(now, &new)?;
         self.open(now, request, new, ways, plan, offer_digest)
     }

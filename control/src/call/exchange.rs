@@ -238,6 +238,11 @@ impl Exchange {
             SipEvent::TransferAsked { refer_to, referred_by, .. } => {
                 self.transfer(cx, index, call, &refer_to, referred_by.as_deref());
             }
+            SipEvent::ReInviteAnswered { .. } | SipEvent::ReInviteRefused { .. } if self.end.is_none() => {
+                if let Some(words) = party.reoffer_over(cx, &event) {
+                    cx.note(&self.call_id, Step::IcePair, format!("{subject}: {words}"));
+                }
+            }
             SipEvent::ByeHeaders { headers, .. } => cx.note_headers(&self.call_id, &subject, &headers),
             SipEvent::Ended { end, .. } => {
                 party.call = None;
@@ -412,7 +417,17 @@ impl Exchange {
     fn handle_leg(&mut self, cx: &mut Context, leg: LegName, event: LegEvent) {
         let subject = self.subject(leg);
         match event {
+            LegEvent::PathSilent => {
+                let party = self.parties.get_mut(leg as usize).and_then(Option::as_mut).filter(|_| self.end.is_none());
+                if party.is_some_and(|party| party.restart_ice(cx)) {
+                    let words = format!("{subject}: nothing comes from it; an ICE restart is offered");
+                    cx.note(&self.call_id, Step::IcePair, words);
+                }
+            }
             LegEvent::IceNominated(address) => {
+                if let Some(party) = self.parties.get_mut(leg as usize).and_then(Option::as_mut) {
+                    party.half.path_is_good();
+                }
                 let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
                 cx.note(&self.call_id, Step::IcePair, format!("{subject}: {family}, remote port {}", address.port()));
             }

@@ -55,6 +55,9 @@ pub const EDGE_TRIES_MAX: u32 = 3;
 /// First pause between two tries of an edge request; it doubles.
 pub const EDGE_BACKOFF_MS: u64 = 200;
 
+/// ICE restarts offered in a row to a softphone from which nothing comes. Past it the silence takes its course, and the call ends by it.
+pub const ICE_RESTARTS_MAX: u32 = 3;
+
 /// Live sessions of one edge unless configured otherwise. Past it `new` is refused with 503.
 pub const SESSIONS_MAX: usize = 8_192;
 
@@ -146,6 +149,14 @@ pub const STORE_CHANGES_MAX: usize = 16_384;
 
 /// Time that `accept` waits for the store. Past it the call is accepted all the same: a caller matters more than a restart.
 pub const STORE_MS_MAX: u64 = 1_500;
+
+/// Time that the messages of an INVITE wait until the store knows how to end its call. Past it they leave all the same. Shorter than the
+/// 500 ms after which peers repeat themselves (RFC 3261 §17.1.1.1).
+pub const WITHHELD_MS_MAX: u64 = 250;
+const _: () = assert!(WITHHELD_MS_MAX < 500);
+
+/// Messages that wait for the store. Past it they leave at once. About 2 KB each.
+pub const WITHHELD_MAX: usize = 4_096;
 
 /// Time during which a goodbye is repeated until Graph has acknowledged it. Past it WhatsApp is left to find out by itself.
 pub const GOODBYE_MS_MAX: u64 = 1_800_000;

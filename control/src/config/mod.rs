@@ -152,6 +152,8 @@ pub struct EdgeSettings {
     pub codecs: Vec<Codec>,
     /// Who does DTLS in sessions that do not say.
     pub dtls: DtlsBackend,
+    /// Whether sessions may be keyed by `a=crypto` where the offer has no fingerprint.
+    pub sdes: bool,
     /// Live sessions.
     pub sessions_max: usize,
 }
@@ -429,6 +431,7 @@ impl Config {
             callbacks_allowed: self.edge.callbacks_allowed.clone(),
             codecs: self.edge.codecs.clone(),
             dtls: self.edge.dtls,
+            sdes: self.edge.sdes,
             sessions_max: self.edge.sessions_max,
             ring_ms_max: limits::RING_MS_MAX,
         }

@@ -113,6 +113,8 @@ pub struct Trunk {
     pub verify_certificate: bool,
     /// PEM files of the certificate that we show when we connect, with its chain, and of its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// `file:line` of it, for people.
+    pub certificate_place: String,
     /// Whether ALPN `sip` is offered when we connect; some servers refuse whoever offers one, some whoever does not.
     pub alpn: bool,
     /// Media of calls that we place.
@@ -170,6 +172,7 @@ impl Trunk {
             certificate_names: Vec::new(),
             verify_certificate: true,
             certificate: None,
+            certificate_place: String::new(),
             alpn: false,
             media: MediaProfile::default(),
             ice: Ice::default(),

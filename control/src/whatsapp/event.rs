@@ -124,7 +124,7 @@ pub enum FlatForm {
 
 /// Reads one body.
 pub fn parse(body: &[u8], flat: FlatForm) -> Result<Vec<WebhookEvent>, BodyError> {
-    let value: Value = serde_json::from_slice(body).map_err(|_| BodyError::NotJson)?;
+    let value = read(body).ok_or(BodyError::NotJson)?;
     if !value.is_object() {
         return Err(BodyError::NotAnEvent);
     }
@@ -141,22 +141,55 @@ pub fn parse(body: &[u8], flat: FlatForm) -> Result<Vec<WebhookEvent>, BodyError
 
 /// Whether a body that was read is flat.
 pub fn is_flat(body: &[u8]) -> bool {
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let value = read(body).unwrap_or_default();
     value.is_object() && value.get("entry").is_none() && value.get("object").is_none()
+}
+
+/// A name that was cut in the middle of a character must not cost a batch: half of one becomes U+FFFD.
+fn read(body: &[u8]) -> Option<Value> {
+    serde_json::from_slice(body).or_else(|_| serde_json::from_str(&mended(body))).ok()
+}
+
+/// The same JSON without bytes that are no UTF-8 and without escapes of half a surrogate pair (RFC 8259 §8.2).
+fn mended(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let unit = |text: &str| {
+        let digits = text.strip_prefix("\\u")?.get(..4)?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut whole, mut rest) = (String::with_capacity(text.len()), &*text);
+    while let Some(at) = rest.find('\\') {
+        whole.push_str(&rest[..at]);
+        rest = &rest[at..];
+        // An escape is two characters long, one of a UTF-16 unit six.
+        let (kept, taken) = match unit(rest) {
+            Some(0xD800..0xDC00) if rest.get(6..).and_then(unit).is_some_and(|low| (0xDC00..0xE000).contains(&low)) => {
+                (&rest[..12], 12)
+            }
+            Some(0xD800..0xE000) => ("\u{fffd}", 6),
+            Some(_) => (&rest[..6], 6),
+            None => {
+                let taken = rest.chars().take(2).map(char::len_utf8).sum();
+                (&rest[..taken], taken)
+            }
+        };
+        whole.push_str(kept);
+        rest = &rest[taken..];
+    }
+    whole + rest
 }
 
 fn read_flat(value: &Value, flat: FlatForm) -> Result<WebhookEvent, BodyError> {
     let call_id = text(value, "call_id").or_else(|| text(value, "id"));
-    let terminate = match flat {
-        FlatForm::Connect => false,
-        FlatForm::Terminate => true,
-        FlatForm::ByContent => match text(value, "event").as_deref() {
-            Some("connect") => false,
-            Some("terminate") => true,
-            Some(_) => return Err(BodyError::NotAnEvent),
-            None if call_id.is_none() => return Err(BodyError::NotAnEvent),
-            None => value.get("session").is_none(),
-        },
+    // What a body says of itself counts for more than the path that it came to.
+    let terminate = match (text(value, "event").as_deref(), flat) {
+        (Some("connect"), _) => false,
+        (Some("terminate"), _) => true,
+        (_, FlatForm::Connect) => false,
+        (_, FlatForm::Terminate) => true,
+        (Some(_), FlatForm::ByContent) => return Err(BodyError::NotAnEvent),
+        (None, FlatForm::ByContent) if call_id.is_none() => return Err(BodyError::NotAnEvent),
+        (None, FlatForm::ByContent) => value.get("session").is_none(),
     };
     let call_id = call_id.ok_or(BodyError::WithoutCallId)?;
     if terminate {
@@ -421,6 +454,42 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(body, form), Err(error), "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn a_flat_body_that_names_its_event_is_that_on_either_path() {
+        let connect = br#"{"call_id":"a","event":"connect","session":{"sdp":"v=0","sdp_type":"offer"}}"#;
+        let terminate = br#"{"call_id":"a","event":"terminate"}"#;
+        for form in [FlatForm::Connect, FlatForm::Terminate, FlatForm::ByContent] {
+            assert!(matches!(parse(connect, form).unwrap()[..], [WebhookEvent::Connect(_)]), "{form:?}");
+            assert!(matches!(parse(terminate, form).unwrap()[..], [WebhookEvent::Terminate(_)]), "{form:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_cut_in_a_character_costs_that_character() {
+        let body = std::fs::read(format!("{}/tests/data/whatsapp/connect-uic.wire.json", env!("CARGO_MANIFEST_DIR")));
+        let body = body.unwrap();
+        let renamed = |name: &[u8]| {
+            let at = body.windows(11).position(|window| window == b"Ana Example").unwrap();
+            [&body[..at], name, &body[at + 11..]].concat()
+        };
+        let named = |name: &[u8]| match &parse(&renamed(name), FlatForm::ByContent).unwrap()[..] {
+            [WebhookEvent::Connect(connect)] => connect.from_name.clone().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        for (name, read) in [
+            (&br"Ana \ud83d"[..], "Ana \u{fffd}"),
+            (br"\ude00 Ana \\ud83d", "\u{fffd} Ana \\ud83d"),
+            (br#"\ud83d\ud83d\ude00\u00e9\""#, "\u{fffd}\u{1f600}\u{e9}\""),
+            (br"\ud83dx\ud83d\u0041", "\u{fffd}x\u{fffd}A"),
+            (b"Ana \xf0\x9f\x98", "Ana \u{fffd}"),
+        ] {
+            assert_eq!(named(name), read, "{}", String::from_utf8_lossy(name));
+        }
+        for broken in [&br#"{"a":"\"#[..], br#"{"a":"\u"#, br#"{"a":"\ud83d\"#, b"\\\xff"] {
+            assert_eq!(parse(broken, FlatForm::ByContent), Err(BodyError::NotJson));
         }
     }
 

@@ -22,6 +22,7 @@ use control::store::{CallRecord, Change, Remembered};
 use control::trace::timeline::Step;
 use engine::bridge::{BridgeCommand, BridgeEvent, BridgeId, LegConfig, LegName, LegRemote};
 use engine::error::{Cause, End, Side};
+use engine::ice::IceCredentials;
 use engine::leg::LocalLeg;
 use engine::random::Random;
 use engine::sdp::{self, Codec, CodecFormat, Description, Direction, RtpLocal, SDES_SUITES, Sdes, Setup, WebrtcLocal};
@@ -58,6 +59,8 @@ pub(crate) struct Played {
     pub(crate) legs: Vec<LegName>,
     pub(crate) configs: BTreeMap<LegName, LegConfig>,
     pub(crate) remotes: Vec<(LegName, LegRemote)>,
+    /// ICE restarts that were offered, `None` where one was refused.
+    pub(crate) restarts: Vec<(LegName, Option<IceCredentials>)>,
     pub(crate) seats: usize,
 }
 
@@ -147,6 +150,7 @@ impl World {
                 placed: BTreeMap::new(),
                 calls: Vec::new(),
                 offers_seen: 0,
+                offers: Vec::new(),
                 answers_seen: Vec::new(),
                 transfers: Vec::new(),
                 port: 30_000 + 1_000 * index as u16,
@@ -628,6 +632,10 @@ impl World {
             BridgeCommand::SetRemote { leg, remote } => {
                 assert!(played.legs.contains(&leg), "{leg:?} is not there");
                 played.remotes.push((leg, *remote));
+            }
+            BridgeCommand::OfferRestart { leg, credentials } => {
+                assert!(played.legs.contains(&leg), "{leg:?} is not there");
+                played.restarts.push((leg, credentials));
             }
             BridgeCommand::Close => {
                 let end = End { side: Side::Engine, cause: Cause::Closed };
