@@ -163,6 +163,19 @@ impl Hearing {
         self.keep(&decoded[..samples], skip);
     }
 
+    /// The same for a packet that began `distance_ticks` before `next`, which may tell something of it.
+    pub(super) fn conceal_before(&mut self, next: &[u8], distance_ticks: u32, skip: usize) {
+        self.concealed += 1;
+        let mut decoded = [0; DECODED_SAMPLES_MAX];
+        let samples = self.decoder.conceal_before(next, distance_ticks, &mut decoded);
+        self.keep(&decoded[..samples], skip);
+    }
+
+    /// Sets the effort of concealment.
+    pub(super) fn set_complexity(&mut self, complexity: u8) {
+        self.decoder.set_complexity(complexity);
+    }
+
     /// Conceals one packet, but at most `samples`; answers how many there are now more.
     pub(super) fn conceal_at_most(&mut self, samples: usize) -> usize {
         self.concealed += 1;

@@ -175,7 +175,9 @@ impl Playout {
         match self.jitter.pop(now) {
             Next::Packet(payload) => self.hearing.decode(payload),
             Next::Recover { next, skip_ticks } => self.hearing.recover(next, samples(skip_ticks)),
-            Next::Missing { skip_ticks } => self.hearing.conceal(samples(skip_ticks)),
+            Next::Missing { next, distance_ticks, skip_ticks } => {
+                self.hearing.conceal_before(next, distance_ticks, samples(skip_ticks));
+            }
             Next::Late => {
                 let made = self.hearing.stand_in();
                 let ticks = self.ticks(made);
@@ -251,6 +253,12 @@ impl Playout {
 
     pub(super) fn deadline(&self, can_send: bool) -> Instant {
         self.next.filter(|_| can_send).unwrap_or(Instant::NEVER)
+    }
+
+    /// Sets the effort of both codecs.
+    pub(super) fn set_complexity(&mut self, complexity: u8) {
+        self.hearing.set_complexity(complexity);
+        self.voice.set_complexity(complexity);
     }
 
     pub(super) fn voice(&mut self) -> &mut Voice {

@@ -92,8 +92,13 @@ pub enum Playout<'b> {
         /// What is to be left out at the beginning.
         skip_ticks: u32,
     },
-    /// The packet is missing, newer ones are here. `skip_ticks` of it were made up already, or are to be left out.
+    /// The packet is missing, and so is the one after it; newer ones are here. `skip_ticks` of it were made up already, or are to be left
+    /// out.
     Missing {
+        /// The oldest of the newer ones. It stays in the buffer.
+        next: &'b [u8],
+        /// From the missing packet's beginning to that one's.
+        distance_ticks: u32,
         /// What is to be left out at the beginning.
         skip_ticks: u32,
     },
@@ -514,11 +519,13 @@ impl JitterBuffer {
         self.played <<= 1;
         self.note_lost(is_recoverable);
         let skip_ticks = skip as u32;
-        if !is_last {
-            return Playout::Missing { skip_ticks };
-        }
         self.arena.copy(held.first, held.len, &mut self.out[..]);
-        Playout::Recover { next: &self.out[..usize::from(held.len)], skip_ticks }
+        let next = &self.out[..usize::from(held.len)];
+        if is_last {
+            Playout::Recover { next, skip_ticks }
+        } else {
+            Playout::Missing { next, distance_ticks: gap as u32, skip_ticks }
+        }
     }
 
     fn note_lost(&mut self, is_recoverable: bool) {

@@ -47,7 +47,7 @@ impl Bench {
         let played = match self.buffer.pop(Instant::from_nanos(self.now)) {
             Playout::Packet(payload) => Packet(number(payload)),
             Playout::Recover { next, skip_ticks } => Recover(number(next), skip_ticks),
-            Playout::Missing { skip_ticks } => Missing(skip_ticks),
+            Playout::Missing { skip_ticks, .. } => Missing(skip_ticks),
             Playout::Late => Late,
             Playout::Overdue(payload) => Overdue(number(payload)),
             Playout::Empty => Empty,
@@ -122,6 +122,19 @@ fn only_the_last_of_several_lost_packets_can_be_recovered() {
     let mut bench = Bench::in_steady_state(200);
     let played: Vec<Played> = [204, 205, 206, 207].into_iter().map(|number| bench.tick([number])).collect();
     assert_eq!(played, [Missing(0), Missing(0), Recover(204, 0), Packet(204)]);
+}
+
+#[test]
+fn a_packet_lost_in_a_burst_is_told_with_the_first_one_after_it_and_how_far_that_is() {
+    let mut bench = Bench::in_steady_state(200);
+    bench.insert(204).unwrap();
+    bench.now += 15 * MS;
+    for packets in [3, 2] {
+        let Playout::Missing { next, distance_ticks, .. } = bench.buffer.pop(Instant::from_nanos(bench.now)) else {
+            panic!("packets are missing");
+        };
+        assert_eq!((next, distance_ticks), (&204u64.to_be_bytes()[..], packets * PACKET_TICKS));
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Opus through libopus (RFC 6716, RFC 7587): the only file that names the library.
+//! Opus through libopus (RFC 6716, RFC 7587): with `deep.rs`, the only file that names the library.
 //!
 //! Why no in-band FEC and a fixed complexity at first: FEC costs clean quality and belongs to the loss that receiver reports show
 //! (`redundancy.rs`); the complexity that a core can afford depends on its load (the worker). Both are decided there, with these as the
@@ -33,10 +33,15 @@ const BITRATE_MIN: u32 = 6_000;
 /// The smallest step of concealment: 2.5 ms.
 const STEP_SAMPLES: usize = DECODE_RATE_HZ as usize / 400;
 
+#[cfg(not(feature = "deep-plc"))]
+type State = ::opus::Decoder;
+#[cfg(feature = "deep-plc")]
+type State = super::deep::DeepDecoder;
+
 /// A decoder of one stream to 16 kHz mono, whatever the sender codes.
 #[derive(Debug)]
 pub struct OpusDecoder {
-    state: ::opus::Decoder,
+    state: State,
     /// Of the last good packet: what a lost one is taken to have held.
     packet_samples: usize,
 }
@@ -47,7 +52,7 @@ impl OpusDecoder {
     /// # Panics
     /// When the system has no memory left.
     pub fn new() -> OpusDecoder {
-        let state = ::opus::Decoder::new(DECODE_RATE_HZ, Channels::Mono).expect("16 kHz mono is a mode of libopus");
+        let state = State::new(DECODE_RATE_HZ, Channels::Mono).expect("16 kHz mono is a mode of libopus");
         OpusDecoder { state, packet_samples: DECODE_RATE_HZ as usize / 50 }
     }
 
@@ -62,16 +67,43 @@ impl OpusDecoder {
         Ok(samples)
     }
 
-    /// Recovers the packet before `next` from its LBRR frame (RFC 6716 §2.1.7), or conceals where there is none.
+    /// Sets the effort of concealment, 0 to 10, where there is a choice: the networks of the feature `deep-plc`.
+    pub fn set_complexity(&mut self, complexity: u8) {
+        #[cfg(feature = "deep-plc")]
+        self.state.set_complexity(complexity);
+        #[cfg(not(feature = "deep-plc"))]
+        let _ = complexity;
+    }
+
+    /// Recovers the packet before `next` from its LBRR frame (RFC 6716 §2.1.7) or its DRED, or conceals where there is none.
     pub fn decode_fec(&mut self, next: &[u8], out: &mut [i16]) -> usize {
         let samples = self.missing_samples(out);
         if next.is_empty() {
             return self.conceal(out);
         }
+        #[cfg(feature = "deep-plc")]
+        if let Some(samples) = self.state.recover(next, samples, &mut out[..samples]) {
+            return samples;
+        }
         match self.state.decode(next, &mut out[..samples], true) {
             Ok(samples) => samples,
             Err(_) => self.conceal(out),
         }
+    }
+
+    /// Makes up one packet, which began `distance_ticks` (48 kHz) before `next`: of its DRED, where that reaches so far back.
+    pub fn conceal_before(&mut self, next: &[u8], distance_ticks: u32, out: &mut [i16]) -> usize {
+        #[cfg(feature = "deep-plc")]
+        {
+            let samples = self.missing_samples(out);
+            let distance = (distance_ticks / (48_000 / DECODE_RATE_HZ)) as usize;
+            if let Some(samples) = self.state.recover(next, distance, &mut out[..samples]) {
+                return samples;
+            }
+        }
+        #[cfg(not(feature = "deep-plc"))]
+        let _ = (next, distance_ticks);
+        self.conceal(out)
     }
 
     /// Makes up one packet.
