@@ -237,7 +237,7 @@ impl WhatsApp {
         let duration_s = call.accepted_at.map(|at| now.since(at).as_secs());
         let status = Some("COMPLETED".to_owned());
         let call_id = id.to_owned();
-        Some(WebhookEvent::Terminate(Terminate { call_id, phone_number_id: None, status, error: None, duration_s }))
+        Some(WebhookEvent::Terminate(Terminate { call_id, status, duration_s, ..Terminate::default() }))
     }
 }
 

@@ -4,6 +4,7 @@
 //! There are two kinds, with one agent and one numbering: sessions, which an orchestrator asks for on behalf of WhatsApp, and
 //! exchanges, which begin with an INVITE of a trunk or a user. Who is called is for the routes to say in both.
 
+mod dials;
 mod figures;
 mod joins;
 
@@ -16,6 +17,7 @@ use super::hunt::Way;
 use super::lease::{SessionName, SessionState};
 use super::machine::CallEnd;
 use super::negotiate::Plan;
+use super::outbound::DialRequest;
 use super::retained::{Ended, Retained};
 use super::session::{Birth, Session};
 use super::talk::Talk;
@@ -70,6 +72,8 @@ pub struct EdgeConfig {
     pub codecs: Vec<Codec>,
     /// Who does DTLS in sessions that do not say.
     pub dtls: DtlsBackend,
+    /// Whether sessions may be keyed by their descriptions (`a=crypto`), where the offer has no fingerprint.
+    pub sdes: bool,
     /// Live sessions; past it `new` is refused.
     pub sessions_max: usize,
     /// Time the SIP side may ring.
@@ -91,6 +95,7 @@ impl EdgeConfig {
             callbacks_allowed: Vec::new(),
             codecs: CODECS_DEFAULT.to_vec(),
             dtls: DtlsBackend::default(),
+            sdes: true,
             sessions_max: limits::SESSIONS_MAX,
             ring_ms_max: limits::RING_MS_MAX,
         }
@@ -167,6 +172,8 @@ pub enum EdgeOutput {
         /// What.
         event: EdgeEvent,
     },
+    /// For the orchestrator in this process; answer with `handle_dial`.
+    Dial(DialRequest),
     /// For the store; only after `restore`.
     Store(Change),
     /// For the call's timeline.
@@ -499,7 +506,7 @@ impl Edge {
         {
             return Err(EdgeError::new(403, "callback_forbidden", "callback_url is not allowed by the configuration"));
         }
-        let plan = Plan::read(&new.sdp_offer, &self.config.codecs)?;
+        let plan = Plan::read(&new.sdp_offer, &self.config.codecs, self.config.sdes, &mut self.random)?;
         let ways = self.ways(now, &new)?;
         self.open(now, request, new, ways, plan, offer_digest)
     }

@@ -152,6 +152,8 @@ pub struct EdgeSettings {
     pub codecs: Vec<Codec>,
     /// Who does DTLS in sessions that do not say.
     pub dtls: DtlsBackend,
+    /// Whether sessions may be keyed by `a=crypto` where the offer has no fingerprint.
+    pub sdes: bool,
     /// Live sessions.
     pub sessions_max: usize,
 }
@@ -278,8 +280,8 @@ impl Config {
     fn read_named(name: &str, text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let source = Source { name, text, environment: &environment };
         let document = DeTable::parse(text).map_err(|error| not_toml(source, &error))?;
-        let (mut routes, warnings) = routing::read(source, document.get_ref())?;
         let accounts = accounts::read(source, document.get_ref())?;
+        let (mut routes, warnings) = routing::read(source, document.get_ref(), &accounts)?;
         let elsewhere: Vec<&str> = routing::SECTIONS.into_iter().chain([accounts::SECTION]).collect();
         let mut values = Values::from_file(source, document.get_ref(), &elsewhere)?;
         for setting in SETTINGS {
@@ -304,6 +306,14 @@ impl Config {
     pub fn check(&self, mode: Mode) -> Result<(), ConfigError> {
         let need =
             |key: &str, missing: bool| if missing { Err(complain(key, "is needed and not set")) } else { Ok(()) };
+        let calls_users = self.accounts.iter().find(|account| account.outbound.is_some());
+        if let Some(account) = calls_users.filter(|_| mode != Mode::Tandem || self.edge.api.is_some()) {
+            return Err(ConfigError(format!(
+                "accounts.{}: outbound = true needs both planes in one process: start tandem without a plane's name and without \
+                 EDGE_API, or remove it",
+                account.name
+            )));
+        }
         if mode.orchestrates() {
             let own_tokens = !self.accounts.is_empty() && self.accounts.iter().all(|account| account.token.is_some());
             need("whatsapp.token", self.whatsapp.token.0.is_empty() && !own_tokens)?;
@@ -421,6 +431,7 @@ impl Config {
             callbacks_allowed: self.edge.callbacks_allowed.clone(),
             codecs: self.edge.codecs.clone(),
             dtls: self.edge.dtls,
+            sdes: self.edge.sdes,
             sessions_max: self.edge.sessions_max,
             ring_ms_max: limits::RING_MS_MAX,
         }

@@ -53,6 +53,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("edge.destinations_allowed", "DESTINATIONS_ALLOWED", "write SIP URI prefixes, comma separated"),
     setting("edge.codecs", "EDGE_CODECS", "write some of opus, pcmu and pcma, best first, comma separated"),
     setting("edge.dtls", "EDGE_DTLS", "write auto, dimpl or openssl"),
+    setting("edge.sdes", "EDGE_SDES", "write true or false"),
     setting("edge.sessions_max", "SESSIONS_MAX", "write a number of sessions from 1 to 100000"),
     setting("sip.target", "SIP_TARGET", "write a SIP URI, such as sip:bot@127.0.0.1:5080"),
     setting("sip.proxy", "SIP_PROXY", "write a SIP URI, such as sip:us1.sip.twilio.com"),

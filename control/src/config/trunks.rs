@@ -73,7 +73,7 @@ pub(super) fn read(name: &str, section: &Section<'_>, numbering: &Numbering) -> 
 }
 
 /// What a destination looks like.
-pub(super) const TO_REMEDY: &str = "write trunk:NAME, user:NAME, group:NAME or a SIP URI";
+pub(super) const TO_REMEDY: &str = "write trunk:NAME, user:NAME, group:NAME, whatsapp:ACCOUNT or a SIP URI";
 
 /// Reads a destination; names are checked by `known`.
 pub(super) fn destination(
@@ -178,7 +178,10 @@ fn read_sources(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigEr
 fn read_tls(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigError> {
     let file = |key| section.text(key, "write the name of a PEM file").map(|name| name.map(PathBuf::from));
     trunk.certificate = match (file("certificate")?, file("private_key")?) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (Some(certificate), Some(key)) => {
+            trunk.certificate_place = section.place("certificate");
+            Some((certificate, key))
+        }
         (None, None) => None,
         (Some(_), None) => return Err(section.missing("private_key", "write its PEM file beside certificate")),
         (None, Some(_)) => return Err(section.missing("certificate", "write its PEM file beside private_key")),

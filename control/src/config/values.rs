@@ -108,6 +108,7 @@ impl Values {
                 destinations_allowed: v.list("edge.destinations_allowed"),
                 codecs: v.codecs("edge.codecs")?,
                 dtls: v.one_of("edge.dtls", &DTLS_BACKENDS, DtlsBackend::Auto)?,
+                sdes: v.one_of("edge.sdes", &YES_NO, true)?,
                 sessions_max: v.count("edge.sessions_max", limits::SESSIONS_MAX)?,
             },
             sip: SipSettings {
@@ -371,9 +372,12 @@ fn string_table(
 /// Without the line itself, which may hold a secret.
 pub(super) fn not_toml(source: Source<'_>, error: &toml::de::Error) -> ConfigError {
     let message = error.message().trim().replace('\n', ", ");
-    let remedy = match message.contains("escape") {
-        true => ": write patterns in single quotes, which leave backslashes alone",
-        false => "",
+    let remedy = match &message {
+        text if text.contains("escape") => ": write patterns in single quotes, which leave backslashes alone",
+        text if text.contains("duplicate key") => {
+            ": each key and each [section] stands once; remove or join one of the two"
+        }
+        _ => "",
     };
     source.mistake(&error.span().unwrap_or_default(), &format!("this is not TOML: {message}{remedy}"))
 }

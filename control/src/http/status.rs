@@ -130,6 +130,12 @@ fn samples(figures: &Figures) -> Samples {
             ("tandem_goodbyes_lost_total", counted.goodbyes_lost),
             ("tandem_calls_resumed_total", counted.calls_resumed),
             ("tandem_calls_cut_total", counted.calls_cut),
+            ("tandem_dials_begun_total", counted.dials_begun),
+            ("tandem_dials_answered_total", counted.dials_answered),
+            ("tandem_dials_refused_total", counted.dials_refused),
+            ("tandem_dials_lost_total", counted.dials_lost),
+            ("tandem_permissions_granted_total", counted.permissions_granted),
+            ("tandem_permissions_refused_total", counted.permissions_refused),
             ("tandem_graph_retries_total", counted.graph_retries),
             ("tandem_graph_failures_total", counted.graph_failures),
         ] {

@@ -74,6 +74,15 @@ pub enum CallerIdRule {
     Anonymous,
 }
 
+/// What makes a trunk one into WhatsApp: its calls are placed through Graph, by one business number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whatsapp {
+    /// The account's name in the configuration.
+    pub account: String,
+    /// Its business number, as Graph names it.
+    pub phone_number_id: String,
+}
+
 /// A trunk of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trunk {
@@ -104,6 +113,8 @@ pub struct Trunk {
     pub verify_certificate: bool,
     /// PEM files of the certificate that we show when we connect, with its chain, and of its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// `file:line` of it, for people.
+    pub certificate_place: String,
     /// Whether ALPN `sip` is offered when we connect; some servers refuse whoever offers one, some whoever does not.
     pub alpn: bool,
     /// Media of calls that we place.
@@ -140,6 +151,8 @@ pub struct Trunk {
     pub headers: Vec<(String, String)>,
     /// Where its calls go that no rule takes: `user:`, `group:` or a SIP URI; `None`: by the number they ask for.
     pub to: Option<super::Destination>,
+    /// It leads to users of WhatsApp, and not to a SIP server.
+    pub whatsapp: Option<Whatsapp>,
 }
 
 impl Trunk {
@@ -159,6 +172,7 @@ impl Trunk {
             certificate_names: Vec::new(),
             verify_certificate: true,
             certificate: None,
+            certificate_place: String::new(),
             alpn: false,
             media: MediaProfile::default(),
             ice: Ice::default(),
@@ -177,6 +191,18 @@ impl Trunk {
             from_host: None,
             headers: Vec::new(),
             to: None,
+            whatsapp: None,
+        }
+    }
+
+    /// The way to users of WhatsApp from a business number, with all else at its default.
+    pub fn into_whatsapp(account: &str, phone_number_id: &str) -> Trunk {
+        Trunk {
+            media: MediaProfile::Webrtc,
+            codecs: vec![Codec::Opus],
+            ring_s: WHATSAPP_RING_S_DEFAULT,
+            whatsapp: Some(Whatsapp { account: account.to_owned(), phone_number_id: phone_number_id.to_owned() }),
+            ..Trunk::new(&format!("whatsapp:{account}"), "", Transport::Tls)
         }
     }
 
@@ -257,6 +283,9 @@ impl Trunk {
 
     /// One line that says what and where it is.
     pub fn summary(&self) -> String {
+        if let Some(whatsapp) = &self.whatsapp {
+            return format!("weight {}, by WhatsApp from number {}", self.weight, whatsapp.phone_number_id);
+        }
         let port = self.port.map_or(String::new(), |port| format!(":{port}"));
         let (host, transport) = (bracketed(&self.host), self.transport.via_name());
         let transcoding = if self.transcoding { "" } else { ", never transcoded" };
@@ -266,6 +295,10 @@ impl Trunk {
 
 /// Calls of a trunk at once unless the configuration says otherwise.
 pub const CALLS_MAX_DEFAULT: usize = 1_000;
+
+/// Seconds that a user of WhatsApp may be rung unless the configuration says otherwise. WhatsApp itself ends the call sooner, it
+/// seems; how soon it does not say.
+pub const WHATSAPP_RING_S_DEFAULT: u32 = 60;
 
 /// Seconds that a trunk may ring unless the configuration says otherwise.
 pub const RING_S_DEFAULT: u32 = 120;

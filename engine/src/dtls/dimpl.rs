@@ -25,7 +25,7 @@ use crate::io::clock::{from_std, to_std};
 use crate::limits::{DATAGRAM_BYTES_MAX, DTLS_MS_MAX};
 use crate::srtp::SrtpProfile;
 use crate::time::{Duration, Instant};
-use dimpl::{Config, Dtls, DtlsCertificate, Error, Output, ProtocolVersion, SecurityError};
+use dimpl::{Config, ConfigBuilder, Dtls, DtlsCertificate, Error, Output, ProtocolVersion, SecurityError};
 use std::sync::Arc;
 
 /// First retransmission. WhatsApp's side drops what comes before its own ICE is ready, so a second would be audible.
@@ -60,10 +60,15 @@ pub(super) struct Credentials {
 impl Credentials {
     pub(super) fn generate(seed: Option<u64>) -> Result<Credentials, IdentityError> {
         let certificate = ::dimpl::certificate::generate_self_signed_certificate().map_err(|_| IdentityError)?;
-        Credentials::with_certificate(certificate, seed)
+        Credentials::with_certificate(certificate, seed, |settings| settings)
     }
 
-    fn with_certificate(certificate: DtlsCertificate, seed: Option<u64>) -> Result<Credentials, IdentityError> {
+    /// `tune` has the last word on the settings.
+    fn with_certificate(
+        certificate: DtlsCertificate,
+        seed: Option<u64>,
+        tune: impl FnOnce(ConfigBuilder) -> ConfigBuilder,
+    ) -> Result<Credentials, IdentityError> {
         let mut builder = Config::builder()
             .with_crypto_provider(farewell::watched())
             .mtu(DTLS_DATAGRAM_BYTES_MAX)
@@ -78,7 +83,7 @@ impl Credentials {
         if let Some(seed) = seed {
             builder = builder.dangerously_set_rng_seed(seed);
         }
-        let config = Arc::new(builder.build().map_err(|_| IdentityError)?);
+        let config = Arc::new(tune(builder).build().map_err(|_| IdentityError)?);
         Ok(Credentials { certificate, config })
     }
 
@@ -309,6 +314,17 @@ pub(super) mod tests {
         let certificate =
             DtlsCertificate { certificate: made.cert.der().to_vec(), private_key: made.signing_key.serialize_der() };
         assert!(certificate.certificate.len() > 2 * DATAGRAM_BYTES_MAX);
-        Identity::from(Credentials::with_certificate(certificate, Some(3)).unwrap())
+        Identity::from(Credentials::with_certificate(certificate, Some(3), |settings| settings).unwrap())
+    }
+
+    /// Of a server that answers a first ClientHello with a question: for a cookie (RFC 6347 §4.2.1, RFC 9147 §5.1), or for a key
+    /// of another group than the client sent one of (RFC 8446 §4.1.4).
+    pub(in crate::dtls) fn identity_that_asks(for_cookie: bool) -> Identity {
+        let certificate = ::dimpl::certificate::generate_self_signed_certificate().unwrap();
+        let tune = |settings: ConfigBuilder| match for_cookie {
+            true => settings.use_server_cookie(true),
+            false => settings.kx_groups(&[::dimpl::NamedGroup::Secp384r1]),
+        };
+        Identity::from(Credentials::with_certificate(certificate, Some(4), tune).unwrap())
     }
 }

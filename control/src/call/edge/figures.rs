@@ -3,7 +3,7 @@
 //! Why names of trunks are labels and those of users are not: trunks stand in the configuration and are few; users and numbers are
 //! people, and belong into no figure.
 
-use super::Edge;
+use super::{Edge, Talk};
 use crate::registrar::GateCounters;
 use engine::bridge::BridgeId;
 use engine::time::Instant;
@@ -63,6 +63,13 @@ pub struct GateFigures {
 }
 
 impl Edge {
+    /// Whether a session with this id has a bridge, whose figures are still to be told.
+    pub fn carries_media_of(&self, call_id: &str) -> bool {
+        let number = self.by_call_id.get(call_id);
+        let talk = number.and_then(|number| self.sessions.get(number)).map(|entered| &entered.talk);
+        matches!(talk, Some(Talk::Session(session)) if session.has_bridge())
+    }
+
     /// What is alive.
     pub fn alive(&self) -> EdgeAlive {
         let (sip_calls, sip_transactions) = self.sip.alive();
