@@ -363,7 +363,7 @@ fn the_longest_delay_of_speech_at_64_kbit_s_finds_room() {
     for number in 0..PLAYOUT_DELAY_MS_MAX as u32 / 20 {
         let (sequence, timestamp) = (ExtendedSequence(u64::from(number) + 5_000), RtpTimestamp(number * PACKET_TICKS));
         let arriving = Arriving { sequence, timestamp, ticks: 960, payload: &[9; 180], kind: Kind::Audio };
-        assert_eq!(buffer.insert(Instant::from_nanos(1_000 * MS as u64), &arriving), Ok(()), "{number}");
+        assert_eq!(buffer.insert(Instant::from_nanos(1_000 * MS), &arriving), Ok(()), "{number}");
     }
 }
 
