@@ -6,6 +6,7 @@
 
 use crate::error::DropReason;
 use crate::limits::DATAGRAM_BYTES_MAX;
+use crate::prefetch::prefetch;
 use aes::cipher::generic_array::GenericArray;
 use aes::cipher::typenum::U16;
 use aes::cipher::{BlockEncrypt, KeyInit};
@@ -33,6 +34,14 @@ impl Transform {
         match self {
             Transform::CmHmac(cm) => cm.tag_bytes,
             Transform::Gcm(_) => GCM_TAG_BYTES,
+        }
+    }
+
+    /// Asks for the memory that the next packet needs.
+    pub(super) fn prefetch(&self) {
+        match self {
+            Transform::CmHmac(cm) => prefetch(&**cm),
+            Transform::Gcm(gcm) => prefetch(&**gcm),
         }
     }
 
