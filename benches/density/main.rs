@@ -9,8 +9,9 @@
 //!                         none: all but rival, written to benches/results; some: written to target/density
 //! DENSITY_SECONDS=5       length of one window
 //! DENSITY_CALLS=100,200   steps instead of a search for the knee
-//! DENSITY_PROFILE=...     wideband-20k (ICE-lite callers, as WhatsApp's) or fullband-32k (full ICE, as a browser)
-//! DENSITY_RIVAL=1         also Debian's rtpengine (apt-get install rtpengine-daemon)
+//! DENSITY_PROFILE=...     wideband-20k (ICE-lite callers, as WhatsApp's) or fullband-32k (full ICE, as a browser); without it all of the
+//!                         first, then what differs with the second
+//! DENSITY_RIVAL=1         also Debian's rtpengine (`make density` installs it)
 //! DENSITY_NICE=-20        a better place among the programs of a busy machine, for this program and all that it starts
 //! ```
 //!
@@ -33,11 +34,17 @@ mod rival;
 mod score;
 mod sip;
 mod subject;
+mod targets;
+mod work;
 
 use anyhow::{Result, bail};
 use parts::{Run, progress};
 use serde_json::{Value, json};
 use std::path::Path;
+
+/// The allocator of the program that is shipped: `driver` stands for it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures something and answers what goes into the record.
 type Part = fn(&Run) -> Result<Value>;
@@ -62,16 +69,34 @@ fn main() -> Result<()> {
     match words[..] {
         ["floor", flows, complexity, folder] => floor::run(flows.parse()?, complexity.parse().ok(), Path::new(folder)),
         ["gateway", port, workers] => driver::run(port.parse()?, workers.parse()?),
-        _ => measure(&words),
+        ["work", core] => work::neighbour(core.parse()?),
+        _ => measure_profiles(&words),
     }
 }
 
-fn measure(wanted: &[&str]) -> Result<()> {
+/// Parts that depend on the caller's shape and codec more than by what they have been measured with already.
+const SECOND_PROFILE: [&str; 4] = ["transcoded", "relay_rtp", "relay_webrtc", "set_up"];
+
+fn measure_profiles(wanted: &[&str]) -> Result<()> {
+    let profile = parts::variable("DENSITY_PROFILE");
+    match (profile.as_deref(), wanted) {
+        (None, []) => {
+            let first = measure(false, &[], true);
+            first.and(measure(true, &SECOND_PROFILE, true))
+        }
+        (None | Some("wideband-20k"), _) => measure(false, wanted, wanted.is_empty()),
+        (Some("fullband-32k"), _) => measure(true, wanted, wanted.is_empty()),
+        (Some(other), _) => bail!("DENSITY_PROFILE={other}: write wideband-20k or fullband-32k"),
+    }
+}
+
+/// `kept`: the results belong to the project's.
+fn measure(full: bool, wanted: &[&str], kept: bool) -> Result<()> {
     if let Some(unknown) = wanted.iter().find(|word| !PARTS.iter().any(|(name, _)| name == *word)) {
         let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
         bail!("{unknown} is no part: write some of {}", names.join(", "));
     }
-    let run = Run::new()?;
+    let run = Run::new(full)?;
     let mut failed = Vec::new();
     let mut results = json!({"conditions": run.conditions()});
     for (name, part) in PARTS {
@@ -85,12 +110,13 @@ fn measure(wanted: &[&str]) -> Result<()> {
             });
         }
     }
-    results["conditions"]["command"] = match wanted.is_empty() {
+    results["targets"] = targets::judge(&results);
+    results["conditions"]["command"] = match kept {
         true => json!("make density"),
         false => json!(format!("target/release/density {}", wanted.join(" "))),
     };
     // A part of a run must not replace a whole one.
-    let folder = if wanted.is_empty() { Path::new("benches/results") } else { &run.site.folder };
+    let folder = if kept { Path::new("benches/results") } else { &run.site.folder };
     let stem = folder.join(format!("density-{}", run.profile()));
     report::write(&results, &stem)?;
     print!("{}", report::table(&results));

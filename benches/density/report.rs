@@ -58,7 +58,7 @@ pub fn table(results: &Value) -> String {
         let _ = writeln!(out, "\n{title}");
         let _ = writeln!(
             out,
-            "{:>10} {:>6} {:>7} {:>9} {:>6} {:>6} {:>11} {:>11} {:>11} {:>9} {:>10}",
+            "{:>10} {:>6} {:>7} {:>9} {:>6} {:>6} {:>11} {:>11} {:>11} {:>9} {:>9} {:>10}",
             "",
             "calls",
             "core %",
@@ -68,6 +68,7 @@ pub fn table(results: &Value) -> String {
             "pacing p99",
             "resid. p50",
             "resid. p99",
+            "p99.9",
             "wakes/s",
             "generator"
         );
@@ -89,6 +90,9 @@ pub fn table(results: &Value) -> String {
             let _ = writeln!(out, "  {}: {value}", name.replace('_', " "));
         }
     }
+    if results["targets"].as_array().is_some_and(|rows| !rows.is_empty()) {
+        let _ = writeln!(out, "\ntargets\n{}", super::targets::table(&results["targets"]).trim_end());
+    }
     if let Some(version) = results["rival"]["version"].as_str() {
         let _ = writeln!(out, "\nrival: {version}");
     }
@@ -101,7 +105,7 @@ fn row(name: &str, step: &Value) -> String {
     let residence = &step["residence_toward_a"];
     let limited = if step["generator_limited"] == Value::Bool(true) { "!" } else { "" };
     format!(
-        "{name:>10} {:>6} {:>7.1} {:>9.1} {:>6} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>9.0} {:>8.0} %{limited}\n",
+        "{name:>10} {:>6} {:>7.1} {:>9.1} {:>6} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>6.0} us {:>9.0} {:>8.0} %{limited}\n",
         number(&step["calls"]),
         number(&step["core_percent"]),
         number(&step["us_per_call_and_20ms"]),
@@ -110,6 +114,7 @@ fn row(name: &str, step: &Value) -> String {
         pacing[0].max(pacing[1]) / 1_000.0,
         number(&residence["p50_us"]),
         number(&residence["p99_us"]),
+        number(&residence["p999_us"]),
         number(&step["wakeups_per_second"]),
         number(&step["generator_percent"]),
     )
