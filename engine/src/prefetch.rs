@@ -14,11 +14,16 @@ const LINE_BYTES: usize = 64;
 /// Asks for all lines of `value`; waits for nothing and changes nothing.
 #[inline(always)]
 pub(crate) fn prefetch<T: ?Sized>(value: &T) {
-    let start = core::ptr::from_ref(value).cast::<u8>();
+    prefetch_bytes(core::ptr::from_ref(value).cast(), size_of_val(value));
+}
+
+/// Asks for all lines of `bytes` bytes from `start`, which need not be a valid address.
+#[inline(always)]
+pub(crate) fn prefetch_bytes(start: *const u8, bytes: usize) {
     let first = start.addr() & (LINE_BYTES - 1);
     let mut at = 0;
-    while at < first + size_of_val(value) {
-        // The first line's address lies inside the value, the others' on the beginning of a line.
+    while at < first + bytes {
+        // The first line's address lies inside what is asked for, the others' on the beginning of a line.
         line(start.wrapping_add(at.saturating_sub(first)));
         at += LINE_BYTES;
     }

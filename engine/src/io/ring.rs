@@ -322,6 +322,7 @@ impl Ring {
     pub(super) fn prefetch_packet(&self, ahead: usize) {
         if let Some(packet) = self.state.received.get(ahead) {
             self.prefetch_socket(packet.key);
+            self.state.buffers.prefetch(packet.buffer, packet.len as usize);
         }
     }
 

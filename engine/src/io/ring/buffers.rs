@@ -9,6 +9,7 @@
 
 use super::super::system::Arena;
 use crate::limits::DATAGRAM_BYTES_MAX;
+use crate::prefetch::prefetch_bytes;
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 use std::io;
@@ -126,6 +127,11 @@ impl Buffers {
     /// A whole buffer that the kernel has filled and not yet got back.
     pub(super) fn bytes(&mut self, id: u16) -> &mut [u8] {
         self.bytes.slice(usize::from(id) * STRIDE_BYTES, HEADER_BYTES + DATAGRAM_BYTES_MAX)
+    }
+
+    /// Asks for what the kernel wrote into a buffer.
+    pub(super) fn prefetch(&self, id: u16, len: usize) {
+        prefetch_bytes(self.bytes.pointer(usize::from(id) * STRIDE_BYTES), len);
     }
 
     /// Keeps the memory for ever.
