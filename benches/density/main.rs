@@ -11,6 +11,7 @@
 //! DENSITY_CALLS=100,200   steps instead of a search for the knee
 //! DENSITY_PROFILE=...     wideband-20k (ICE-lite callers, as WhatsApp's) or fullband-32k (full ICE, as a browser); without it all of the
 //!                         first, then what differs with the second
+//! DENSITY_RENEW=1         the parts are written to benches/results too, in the place of the same parts of the run before
 //! DENSITY_RIVAL=1         also Debian's rtpengine (`make density` installs it)
 //! DENSITY_NICE=-20        a better place among the programs of a busy machine, for this program and all that it starts
 //! ```
@@ -98,7 +99,16 @@ fn measure(full: bool, wanted: &[&str], kept: bool) -> Result<()> {
     }
     let run = Run::new(full)?;
     let mut failed = Vec::new();
-    let mut results = json!({"conditions": run.conditions()});
+    let renews = parts::variable("DENSITY_RENEW").is_some() && !kept;
+    // A part of a run must not replace a whole one, unless it is asked to take its part's place.
+    let folder = if kept || renews { Path::new("benches/results") } else { &run.site.folder };
+    let stem = folder.join(format!("density-{}", run.profile()));
+    let mut results = if renews { report::read(&stem) } else { json!({}) };
+    let renewed = results["conditions"]["renewed"].as_str().unwrap_or_default().to_owned();
+    results["conditions"] = run.conditions();
+    if renews {
+        results["conditions"]["renewed"] = json!(format!("{renewed} {}", wanted.join(" ")).trim());
+    }
     for (name, part) in PARTS {
         let asked = wanted.is_empty() && (name != "rival" || parts::variable("DENSITY_RIVAL").is_some());
         if asked || wanted.contains(&name) {
@@ -111,13 +121,10 @@ fn measure(full: bool, wanted: &[&str], kept: bool) -> Result<()> {
         }
     }
     results["targets"] = targets::judge(&results);
-    results["conditions"]["command"] = match kept {
+    results["conditions"]["command"] = match kept || renews {
         true => json!("make density"),
         false => json!(format!("target/release/density {}", wanted.join(" "))),
     };
-    // A part of a run must not replace a whole one.
-    let folder = if kept { Path::new("benches/results") } else { &run.site.folder };
-    let stem = folder.join(format!("density-{}", run.profile()));
     report::write(&results, &stem)?;
     print!("{}", report::table(&results));
     progress(&format!("written to {}.json, .txt and .svg", stem.display()));

@@ -28,6 +28,12 @@ pub fn write(results: &Value, stem: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What was written before; nothing where there is none.
+pub fn read(stem: &Path) -> Value {
+    let text = std::fs::read_to_string(stem.with_extension("json")).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_else(|_| Value::Object(serde_json::Map::new()))
+}
+
 fn steps<'r>(results: &'r Value, part: &str, who: &str) -> &'r [Value] {
     let steps = match who {
         "rival" => &results["rival"][part]["steps"],
@@ -51,6 +57,9 @@ pub fn table(results: &Value) -> String {
         conditions["generator_cores"],
         text(&conditions["command"]),
     );
+    if let Some(renewed) = conditions["renewed"].as_str() {
+        let _ = writeln!(out, "measured anew since, each part with its floor beside it: {renewed}");
+    }
     for (part, title) in STEPPED {
         if results[part].is_null() {
             continue;
