@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 demo_packages="gcc g++ libc6-dev make cmake pkg-config libssl-dev"
 test_packages="$demo_packages chromium chromium-driver firefox-esr kamailio kamailio-tls-modules kamailio-websocket-modules baresip-core sip-tester dnsmasq-base golang-go golang-github-pion-webrtc.v3-dev janus \
-iproute2 util-linux tcpdump procps sox espeak-ng ffmpeg openssl valgrind python3-venv python3-dev"
+iproute2 iptables util-linux tcpdump procps sox espeak-ng ffmpeg openssl valgrind python3-venv python3-dev"
 
 quality_packages="$demo_packages sox espeak-ng python3-venv python3-dev"
 

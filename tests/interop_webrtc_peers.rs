@@ -6,8 +6,9 @@
 mod interop;
 
 use interop::baresip::Baresip;
+use interop::nat::{self, Nat};
 use interop::{EDGE, HOST, Program, get_json, in_namespace, output_of, repo, script, speech, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -38,7 +39,18 @@ fn aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6() {
             command.arg(script("aiortc_peer.py")).args(["--edge", EDGE, "--call-id", &id, "--seconds", "7"]);
             command.arg("--play").arg(&said[1]).arg("--record").arg(&heard);
             command.args(["--setup", setup, "--profile", profile, "--address", address]);
+            // One of them comes up over a path that loses every fifth datagram, each way: checks and flights are sent again.
+            let is_lossy = number == 1;
+            if is_lossy {
+                lose_every_fifth();
+            }
             let mut aiortc = Program::start(folder, &id, &mut command);
+            if is_lossy {
+                until("DTLS over a lossy path", 20, async || timeline(&id).await.contains("DTLS 1.2").then_some(()))
+                    .await;
+                assert!(dropped() > 2, "too little was lost to prove anything: {}", dropped());
+                output_of(Command::new("ip6tables").args(["-F"]));
+            }
             assert!(aiortc.ended(40).await, "aiortc failed");
             let output = aiortc.output();
             let last = output.lines().last().unwrap_or_default();
@@ -46,6 +58,7 @@ fn aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6() {
             println!("{id}: {} as DTLS {} at {}", seen["profile"], seen["dtls"], seen["nominated"]);
             assert_eq!((&seen["profile"], &seen["dtls"]), (&profile.into(), &role.into()), "{seen}");
             assert_eq!(seen["nominated"], address, "{seen}");
+            assert_reports(&seen, if is_lossy { 30 } else { 0 });
             let timeline = timeline(&id).await;
             assert!(seen["heard"].as_u64() > Some(200), "{seen}\n{timeline}");
             assert!(timeline.contains(name) && timeline.contains("DTLS 1.2"), "{timeline}");
@@ -53,6 +66,37 @@ fn aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6() {
             assert_heard("aiortc", &bot.says, &heard);
         }
     });
+}
+
+/// Every fifth datagram of IPv6 to and from tandem's media ports is lost.
+fn lose_every_fifth() {
+    for side in ["--dport", "--sport"] {
+        let rule = format!("-A INPUT -p udp {side} 30000:30999 -m statistic --mode nth --every 5 --packet 1 -j DROP");
+        output_of(Command::new("ip6tables").args(rule.split(' ')));
+    }
+}
+
+/// Datagrams that those rules have dropped.
+fn dropped() -> u64 {
+    let rules = output_of(Command::new("ip6tables").args("-L INPUT -v -x -n".split(' ')));
+    let counts = rules.lines().filter(|line| line.contains("DROP") && line.contains("udp"));
+    counts.filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok()).sum()
+}
+
+/// What an independent stack makes of our RTCP: reports about its stream, in which `lost_max` packets are missing at most, with a round
+/// trip; our CNAME and our BYE.
+fn assert_reports(seen: &Value, lost_max: u64) {
+    let remote = &seen["remote"];
+    println!("tandem reports {remote}, names itself {}, says BYE for {}", seen["names"], seen["bye"]);
+    assert!(remote["packetsLost"].as_u64().is_some_and(|lost| lost <= lost_max), "{seen}");
+    assert!(remote["roundTripTime"].as_f64().is_some_and(|seconds| (0.0..0.5).contains(&seconds)), "{seen}");
+    assert!(remote["jitter"].as_u64().is_some_and(|ticks| ticks < 48_000 / 2), "{seen}");
+    let answer = seen["answer"].as_str().expect("an answer");
+    let ssrc = answer.lines().find_map(|line| line.strip_prefix("a=ssrc:")).expect("an SSRC");
+    let ssrc = ssrc.split(' ').next().unwrap_or_default();
+    let cname = seen["names"][ssrc].as_str().unwrap_or_default();
+    assert!(cname.len() >= 16, "our SSRC has a name of its own in SDES (RFC 7022 §4.2): {seen}");
+    assert_eq!(seen["bye"], json!([ssrc.parse::<u32>().expect("a number")]), "{seen}");
 }
 
 /// RSA certificates and CBC suites are what the first DTLS library lacks. A client's suites stand in its ClientHello; its
@@ -99,6 +143,81 @@ fn a_peer_with_an_rsa_certificate_or_cbc_suites_is_served_from_its_second_call_o
             assert_heard("aiortc", &bot.says, &heard);
         }
     });
+}
+
+/// The edge has a private address; the world knows another one, which a router maps to it. A full agent is answered as lite one, a
+/// lite agent is called by a controlling one.
+#[test]
+fn an_edge_behind_a_public_address_is_reached_by_full_and_by_lite_agents() {
+    in_namespace("an_edge_behind_a_public_address_is_reached_by_full_and_by_lite_agents", async |folder| {
+        let said = speech::speak(folder, "user", "en-gb", SENTENCE, &[8_000, 48_000]);
+        let bot = Bot::start(folder).await;
+        let nat = Nat::new();
+        let _tandem = nat.edge(folder, BOT).await;
+        let (seen, heard) = call_from_aiortc(folder, &said[1]).await;
+        assert_shows_public(&seen["answer"]);
+        assert_eq!((&seen["nominated"], &seen["dtls"]), (&nat::PUBLIC.into(), &"client".into()), "{seen}");
+        bot.assert_call_ends_and_heard(1, &said[0]).await;
+        assert_heard("aiortc", &bot.says, &heard);
+
+        let heard = call_from_pion(folder, &said[1]).await;
+        bot.assert_call_ends_and_heard(2, &said[0]).await;
+        assert_heard("Pion", &bot.says, &heard);
+        let asked = bot.baresip.borrow().program.output();
+        assert!(!asked.contains(nat::PRIVATE), "the private address was shown to the bot: {asked}");
+    });
+}
+
+async fn call_from_aiortc(folder: &Path, microphone: &Path) -> (Value, PathBuf) {
+    let heard = folder.join("aiortc.wav");
+    let mut command = Command::new(repo().join("target/tools/python/bin/python"));
+    command.arg(script("aiortc_peer.py")).args(["--edge", nat::EDGE, "--token", nat::TOKEN, "--call-id", "outside"]);
+    command.arg("--play").arg(microphone).arg("--record").arg(&heard).args(["--seconds", "6", "--address", HOST]);
+    let mut aiortc = Program::start(folder, "aiortc", &mut command);
+    assert!(aiortc.ended(40).await, "aiortc failed: {}", aiortc.output());
+    let output = aiortc.output();
+    (serde_json::from_str(output.lines().last().unwrap_or_default()).expect("JSON"), heard)
+}
+
+/// The lite peer of another make, for six seconds.
+async fn call_from_pion(folder: &Path, microphone: &Path) -> PathBuf {
+    const PION: &str = "http://10.77.0.1:8090";
+    let ogg = folder.join("user.ogg");
+    let encode = "-ac 2 -c:a libopus -b:a 20k -application voip -frame_duration 20 -page_duration 20000".split(' ');
+    output_of(Command::new("ffmpeg").args(["-loglevel", "error", "-y", "-i"]).arg(microphone).args(encode).arg(&ogg));
+    let mut command = Command::new(repo().join("target/tools/lite-pion"));
+    command.args(["-host", HOST, "-port", "8090", "-media-port", "3480", "-play"]).arg(&ogg);
+    let mut pion = Program::start(folder, "pion", command.arg("-record").arg(folder.join("pion.ogg")));
+    until("pion", 10, async || std::net::TcpStream::connect((HOST, 8090)).ok()).await;
+
+    let offer = get_json(&format!("{PION}/offer")).await;
+    let post = async |path: &str, body: Value| {
+        let request = reqwest::Client::new().post(format!("{}{path}", nat::EDGE)).bearer_auth(nat::TOKEN).json(&body);
+        let text = request.send().await.expect("an answer").text().await.expect("a body");
+        serde_json::from_str::<Value>(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
+    };
+    let created = post("/webrtc/new", json!({"call_id": "lite", "sdp_offer": offer["sdp"]})).await;
+    assert_shows_public(&created["sdp_answer"]);
+    let answer = json!({"type": "answer", "sdp": created["sdp_answer"]});
+    let taken = reqwest::Client::new().post(format!("{PION}/answer")).json(&answer).send().await.expect("an answer");
+    assert!(taken.status().is_success(), "{}", pion.output());
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    let stats = get_json(&format!("{PION}/stats")).await;
+    assert!(stats["pair"].to_string().contains(nat::PUBLIC), "{stats}");
+    post("/webrtc/hangup", json!({"edge_session_id": created["edge_session_id"]})).await;
+    get_json(&format!("{PION}/quit")).await;
+    pion.ended(5).await;
+    let wav = folder.join("pion.wav");
+    let decode = ["-loglevel", "error", "-y", "-i"];
+    output_of(Command::new("ffmpeg").args(decode).arg(folder.join("pion.ogg")).args(["-ac", "1"]).arg(&wav));
+    wav
+}
+
+fn assert_shows_public(answer: &Value) {
+    let answer = answer.as_str().expect("an answer");
+    let candidates: Vec<&str> = answer.lines().filter(|line| line.starts_with("a=candidate:")).collect();
+    assert!(candidates.iter().all(|line| line.contains(nat::PUBLIC)) && !candidates.is_empty(), "{answer}");
+    assert!(!answer.contains(nat::PRIVATE), "the private address is shown: {answer}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use engine::leg::webrtc::WebrtcChange;
 use engine::sdp::{self, Codec, Description};
 use engine::srtp::SrtpProfile;
 use engine::worker::Event;
-use exchange_world::{BOB, Offer, TRUNK_A, World};
+use exchange_world::{BOB, Does, Offer, TRUNK_A, World};
 
 const NUMBER: &str = "+447700900123";
 const ALERT: &str = "peer sent a fatal alert: handshake_failure (40)";
@@ -77,6 +77,16 @@ impl World {
         self.run_ms(1_000);
         let answer = self.phone(text).placed.get_mut(&call).unwrap().reanswers.pop().expect("an answer");
         answer.map(|answer| sdp::parse(&answer).unwrap())
+    }
+
+    /// The engine hears nothing from the peer of a leg.
+    fn silence(&mut self, leg: LegName) {
+        self.tell(BridgeEvent::Leg { leg, event: LegEvent::PathSilent });
+        self.run_ms(8_000);
+    }
+
+    fn noted(&self, words: &str) -> usize {
+        self.steps.iter().filter(|(step, said)| *step == Step::IcePair && said.contains(words)).count()
     }
 
     fn last_change(&self) -> (LegName, WebrtcChange) {
@@ -241,5 +251,118 @@ fn a_lite_peer_may_restart_where_it_is_and_nowhere_else() {
     assert_eq!(world.only_bridge().remotes.len(), changes, "nothing changed");
     assert!(!world.reoffer(BOB, call, &restart).expect("served").ice.unwrap().lite);
     assert_eq!(world.last_change().1.ice.ufrag, "wxyz");
+    world.settle();
+}
+
+#[test]
+fn a_peer_from_which_nothing_comes_is_offered_an_ice_restart() {
+    for (seed, leg) in [(39, LegName::A), (40, LegName::B)] {
+        let mut world = World::with(seed, |routes| routes.trunks[0].media = MediaProfile::Webrtc);
+        let offer = Offer::browser();
+        let named = offer.sdp.replace("a=mid:0", "a=mid:sound");
+        let call = world.dial(BOB, NUMBER, Offer { sdp: named, ..offer });
+        world.run_ms(2_000);
+        let before = world.answer(BOB, call);
+        let phone = if leg == LegName::A { BOB } else { TRUNK_A };
+        world.silence(leg);
+        assert_eq!(world.phone(phone).offers_seen, 1);
+        let bridge = world.only_bridge();
+        let [(told, Some(ours))] = bridge.restarts.as_slice() else { panic!("{:?}", bridge.restarts) };
+        let (changed, change) = world.last_change();
+        assert_eq!((*told, changed, &change.credentials), (leg, leg, ours));
+        assert_ne!(before.ice.unwrap().ufrag, ours.ufrag);
+        // The played phone's credentials follow those of the offer.
+        assert_eq!(change.ice.ufrag, format!("phone{}", ours.ufrag));
+        assert!(change.sending && change.dtls == DtlsRole::Server && change.format.codec == Codec::Opus);
+        assert_eq!((world.noted("an ICE restart is offered"), world.noted("ICE begins anew")), (1, 1));
+        assert!(world.end(phone, call).is_none());
+
+        // Nothing comes of it, however often it is tried; what comes back has all tries before it again.
+        for _ in 0..5 {
+            world.silence(leg);
+        }
+        assert_eq!(world.only_bridge().restarts.len(), 3);
+        world.tell(BridgeEvent::Leg { leg, event: LegEvent::IceNominated("198.51.100.50:9".parse().unwrap()) });
+        world.silence(leg);
+        assert_eq!(world.only_bridge().restarts.len(), 4);
+        world.settle();
+    }
+}
+
+#[test]
+fn what_the_caller_called_its_section_is_its_name_in_our_offer_too() {
+    let mut world = World::new(41);
+    let offer = Offer::browser();
+    let named = offer.sdp.replace("a=mid:0", "a=mid:sound");
+    let call = world.dial(BOB, NUMBER, Offer { sdp: named, ..offer });
+    world.run_ms(2_000);
+    let before = world.answer(BOB, call);
+    world.silence(LegName::A);
+    let sdp = world.phone(BOB).offers.pop().expect("an offer");
+    let offer = sdp::parse(&sdp).unwrap();
+    assert_eq!((offer.mid.as_deref(), offer.setup), (Some("sound"), Some(sdp::Setup::ActPass)));
+    assert_eq!(offer.codecs, before.codecs, "everything but ICE is as it was");
+    assert_eq!(offer.fingerprint, before.fingerprint);
+    assert!(offer.ice.as_ref().unwrap().lite && offer.ice != before.ice);
+    assert_eq!(offer.origin.0, before.origin.0);
+    assert!(offer.origin.1 > before.origin.1, "{:?} after {:?}", offer.origin, before.origin);
+    world.settle();
+}
+
+#[test]
+fn a_restart_that_is_refused_is_taken_back_and_offered_again_later() {
+    let mut world = World::new(42);
+    let call = world.dial(BOB, NUMBER, Offer::browser());
+    world.run_ms(2_000);
+    let changes = world.only_bridge().remotes.len();
+    world.phone(BOB).does = Does::Refuse { code: 480, after_ms: 0 };
+    world.silence(LegName::A);
+    let bridge = world.only_bridge();
+    assert!(matches!(bridge.restarts.as_slice(), [(LegName::A, Some(_)), (LegName::A, None)]), "{:?}", bridge.restarts);
+    assert_eq!((bridge.remotes.len(), world.noted("no ICE restart: refused with 488")), (changes, 1));
+    world.phone(BOB).does = Does::Ring;
+    world.silence(LegName::A);
+    assert_eq!(world.only_bridge().remotes.len(), changes + 1);
+    assert_eq!(world.end(BOB, call), None);
+    world.settle();
+}
+
+#[test]
+fn a_restart_of_ours_and_an_offer_of_the_peer_that_meet_are_both_served() {
+    let mut world = World::new(43);
+    let call = world.dial(BOB, NUMBER, Offer::browser());
+    world.run_ms(2_000);
+    let now = world.now;
+    let hold = Offer::browser().sdp.replace("a=sendrecv", "a=sendonly");
+    world.phone(BOB).agent.reinvite(now, call, &hold);
+    world.silence(LegName::A);
+    world.run_ms(8_000);
+    assert_eq!(world.phone(BOB).placed[&call].reanswers.len(), 1);
+    assert_eq!(world.noted("ICE begins anew"), 1);
+    // The played phone always offers the credentials it began with: its hold is a restart of its own.
+    let bridge = world.only_bridge();
+    let changes = bridge.remotes.iter().filter_map(|(_, remote)| match remote {
+        LegRemote::WebrtcChange(change) => Some(Some(change.credentials.clone())),
+        _ => None,
+    });
+    assert_eq!(changes.filter(|credentials| *credentials == bridge.restarts[0].1).count(), 1);
+    assert_eq!(bridge.restarts.len(), 1);
+    world.settle();
+}
+
+#[test]
+fn neither_whatsapp_nor_a_lite_peer_is_offered_a_restart() {
+    let mut world = World::new(44);
+    world.session("c1", Some("15550100123"), None);
+    world.silence(LegName::A);
+    assert!(world.only_bridge().restarts.is_empty());
+    world.settle();
+
+    let mut world = World::new(45);
+    world.dial(BOB, NUMBER, Offer::lite());
+    world.run_ms(2_000);
+    world.silence(LegName::A);
+    assert!(world.only_bridge().restarts.is_empty());
+    assert_eq!(world.phone(BOB).offers_seen, 0);
     world.settle();
 }

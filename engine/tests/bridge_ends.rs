@@ -3,9 +3,9 @@
 mod common;
 
 use common::{Faults, Kind, Speech, World, format, rtp_remote};
-use engine::bridge::{BridgeCommand, LegConfig, LegName, LegRemote, Port};
+use engine::bridge::{BridgeCommand, BridgeEvent, LegConfig, LegName, LegRemote, Port};
 use engine::error::{Cause, DropReason, Side};
-use engine::leg::{Component, LegEvent};
+use engine::leg::{CLOSE_GRACE_MS, Component, LegEvent, PATH_SILENT_MS, PATH_UNCONSENTED_MS};
 use engine::limits::{CONSENT_MS_MAX, DTLS_MS_MAX, ICE_MS_MAX, MEDIA_MS_MAX};
 use engine::random::Random;
 use engine::rtp::rtcp::{Reception, Rtcp};
@@ -114,24 +114,89 @@ fn a_leg_without_media_ends_after_a_minute() {
 }
 
 #[test]
-fn rtcp_alone_keeps_a_leg_alive() {
-    let mut world = talking(7, WHATSAPP, BOT);
-    for peer in &mut world.peers {
-        peer.speech = Speech::Nothing;
-    }
-    world.run_ms(3 * MEDIA_MS_MAX);
-    assert!(world.ended().is_none());
-    world.assert_continuous(LegName::A, 960);
-    world.assert_continuous(LegName::B, 160);
+fn a_path_from_which_nothing_comes_is_told_again_and_again_until_the_leg_ends() {
+    let mut world = talking(6, BROWSER, BOT);
+    world.links[0] = CUT;
+    world.run_ms(PATH_SILENT_MS - 100);
+    assert_eq!(world.has_leg_event(LegName::A, LegEvent::PathSilent), 0);
+    world.run_ms(200);
+    assert_eq!(world.has_leg_event(LegName::A, LegEvent::PathSilent), 1);
+    world.run_ms(MEDIA_MS_MAX - PATH_SILENT_MS);
+    world.assert_ended(Side::A, Cause::MediaTimeout);
+    assert_eq!(world.has_leg_event(LegName::A, LegEvent::PathSilent), 7);
 }
 
 #[test]
-fn a_peer_that_closes_dtls_ends_the_call() {
+fn a_path_that_heals_is_silent_no_more() {
+    let mut world = talking(6, BROWSER, BOT);
+    for _ in 0..3 {
+        world.links[0] = CUT;
+        world.run_ms(PATH_SILENT_MS + 1_000);
+        world.links[0] = Faults::default();
+        world.run_ms(PATH_SILENT_MS);
+    }
+    assert_eq!(world.has_leg_event(LegName::A, LegEvent::PathSilent), 3);
+    assert!(world.ended().is_none());
+}
+
+#[test]
+fn a_full_agent_tells_of_a_peer_that_is_heard_and_does_not_answer() {
+    let mut world = talking(5, WHATSAPP, BOT);
+    world.links[1] = CUT;
+    world.run_ms(PATH_UNCONSENTED_MS - 6_100);
+    assert_eq!(world.has_leg_event(LegName::A, LegEvent::PathSilent), 0);
+    world.run_ms(6_200);
+    assert_eq!(world.has_leg_event(LegName::A, LegEvent::PathSilent), 1);
+    world.run_ms(CONSENT_MS_MAX - PATH_UNCONSENTED_MS);
+    world.assert_ended(Side::A, Cause::ConsentLost);
+}
+
+#[test]
+fn rtcp_alone_keeps_a_leg_alive() {
+    for kind in [WHATSAPP, BROWSER] {
+        let mut world = talking(7, kind, BOT);
+        for peer in &mut world.peers {
+            peer.speech = Speech::Nothing;
+        }
+        world.run_ms(3 * MEDIA_MS_MAX);
+        assert!(world.ended().is_none());
+        assert_eq!(world.has_leg_event(LegName::A, LegEvent::PathSilent), 0);
+        world.assert_continuous(LegName::A, 960);
+        world.assert_continuous(LegName::B, 160);
+    }
+}
+
+#[test]
+fn a_peer_that_closes_dtls_ends_the_call_after_a_moment_for_its_signalling() {
     let mut world = talking(8, WHATSAPP, BOT);
+    // What is on its way when the close overtakes it counts for nothing.
+    world.links[0].jitter_ms = 250;
+    world.run_ms(500);
+    world.links[0].jitter_ms = 0;
     let now = world.now;
     world.peers[0].leg.close(now);
-    world.run_ms(1_000);
+    world.run_ms(15);
+    let (left, received) = (world.left[0].len(), world.bridge.stats().a.packets_received);
+    world.run_ms(CLOSE_GRACE_MS - 10);
+    assert!(world.ended().is_none());
+    assert!(world.dropped(DropReason::NotReady) > 2, "{:?}", world.metrics.dropped);
+    assert_eq!(world.bridge.stats().a.packets_received, received);
+    assert_eq!(world.left[0].len(), left, "nothing is sent over an association that is closed");
+    world.run_ms(10);
     world.assert_ended(Side::A, Cause::DtlsClosed);
+}
+
+#[test]
+fn signalling_that_comes_soon_after_a_close_has_the_last_word() {
+    for (kind, at_ms) in [(WHATSAPP, 20), (BROWSER, CLOSE_GRACE_MS - 10)] {
+        let mut world = talking(8, kind, BOT);
+        let now = world.now;
+        world.peers[0].leg.close(now);
+        world.run_ms(at_ms);
+        world.command(BridgeCommand::Close);
+        world.assert_ended(Side::Engine, Cause::Closed);
+        assert!(world.events.iter().all(|(_, event)| !matches!(event, BridgeEvent::EndDetail { .. })));
+    }
 }
 
 fn bye(ssrc: u32) -> Vec<u8> {

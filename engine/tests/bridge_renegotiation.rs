@@ -8,7 +8,7 @@ use engine::dtls::{DtlsRole, DtlsVersions, Identity};
 use engine::error::{Cause, DropReason, Side};
 use engine::ice::{IceCredentials, IceRole};
 use engine::leg::webrtc::{WebrtcChange, WebrtcConfig, WebrtcLeg, WebrtcRemote};
-use engine::leg::{Component, Leg, LegEvent, LocalLeg};
+use engine::leg::{Component, Leg, LegEvent, LocalLeg, PATH_SILENT_MS};
 use engine::random::Random;
 use engine::sdp::{Codec, IceDescription};
 use engine::time::WallAnchor;
@@ -132,6 +132,91 @@ fn an_ice_restart_at_the_same_address_is_one_as_well() {
     restart(&mut world, address);
     world.run_ms(1_000);
     assert_eq!(world.has_leg_event(LegName::A, LegEvent::IceNominated(address)), before + 1);
+    assert_audio(&mut world);
+    world.run_ms(60_000);
+    assert!(world.ended().is_none());
+}
+
+/// The peer's half of a restart that we have offered with `ours`: it goes on from `address`.
+fn follow(world: &mut World, ours: &IceCredentials, address: SocketAddr) -> WebrtcChange {
+    let theirs = IceCredentials::draw(&mut Random::from_test_seed(98));
+    world.peers[0].address = address;
+    let now = world.now;
+    let bridge = bridge_address(Port { leg: LegName::A, component: Component::Rtp });
+    let (mut ice, fingerprint) = ice_of(&world.bridge.local(LegName::A), true, bridge);
+    (ice.ufrag, ice.pwd) = (ours.ufrag.clone(), ours.pwd.clone());
+    let format = mirrored(&format(Codec::Opus));
+    let credentials = theirs.clone();
+    let Leg::Webrtc(peer) = &mut world.peers[0].leg else { panic!("a webrtc leg") };
+    peer.change(now, WebrtcChange { ice, credentials, fingerprint, dtls: DtlsRole::Client, format, sending: true });
+    world.drain_all();
+    let mut change = unchanged(world);
+    (change.ice.ufrag, change.ice.pwd) = (theirs.ufrag, theirs.pwd);
+    change.credentials = ours.clone();
+    change
+}
+
+#[test]
+fn a_restart_that_we_offer_brings_a_dead_path_back_from_another_network() {
+    let mut world = talking(7);
+    let connected = world.events.len();
+    (world.links[0].is_cut, world.links[1].is_cut) = (true, true);
+    world.run_ms(PATH_SILENT_MS + 100);
+    assert_eq!(world.has_leg_event(LegName::A, LegEvent::PathSilent), 1);
+
+    let ours = IceCredentials::draw(&mut Random::from_test_seed(97));
+    world.command(BridgeCommand::OfferRestart { leg: LegName::A, credentials: Some(ours.clone()) });
+    (world.links[0].is_cut, world.links[1].is_cut) = (false, false);
+    let moved = SocketAddr::from(([198, 51, 100, 201], 50_001));
+    let change = follow(&mut world, &ours, moved);
+    // Its checks come before its answer does, and are answered: some give a pair up at the first refusal.
+    world.run_ms(300);
+    assert!(world.peers[0].events.iter().rev().take(1).all(|(_, event)| matches!(event, LegEvent::IceNominated(_))));
+    assert_eq!(world.has_leg_event(LegName::A, LegEvent::IceNominated(moved)), 0);
+    assert_eq!(world.dropped(DropReason::StunUnknown) + world.dropped(DropReason::StunAuthFailed), 0);
+    tell_bridge(&mut world, change);
+    assert_eq!(world.has_leg_event(LegName::A, LegEvent::IceNominated(moved)), 1);
+    let again = world.events[connected..].iter().filter(|(_, event)| format!("{event:?}").contains("DtlsConnected"));
+    assert_eq!(again.count(), 0, "the association goes on (RFC 8842 §5.6)");
+    assert_eq!(credentials(&world.bridge.local(LegName::A)), ours);
+    assert_audio(&mut world);
+    world.assert_continuous(LegName::A, 960);
+    world.run_ms(120_000);
+    assert!(world.ended().is_none());
+    assert_eq!(world.has_leg_event(LegName::A, LegEvent::PathSilent), 1);
+}
+
+#[test]
+fn a_restart_that_is_refused_leaves_everything_as_it_was() {
+    let mut world = talking(8);
+    let before = credentials(&world.bridge.local(LegName::A));
+    let ours = IceCredentials::draw(&mut Random::from_test_seed(96));
+    for credentials in [Some(ours.clone()), None] {
+        world.command(BridgeCommand::OfferRestart { leg: LegName::A, credentials });
+        assert_audio(&mut world);
+    }
+    assert_eq!(credentials(&world.bridge.local(LegName::A)), before);
+    // Whoever goes by it all the same gets nowhere.
+    let (address, unknown) = (world.peers[0].address, world.dropped(DropReason::StunUnknown));
+    follow(&mut world, &ours, address);
+    world.run_ms(500);
+    assert!(world.dropped(DropReason::StunUnknown) > unknown);
+}
+
+#[test]
+fn a_restart_of_the_peer_while_ours_is_on_its_way_goes_first() {
+    let mut world = talking(9);
+    let ours = IceCredentials::draw(&mut Random::from_test_seed(95));
+    world.command(BridgeCommand::OfferRestart { leg: LegName::A, credentials: Some(ours.clone()) });
+    let address = world.peers[0].address;
+    restart(&mut world, address);
+    world.run_ms(1_000);
+    assert_audio(&mut world);
+    assert_ne!(credentials(&world.bridge.local(LegName::A)), ours);
+    let change = follow(&mut world, &ours, address);
+    tell_bridge(&mut world, change);
+    world.run_ms(1_000);
+    assert_eq!(credentials(&world.bridge.local(LegName::A)), ours);
     assert_audio(&mut world);
     world.run_ms(60_000);
     assert!(world.ended().is_none());

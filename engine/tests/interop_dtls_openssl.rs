@@ -27,6 +27,12 @@ const PROFILES: [(SrtpProfile, &str); 3] = [
     (SrtpProfile::AeadAes256Gcm, "SRTP_AEAD_AES_256_GCM"),
 ];
 
+/// HandshakeType hello_verify_request (RFC 6347 §4.3.2).
+const HELLO_VERIFY_REQUEST: u8 = 3;
+
+/// HandshakeType certificate.
+const CERTIFICATE: u8 = 11;
+
 /// Longest any step may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -74,6 +80,61 @@ fn our_server_shares_every_profiles_keys_with_an_openssl_client() {
             assert_eq!(cause, Cause::DtlsClosed);
             assert_eq!(exported(&keys, DtlsRole::Server), client.keying_material());
         }
+    }
+}
+
+/// `-listen` asks every ClientHello for a cookie first; on a narrow path the server's certificate comes in pieces.
+#[test]
+fn our_client_answers_a_hello_verify_request_and_joins_fragments() {
+    for extra in [&["-listen"][..], &["-mtu", "300"]] {
+        for versions in [DtlsVersions::V12, DtlsVersions::Auto, DtlsVersions::OpenSsl] {
+            let (profile, name) = PROFILES[0];
+            let files = Files::new();
+            let arguments = [&["s_server", "-accept", "127.0.0.1:0", "-Verify", "1"], extra].concat();
+            let mut server = Openssl::start(&files, &arguments, Some(profile), name);
+            let socket = socket_to(server.line_with("ACCEPT ")["ACCEPT ".len()..].parse().unwrap());
+            let identity = Identity::generate().unwrap();
+            let begun = clock::now();
+            let mut session = DtlsSession::new(begun, &identity, DtlsRole::Client, versions, files.fingerprint());
+            let mut seen = Vec::new();
+            let DtlsOutput::Connected { keys, .. } = drive_and(&mut session, &socket, |datagram| {
+                seen.push((datagram.len(), datagram.get(13).copied()));
+            }) else {
+                panic!("{extra:?}, {versions:?}: not connected: {:?}", session.detail());
+            };
+            assert_eq!(exported(&keys, DtlsRole::Client), server.keying_material());
+            let is_asked = seen.first().is_some_and(|(_, kind)| *kind == Some(HELLO_VERIFY_REQUEST));
+            assert_eq!(is_asked, extra.contains(&"-listen"), "{seen:?}");
+            let pieces = seen.iter().filter(|(_, kind)| *kind == Some(CERTIFICATE)).count();
+            assert_eq!(pieces > 1, extra.contains(&"-mtu"), "{extra:?}: {seen:?}");
+            // OpenSSL repeats its flight after a second: nothing had to be said twice.
+            assert!(clock::now().since(begun) < Duration::from_millis(900), "{extra:?}, {versions:?}");
+        }
+    }
+}
+
+/// The client's certificate comes in several pieces, each in a datagram of its own.
+#[test]
+fn our_server_joins_the_fragments_of_a_client_on_a_narrow_path() {
+    for versions in [DtlsVersions::V12, DtlsVersions::Auto, DtlsVersions::OpenSsl] {
+        let (profile, name) = PROFILES[0];
+        let files = Files::new();
+        let socket = loopback();
+        let ours = socket.local_addr().unwrap().to_string();
+        let arguments = ["s_client", "-connect", &ours, "-mtu", "300"];
+        let mut client = Openssl::start(&files, &arguments, Some(profile), name);
+        let identity = Identity::generate().unwrap();
+        let mut session = DtlsSession::new(clock::now(), &identity, DtlsRole::Server, versions, files.fingerprint());
+        connect_to_first_sender(&socket);
+        let mut lengths = Vec::new();
+        let outcome = drive_and(&mut session, &socket, |datagram| lengths.push(datagram.len()));
+        let DtlsOutput::Connected { keys, .. } = outcome else {
+            panic!("{versions:?}: not connected: {:?}", session.detail());
+        };
+        client.say("Q\n");
+        let DtlsOutput::Ended(_) = drive(&mut session, &socket) else { panic!("no end") };
+        assert_eq!(exported(&keys, DtlsRole::Server), client.keying_material());
+        assert!(lengths.len() > 3 && lengths.iter().all(|len| *len <= 300), "{versions:?}: {lengths:?}");
     }
 }
 
@@ -285,6 +346,11 @@ fn drive_lossily(session: &mut DtlsSession, socket: &UdpSocket, seed: u64, done:
 
 /// Runs the session on the socket until it has something to say.
 fn drive(session: &mut DtlsSession, socket: &UdpSocket) -> DtlsOutput {
+    drive_and(session, socket, |_| {})
+}
+
+/// The same with a look at each datagram that comes.
+fn drive_and(session: &mut DtlsSession, socket: &UdpSocket, mut look: impl FnMut(&[u8])) -> DtlsOutput {
     let end = clock::now() + PATIENCE;
     let mut out = [0; DATAGRAM_BYTES_MAX];
     let mut datagram = [0; DATAGRAM_BYTES_MAX];
@@ -299,7 +365,10 @@ fn drive(session: &mut DtlsSession, socket: &UdpSocket) -> DtlsOutput {
         assert!(clock::now() < end, "no outcome in time");
         socket.set_read_timeout(Some(wait.max(Duration::from_millis(1)))).unwrap();
         match socket.recv(&mut datagram) {
-            Ok(len) => session.handle_datagram(clock::now(), &datagram[..len]),
+            Ok(len) => {
+                look(&datagram[..len]);
+                session.handle_datagram(clock::now(), &datagram[..len]);
+            }
             Err(_) => session.handle_timeout(clock::now()),
         }
     }

@@ -5,15 +5,18 @@
   --address IP                     the only host address it has
   --rsa certificate|suites         an RSA certificate, alone or with CBC suites only
   --from NUMBER                    who calls                            --patience N   seconds to connect in
+  --token TOKEN                    of the edge
 
-Prints one line of JSON: answer, profile, dtls (its role), nominated (the address of tandem that ICE chose), heard (packets);
-where DTLS fails: failed (its state)."""
+Prints one line of JSON: answer, profile, dtls (its role), nominated (the address of tandem that ICE chose), heard (packets), remote
+(what tandem reports of its stream: packetsLost, fractionLost, jitter, roundTripTime), names (of each SSRC, by SDES), bye (the SSRCs
+that said so); where DTLS fails: failed (its state)."""
 import argparse, asyncio, datetime, json, urllib.request
 
 import aioice.ice
 import aiortc.rtcdtlstransport as dtls
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaPlayer, MediaRecorder
+from aiortc.rtp import RtcpByePacket, RtcpPacket, RtcpSdesPacket
 
 arguments = argparse.ArgumentParser()
 for name in ("edge", "call-id", "play", "record", "address"):
@@ -24,6 +27,7 @@ arguments.add_argument("--profile")
 arguments.add_argument("--patience", type=float, default=15)
 arguments.add_argument("--rsa", choices=["certificate", "suites"])
 arguments.add_argument("--from", dest="caller")
+arguments.add_argument("--token")
 chosen = arguments.parse_args()
 
 # The candidates of one address: which IP version carries the call is the test's choice.
@@ -59,9 +63,30 @@ if chosen.rsa:
 
 
 def post(path, body):
-    request = urllib.request.Request(chosen.edge + path, json.dumps(body).encode(), {"content-type": "application/json"})
+    headers = {"content-type": "application/json"}
+    if chosen.token:
+        headers["authorization"] = "Bearer " + chosen.token
+    request = urllib.request.Request(chosen.edge + path, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request) as reply:
         return json.load(reply)
+
+
+CNAME = 1
+names, bye = {}, []
+handle_rtcp = dtls.RTCDtlsTransport._handle_rtcp_data
+
+
+async def on_rtcp(self, data):
+    for packet in RtcpPacket.parse(data):
+        if isinstance(packet, RtcpSdesPacket):
+            for chunk in packet.chunks:
+                names[chunk.ssrc] = dict(chunk.items)[CNAME].decode()
+        if isinstance(packet, RtcpByePacket):
+            bye.extend(packet.sources)
+    await handle_rtcp(self, data)
+
+
+dtls.RTCDtlsTransport._handle_rtcp_data = on_rtcp
 
 
 async def main():
@@ -93,16 +118,27 @@ async def main():
         return
     await recorder.start()
     await asyncio.sleep(chosen.seconds)
-    stats = (await peer.getStats()).values()
-    heard = sum(entry.packetsReceived for entry in stats if entry.type == "inbound-rtp")
+    # A report that answers one of ours comes every five seconds, give or take a half.
+    for _ in range(80):
+        stats = (await peer.getStats()).values()
+        remote = next((entry for entry in stats if entry.type == "remote-inbound-rtp"), None)
+        if remote and remote.roundTripTime is not None:
+            break
+        await asyncio.sleep(0.1)
+    inbound = next(entry for entry in stats if entry.type == "inbound-rtp")
+    remote = remote and {name: getattr(remote, name) for name in ("packetsLost", "fractionLost", "jitter", "roundTripTime")}
     transport = sender.transport
     pair = transport.transport._connection._nominated[1]
     profile = transport._ssl.get_selected_srtp_profile().decode()
     await recorder.stop()
     await asyncio.to_thread(post, "/webrtc/hangup", {"edge_session_id": created["edge_session_id"]})
+    for _ in range(20):
+        if not bye:
+            await asyncio.sleep(0.05)
     await peer.close()
     print(json.dumps({"answer": created["sdp_answer"], "profile": profile, "dtls": transport._role,
-                      "nominated": pair.remote_addr[0], "heard": heard}))
+                      "nominated": pair.remote_addr[0], "heard": inbound.packetsReceived,
+                      "remote": remote, "names": names, "bye": bye}))
 
 
 asyncio.run(main())

@@ -184,6 +184,10 @@ impl Exchange {
                 let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_refused(cx, leg));
                 self.hunted(cx, hunted);
             }
+            BridgeEvent::LegClosed { leg, cause: Some(_), .. } => {
+                let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_lost(cx, leg));
+                self.hunted(cx, hunted);
+            }
             BridgeEvent::LegClosed { .. } => {}
             BridgeEvent::EndDetail { text, .. } => self.end_detail = Some(text),
             BridgeEvent::Ended { end, stats } => {
@@ -233,6 +237,11 @@ impl Exchange {
             }
             SipEvent::TransferAsked { refer_to, referred_by, .. } => {
                 self.transfer(cx, index, call, &refer_to, referred_by.as_deref());
+            }
+            SipEvent::ReInviteAnswered { .. } | SipEvent::ReInviteRefused { .. } if self.end.is_none() => {
+                if let Some(words) = party.reoffer_over(cx, &event) {
+                    cx.note(&self.call_id, Step::IcePair, format!("{subject}: {words}"));
+                }
             }
             SipEvent::ByeHeaders { headers, .. } => cx.note_headers(&self.call_id, &subject, &headers),
             SipEvent::Ended { end, .. } => {
@@ -408,7 +417,17 @@ impl Exchange {
     fn handle_leg(&mut self, cx: &mut Context, leg: LegName, event: LegEvent) {
         let subject = self.subject(leg);
         match event {
+            LegEvent::PathSilent => {
+                let party = self.parties.get_mut(leg as usize).and_then(Option::as_mut).filter(|_| self.end.is_none());
+                if party.is_some_and(|party| party.restart_ice(cx)) {
+                    let words = format!("{subject}: nothing comes from it; an ICE restart is offered");
+                    cx.note(&self.call_id, Step::IcePair, words);
+                }
+            }
             LegEvent::IceNominated(address) => {
+                if let Some(party) = self.parties.get_mut(leg as usize).and_then(Option::as_mut) {
+                    party.half.path_is_good();
+                }
                 let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
                 cx.note(&self.call_id, Step::IcePair, format!("{subject}: {family}, remote port {}", address.port()));
             }
@@ -419,7 +438,11 @@ impl Exchange {
                 let words = format!("{subject}: {version}, {}", profile_name(profile));
                 cx.note(&self.call_id, Step::Dtls, words);
             }
-            LegEvent::FirstReceived => cx.note(&self.call_id, Step::FirstPacketFromSip, subject),
+            LegEvent::FirstReceived => {
+                cx.note(&self.call_id, Step::FirstPacketFromSip, subject);
+                let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.media_came(cx, leg));
+                self.hunted(cx, hunted);
+            }
             LegEvent::FirstSent => cx.note(&self.call_id, Step::FirstPacketToSip, subject),
             LegEvent::Latched(_) | LegEvent::Ended(_) => {}
         }

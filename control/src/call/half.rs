@@ -4,6 +4,7 @@
 //!  incoming: their offer ──► formats ──(the far side chose)──► answer, LegRemote
 //!  outgoing: formats ──► our offer ──► their answer ──► LegRemote, the codec they took
 //!  later:    their new offer ──► our answer: hold, a new address; the codec stays
+//!            our ICE restart ──► their answer: only where the leg is webrtc, its peer a full agent, and nothing comes from it
 //! ```
 //!
 //! The kind of a leg follows the offer when it is theirs (RTP/AVP, RTP/SAVP with `a=crypto`, UDP/TLS with ICE) and the route when
@@ -15,6 +16,7 @@
 //! (fmtp); codecs beyond that are offered only where transcoding is allowed.
 
 use super::backends::Choice;
+use super::limits::ICE_RESTARTS_MAX;
 use super::negotiate::{OPUS_WISHES, codec_name, mirrored, pick_event};
 use crate::route::{Ice, MediaProfile, Transport, Trunk};
 use crate::sip::gatekeeper::Refusal;
@@ -26,8 +28,8 @@ use engine::leg::webrtc::{WebrtcChange, WebrtcConfig, WebrtcRemote};
 use engine::leg::{EventFormat, LocalLeg, MediaFormat};
 use engine::random::Random;
 use engine::sdp::{
-    self, Codec, CodecFormat, CryptoLine, Description, Direction, OpusParameters, Profile, RtpLocal, SDES_SUITES, Sdes,
-    SdpError, Setup, TelephoneEventFormat, WebrtcLocal,
+    self, Codec, CodecFormat, CryptoLine, Description, Direction, IceDescription, OpusParameters, Profile, RtpLocal,
+    SDES_SUITES, Sdes, SdpError, Setup, TelephoneEventFormat, WebrtcLocal,
 };
 use engine::srtp::SrtpKeys;
 use std::net::{IpAddr, SocketAddr};
@@ -190,6 +192,15 @@ pub(super) struct Reoffer {
     pub held: bool,
 }
 
+/// An ICE restart of ours.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Restart {
+    /// The offer.
+    pub offer: String,
+    /// What the leg must know before it is sent.
+    pub credentials: IceCredentials,
+}
+
 /// Our half.
 pub(super) struct Half {
     pub kind: MediaKind,
@@ -212,6 +223,10 @@ pub(super) struct Half {
     /// Whether only the codec in force may be offered or taken later.
     is_fixed: bool,
     in_force: Option<InForce>,
+    /// Ours, offered and not answered.
+    restarting: Option<IceCredentials>,
+    /// Restarts that were offered since its path was last good.
+    restarts: u32,
 }
 
 /// What was agreed on.
@@ -265,6 +280,11 @@ impl Half {
         Half::new(kind, formats, random)
     }
 
+    /// For an offer of ours to WhatsApp: it takes telephone-event at 8 kHz only.
+    pub fn toward_whatsapp(formats: Formats, random: &mut Random) -> Half {
+        Half::new(MediaKind::Webrtc(Ice::Full), formats, random)
+    }
+
     fn new(kind: MediaKind, formats: Formats, random: &mut Random) -> Half {
         Half {
             kind,
@@ -282,6 +302,8 @@ impl Half {
             formats,
             is_fixed: false,
             in_force: None,
+            restarting: None,
+            restarts: 0,
         }
     }
 
@@ -367,7 +389,9 @@ impl Half {
                     return String::new();
                 };
                 let others = (codecs.get(1..).unwrap_or(&[]), events.get(1..).unwrap_or(&[]));
-                let text = sdp::write_webrtc_offer(&local, MID, others.0, others.1);
+                // A section keeps its name for as long as the session lasts (RFC 8829 §5.2.2).
+                let mid = self.theirs.as_ref().and_then(|theirs| theirs.mid.as_deref()).unwrap_or(MID);
+                let text = sdp::write_webrtc_offer(&local, mid, others.0, others.1);
                 self.versioned(text)
             }
             MediaKind::Rtp | MediaKind::Sdes => {
@@ -400,7 +424,13 @@ impl Half {
                 let (Some(ice), Some(fingerprint)) = (answer.ice.clone(), answer.fingerprint) else {
                     return Err("the answer has no ICE credentials or no sha-256 fingerprint".to_owned());
                 };
-                self.dtls = if answer.setup == Some(Setup::Passive) { DtlsRole::Client } else { DtlsRole::Server };
+                self.dtls = match answer.setup {
+                    Some(Setup::Passive) => DtlsRole::Client,
+                    Some(Setup::Active) => DtlsRole::Server,
+                    // An answer must decide (RFC 8842 §5.3). WhatsApp's relays, which are lite, wait for our hello if theirs does not.
+                    Some(Setup::ActPass) | None if ice.lite => DtlsRole::Client,
+                    Some(Setup::ActPass) | None => DtlsRole::Server,
+                };
                 LegRemote::Webrtc(WebrtcRemote { ice, fingerprint, dtls: self.dtls, format })
             }
             MediaKind::Rtp | MediaKind::Sdes => {
@@ -476,10 +506,83 @@ impl Half {
         }
         self.dtls = dtls;
         if let (true, Some(LocalLeg::Webrtc { ufrag, pwd, .. })) = (is_restart, &mut self.local) {
-            let drawn = IceCredentials::draw(&mut self.random);
-            (*ufrag, *pwd) = (drawn.ufrag, drawn.pwd);
+            IceCredentials { ufrag: *ufrag, pwd: *pwd } = IceCredentials::draw(&mut self.random);
         }
         Ok(())
+    }
+
+    /// Offers the peer an ICE restart (RFC 8445 §9), everything else as it is. `None` where there is none to offer: the leg is no webrtc
+    /// one, its peer is lite and sends no checks, one is on its way, or enough of them were in vain.
+    pub fn offer_restart(&mut self, addresses: Addresses<'_>) -> Option<Restart> {
+        let theirs = self.theirs.as_ref().filter(|_| self.in_force.is_some() && self.restarting.is_none())?;
+        let is_full = theirs.ice.as_ref().is_some_and(|ice| !ice.lite);
+        // Every section would have to be offered again, in its place.
+        if !is_full || !theirs.rejected.is_empty() || self.restarts >= ICE_RESTARTS_MAX {
+            return None;
+        }
+        let credentials = IceCredentials::draw(&mut self.random);
+        let before = self.swap_credentials(credentials.clone())?;
+        let is_fixed = std::mem::replace(&mut self.is_fixed, true);
+        let offer = self.offer(addresses);
+        self.is_fixed = is_fixed;
+        self.swap_credentials(before);
+        self.restarts += 1;
+        self.restarting = Some(credentials.clone());
+        Some(Restart { offer, credentials })
+    }
+
+    /// The answer to the restart that was offered. The error, like a refusal, leaves everything as it was.
+    pub fn read_restart(&mut self, answer: &str) -> Result<WebrtcChange, &'static str> {
+        let credentials = self.restarting.take().ok_or("no restart was offered")?;
+        let answer = sdp::parse(answer).map_err(offer_fault)?;
+        let (Some(in_force), Some(before)) = (&mut self.in_force, &self.theirs) else {
+            return Err("nothing is agreed on yet");
+        };
+        let (Some(ice), Some(fingerprint)) = (answer.ice.clone(), answer.fingerprint) else {
+            return Err("the answer has no ICE credentials or no sha-256 fingerprint");
+        };
+        let is_same = |was: &IceDescription| (&was.ufrag, &was.pwd) == (&ice.ufrag, &ice.pwd);
+        if ice.lite || before.ice.as_ref().is_none_or(is_same) {
+            return Err("the peer takes no part in a restart");
+        }
+        let kept = answer.codecs.iter().find(|format| format.codec == in_force.ours.codec);
+        let theirs = *kept.ok_or("the answer leaves out the codec in force")?;
+        let event = pick_event(&answer.telephone_events, theirs.codec);
+        let ours = event.and_then(|event| {
+            let same_clock = |ours: &&TelephoneEventFormat| ours.clock_rate_hz == event.clock_rate_hz;
+            self.formats.events.iter().find(same_clock).copied()
+        });
+        in_force.event = ours;
+        let telephone_event = event.zip(ours).map(|(event, ours)| EventFormat {
+            send_payload_type: event.payload_type,
+            receive_payload_type: ours.payload_type,
+            clock_rate_hz: event.clock_rate_hz,
+        });
+        let format = format(theirs, in_force.ours.payload_type, telephone_event);
+        if before.fingerprint != Some(fingerprint) {
+            self.dtls = if answer.setup == Some(Setup::Passive) { DtlsRole::Client } else { DtlsRole::Server };
+        }
+        let sending = matches!(answer.direction, Direction::SendRecv | Direction::RecvOnly);
+        self.swap_credentials(credentials.clone());
+        self.theirs = Some(answer);
+        Ok(WebrtcChange { ice, credentials, fingerprint, dtls: self.dtls, format, sending })
+    }
+
+    /// The restart that was offered is refused; false when there was none.
+    pub fn restart_refused(&mut self) -> bool {
+        self.restarting.take().is_some()
+    }
+
+    /// Its path is good again.
+    pub fn path_is_good(&mut self) {
+        self.restarts = 0;
+    }
+
+    /// Answers those before.
+    fn swap_credentials(&mut self, credentials: IceCredentials) -> Option<IceCredentials> {
+        let Some(LocalLeg::Webrtc { ufrag, pwd, .. }) = &mut self.local else { return None };
+        let ufrag = std::mem::replace(ufrag, credentials.ufrag);
+        Some(IceCredentials { ufrag, pwd: std::mem::replace(pwd, credentials.pwd) })
     }
 
     fn write_answer(
@@ -639,7 +742,11 @@ fn reversed(direction: Direction) -> Direction {
 }
 
 /// What the peer says about its end. An unspecified address is the old way to say hold (RFC 3264 §8.4).
-fn rtp_remote(description: &Description, format: MediaFormat, srtp: Option<SrtpKeys>) -> Result<RtpRemote, String> {
+pub(super) fn rtp_remote(
+    description: &Description,
+    format: MediaFormat,
+    srtp: Option<SrtpKeys>,
+) -> Result<RtpRemote, String> {
     let address = description.address.ok_or("the description's address is a name")?;
     let next = SocketAddr::new(address.ip(), address.port().saturating_add(1));
     let rtcp_address = if description.rtcp_mux { address } else { description.rtcp_address.unwrap_or(next) };

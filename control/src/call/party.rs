@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::half::{Addresses, Half};
 use crate::route::{Caller, Source};
-use crate::sip::SipCallId;
+use crate::sip::{SipCallId, SipEvent};
 use engine::bridge::{BridgeCommand, LegName, LegRemote};
 
 /// One side, with SIP behind it.
@@ -60,6 +60,33 @@ impl Party {
         self.set_remote(cx, reoffer.remote);
         let changed = reoffer.held != std::mem::replace(&mut self.held, reoffer.held);
         changed.then_some(if reoffer.held { "on hold" } else { "resumed" })
+    }
+
+    /// Nothing comes from its peer any more: it is offered an ICE restart, if it may answer one. Answers whether it was.
+    pub fn restart_ice(&mut self, cx: &mut Context) -> bool {
+        let Some(call) = self.call else { return false };
+        let Some(restart) = self.half.offer_restart(addresses(cx)) else { return false };
+        let credentials = Some(restart.credentials);
+        cx.command(BridgeCommand::OfferRestart { leg: self.seat, credentials });
+        cx.sip.reinvite(cx.now, call, &restart.offer);
+        true
+    }
+
+    /// What the peer made of our offer: an ICE restart, there is no other. Answers what happened, in words.
+    pub fn reoffer_over(&mut self, cx: &mut Context, event: &SipEvent) -> Option<String> {
+        let fault = match event {
+            SipEvent::ReInviteAnswered { sdp, .. } => match self.half.read_restart(sdp) {
+                Ok(change) => {
+                    self.set_remote(cx, LegRemote::WebrtcChange(change));
+                    return Some("ICE begins anew".to_owned());
+                }
+                Err(fault) => fault.to_owned(),
+            },
+            SipEvent::ReInviteRefused { code, .. } if self.half.restart_refused() => format!("refused with {code}"),
+            _ => return None,
+        };
+        cx.command(BridgeCommand::OfferRestart { leg: self.seat, credentials: None });
+        Some(format!("no ICE restart: {fault}"))
     }
 
     /// The answer to an offer of ours in a 2xx (RFC 3264 §5). One that cannot be used leaves the call as it was; the error says

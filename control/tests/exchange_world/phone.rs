@@ -131,6 +131,8 @@ pub(crate) struct Phone {
     pub(crate) calls: Vec<Came>,
     /// Re-INVITEs that came.
     pub(crate) offers_seen: usize,
+    /// Their offers.
+    pub(crate) offers: Vec<String>,
     /// Answers to its own re-INVITEs.
     pub(crate) answers_seen: Vec<String>,
     pub(crate) transfers: Vec<(u16, bool)>,
@@ -192,7 +194,9 @@ pub(crate) fn hear(phone: &mut Phone, now: Instant, event: SipEvent) {
         }
         SipEvent::ReInvite { call, sdp } => {
             phone.offers_seen += 1;
-            let answer = sdp.map(|sdp| answer_to(&sdp, phone.port, phone.wishes, phone.takes));
+            phone.offers.extend(sdp.clone());
+            let answer = sdp.filter(|_| !matches!(phone.does, Does::Refuse { .. }));
+            let answer = answer.map(|sdp| answer_to(&sdp, phone.port, phone.wishes, phone.takes));
             phone.agent.answer_reinvite(now, call, answer.as_deref());
         }
         SipEvent::ReInviteAnswered { call, sdp } => {
@@ -236,13 +240,15 @@ pub(crate) fn answer_to(offer: &str, port: u16, wishes: Option<&str>, takes: Opt
     let offer = sdp::parse(offer).unwrap();
     let codec = *offer.codecs.iter().find(|format| takes.is_none_or(|codec| format.codec == codec)).unwrap();
     let here: IpAddr = "198.51.100.50".parse().unwrap();
+    // Others, where the offer has others than before.
+    let ufrag = format!("phone{}", offer.ice.as_ref().map_or("", |ice| &ice.ufrag));
     let text = match offer.fingerprint {
         Some(_) => sdp::write_webrtc_answer(
             &offer,
             &WebrtcLocal {
                 addresses: vec![here],
                 port,
-                ufrag: "phone".to_owned(),
+                ufrag,
                 pwd: "q".repeat(24),
                 lite: false,
                 fingerprint: [9; 32],

@@ -184,11 +184,11 @@ impl Flow {
         }
     }
 
-    /// Sets the encoder's effort, where there is one.
+    /// Sets the effort of encoding and of concealment, where there are codecs.
     pub(super) fn set_complexity(&mut self, complexity: u8) {
         match &mut self.path {
             Path::Relay(_) => {}
-            Path::Playout(playout) => playout.voice().set_complexity(complexity),
+            Path::Playout(playout) => playout.set_complexity(complexity),
             Path::Arrival(arrival) => arrival.voice().set_complexity(complexity),
         }
     }

@@ -36,6 +36,7 @@ pub use self::playout::PlayoutStats;
 use self::spare::{Spares, open_leg};
 use crate::dtls::Identity;
 use crate::error::{Cause, End, Side};
+use crate::ice::IceCredentials;
 use crate::leg::rtp::{RtpConfig, RtpRemote};
 use crate::leg::webrtc::{WebrtcChange, WebrtcConfig, WebrtcRemote};
 use crate::leg::{Component, Leg, LegEvent, LegOutput, LegStats, LocalLeg, Received};
@@ -156,10 +157,19 @@ pub enum BridgeCommand {
         /// Which leg.
         leg: LegName,
     },
-    /// Nothing is sent to the peer of a webrtc leg until `Release`: it put the call on hold. An rtp leg learns that by `SetRemote`.
+    /// Nothing is sent to the peer of a leg until `Release`: it put the call on hold, or must not hear us yet. That the peer of an rtp leg
+    /// holds is said by `SetRemote`.
     Hold {
         /// Which leg.
         leg: LegName,
+    },
+    /// An ICE restart of ours is about to be offered to the peer of a webrtc leg, with these credentials; `None`: it was refused. The
+    /// answer comes as `SetRemote` with a `WebrtcChange`.
+    OfferRestart {
+        /// Which leg.
+        leg: LegName,
+        /// Ours, new ones.
+        credentials: Option<IceCredentials>,
     },
     /// The peer of a leg must always hear something: from now on silence is sent to it where the other side is silent. Holds for
     /// whoever sits there later.
@@ -521,6 +531,11 @@ impl Bridge {
             BridgeCommand::Hold { leg } => {
                 if let Some(leg) = self.leg_mut(leg) {
                     leg.hold();
+                }
+            }
+            BridgeCommand::OfferRestart { leg, credentials } => {
+                if let Some(leg) = self.leg_mut(leg) {
+                    leg.offer_restart(now, credentials);
                 }
             }
             BridgeCommand::Comfort { leg } => {

@@ -109,6 +109,37 @@ fn every_handshake_finishes_at_5_and_at_20_percent_loss() {
 }
 
 #[test]
+fn a_server_that_asks_before_it_answers_is_answered_at_once_and_at_20_percent_loss() {
+    let asking = [true, false].map(dimpl::tests::identity_that_asks);
+    let (cookie, group) = (&asking[0], &asking[1]);
+    for (server, client, versions, version) in [
+        (cookie, DtlsVersions::V12, DtlsVersions::V12, DtlsVersion::V12),
+        (cookie, DtlsVersions::Auto, DtlsVersions::V12, DtlsVersion::V12),
+        (cookie, DtlsVersions::V13, DtlsVersions::V13, DtlsVersion::V13),
+        (cookie, DtlsVersions::Auto, DtlsVersions::V13, DtlsVersion::V13),
+        (group, DtlsVersions::V13, DtlsVersions::V13, DtlsVersion::V13),
+        (group, DtlsVersions::Auto, DtlsVersions::V13, DtlsVersion::V13),
+        (group, DtlsVersions::Auto, DtlsVersions::Auto, DtlsVersion::V13),
+    ] {
+        for seed in 0..12 {
+            let loss_pct = if seed == 0 { 0 } else { 20 };
+            let faults = Faults { loss_pct, jitter_ms: loss_pct, ..Faults::default() };
+            let mut net = Net::with(&identities().0, server, (client, versions), seed, faults);
+            net.run();
+            let (keys_c, keys_s) = (net.keys(0), net.keys(1));
+            assert_eq!((keys_c.0, keys_s.0), (version, version), "{client:?} {versions:?}");
+            assert!(keys_c.1.local == keys_s.1.remote && keys_c.1.remote == keys_s.1.local);
+            assert!(net.questions > 0, "{client:?} {versions:?}: nothing was asked");
+            let took_ms = net.connected_at[0].max(net.connected_at[1]).since(START).as_millis();
+            assert!(
+                took_ms <= if seed == 0 { 140 } else { 9_000 },
+                "{client:?} {versions:?}, seed {seed}: {took_ms} ms"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_client_hello_in_fragments_is_put_together() {
     for (client, server, version) in PAIRINGS {
         // The longest hello here is padded to the MTU: in 60s it makes 20 fragments.
@@ -214,6 +245,54 @@ fn close_notify_is_heard_by_the_other_side() {
             net.run();
             assert_eq!(net.end(1 - closing), Some(Cause::DtlsClosed));
             assert_eq!(net.peers[1 - closing].detail(), Some("close_notify"));
+        }
+    }
+}
+
+#[test]
+fn a_session_that_has_let_its_library_go_still_says_and_hears_goodbye() {
+    for (client, server, _) in PAIRINGS {
+        for closing in 0..2 {
+            let mut net = Net::new(client, server, 1, Faults::default());
+            net.run();
+            for side in 0..2 {
+                net.peers[side].confirm();
+                net.drain(side);
+                // A flight that comes once more is no goodbye.
+                let noise = random_datagram(&mut net.random);
+                net.peers[side].handle_datagram(net.now, &noise);
+                net.drain(side);
+                net.keys(side);
+            }
+            let sent = net.sent;
+            net.peers[closing].close();
+            net.outcomes[1 - closing] = None;
+            net.run();
+            assert_eq!(net.end(1 - closing), Some(Cause::DtlsClosed), "{client:?} {server:?} {closing}");
+            assert_eq!(net.peers[1 - closing].detail(), Some("close_notify"));
+            // One each: it is answered (RFC 5246 §7.2.1).
+            assert!(net.sent <= sent + 2, "{} {sent}", net.sent);
+        }
+    }
+}
+
+/// OpenSSL judges what was sealed in advance, and its own goodbye is heard without the library that shook hands with it.
+#[test]
+fn what_is_left_of_a_session_exchanges_goodbyes_with_openssl() {
+    for closing in 0..2 {
+        for (client, server) in [(DtlsVersions::OpenSsl, DtlsVersions::V12), (DtlsVersions::V12, DtlsVersions::OpenSsl)]
+        {
+            let mut net = Net::new(client, server, 1, Faults::default());
+            net.run();
+            for side in 0..2 {
+                net.peers[side].confirm();
+                net.drain(side);
+            }
+            net.peers[closing].close();
+            net.outcomes[1 - closing] = None;
+            net.drain(closing);
+            net.run();
+            assert_eq!(net.end(1 - closing), Some(Cause::DtlsClosed), "{client:?} {server:?} {closing}");
         }
     }
 }
@@ -373,6 +452,8 @@ struct Net {
     client_sent: Vec<Instant>,
     connected_at: [Instant; 2],
     split_hello: Option<usize>,
+    /// HelloVerifyRequests and HelloRetryRequests that were sent.
+    questions: u32,
     /// Random datagrams that each side gets before every genuine one.
     noise: u32,
     random: Random,
@@ -395,12 +476,30 @@ impl Net {
     ) -> Net {
         let (a, b) = identities();
         let now = START;
-        Net {
-            now,
-            peers: [
+        Net::of(
+            [
                 DtlsSession::new(now, a, DtlsRole::Client, client, expected.0),
                 DtlsSession::new(now, b, DtlsRole::Server, server, expected.1),
             ],
+            seed,
+            faults,
+        )
+    }
+
+    /// The same with other certificates, client's and server's.
+    fn with(a: &Identity, b: &Identity, versions: (DtlsVersions, DtlsVersions), seed: u64, faults: Faults) -> Net {
+        let peers = [
+            DtlsSession::new(START, a, DtlsRole::Client, versions.0, b.fingerprint()),
+            DtlsSession::new(START, b, DtlsRole::Server, versions.1, a.fingerprint()),
+        ];
+        Net::of(peers, seed, faults)
+    }
+
+    fn of(peers: [DtlsSession; 2], seed: u64, faults: Faults) -> Net {
+        let now = START;
+        Net {
+            now,
+            peers,
             deadlines: [now; 2],
             outcomes: [None, None],
             wire: BTreeMap::new(),
@@ -409,6 +508,7 @@ impl Net {
             client_sent: Vec::new(),
             connected_at: [now; 2],
             split_hello: None,
+            questions: 0,
             noise: 0,
             random: Random::from_test_seed(seed),
             faults,
@@ -476,6 +576,7 @@ impl Net {
 
     fn transmit(&mut self, to: usize, datagram: &[u8]) {
         self.longest = self.longest.max(datagram.len());
+        self.questions += u32::from(is_question(datagram));
         let copies = 1 + u32::from(self.random.below(100) < self.faults.duplicate_pct);
         for _ in 0..copies {
             let delay = 20 + u64::from(self.random.below(self.faults.jitter_ms + 1));
@@ -502,6 +603,16 @@ impl Net {
     fn end(&self, side: usize) -> Option<Cause> {
         end_of(&self.outcomes[side])
     }
+}
+
+/// A HelloVerifyRequest, or a ServerHello with the random of a HelloRetryRequest (RFC 8446 §4.1.3).
+fn is_question(datagram: &[u8]) -> bool {
+    const HELLO_VERIFY_REQUEST: u8 = 3;
+    let first = record::first_fragment(datagram);
+    first.is_some_and(|first| {
+        let random = first.bytes.get(14..18);
+        first.kind == HELLO_VERIFY_REQUEST || (first.kind == 2 && random == Some(&[0xcf, 0x21, 0xad, 0x74]))
+    })
 }
 
 fn end_of(outcome: &Option<DtlsOutput>) -> Option<Cause> {

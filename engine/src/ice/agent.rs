@@ -320,6 +320,11 @@ impl IceAgent {
         self.last_heard
     }
 
+    /// When the nominated peer last answered a check of a full agent.
+    pub fn consented_at(&self) -> Option<Instant> {
+        self.consent.as_ref().map(Consent::given_at)
+    }
+
     /// Round trip of the last answered check, ms. A check that was sent more than once does not count: which send was
     /// answered is unknown (Karn's rule).
     pub fn round_trip_ms(&self) -> Option<u32> {

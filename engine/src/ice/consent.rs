@@ -16,7 +16,7 @@ const _: () = assert!(CONSENT_MS_MAX < OUTSTANDING_MAX as u64 * CONSENT_INTERVAL
 #[derive(Debug)]
 pub(super) struct Consent {
     next_at: Instant,
-    expires_at: Instant,
+    given_at: Instant,
     outstanding: [Option<(TransactionId, Instant)>; OUTSTANDING_MAX],
     next_slot: usize,
 }
@@ -26,7 +26,7 @@ impl Consent {
     pub(super) fn new(now: Instant, random: &mut Random) -> Consent {
         Consent {
             next_at: now.plus_millis(interval_ms(random)),
-            expires_at: now.plus_millis(CONSENT_MS_MAX),
+            given_at: now,
             outstanding: [None; OUTSTANDING_MAX],
             next_slot: 0,
         }
@@ -37,11 +37,19 @@ impl Consent {
     }
 
     pub(super) fn is_expired(&self, now: Instant) -> bool {
-        self.expires_at <= now
+        self.expires_at() <= now
+    }
+
+    pub(super) fn given_at(&self) -> Instant {
+        self.given_at
+    }
+
+    fn expires_at(&self) -> Instant {
+        self.given_at.plus_millis(CONSENT_MS_MAX)
     }
 
     pub(super) fn deadline(&self) -> Instant {
-        self.next_at.min(self.expires_at)
+        self.next_at.min(self.expires_at())
     }
 
     /// Books the check that is sent now. Each has an id of its own and is never sent again (RFC 7675 §5.1).
@@ -66,7 +74,7 @@ impl Consent {
                 *slot = None;
             }
         }
-        self.expires_at = now.plus_millis(CONSENT_MS_MAX);
+        self.given_at = now;
     }
 }
 

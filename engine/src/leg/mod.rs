@@ -15,6 +15,8 @@ pub mod webrtc;
 
 use crate::dtls::DtlsVersion;
 use crate::error::{Cause, DropReason};
+use crate::ice::IceCredentials;
+use crate::limits::{CONSENT_MS_MAX, MEDIA_MS_MAX};
 use crate::rtp::header::{COMFORT_NOISE_PAYLOAD_TYPE, RtpPacket};
 use crate::rtp::rtcp::ReportBlock;
 use crate::rtp::sender::RtpSender;
@@ -25,6 +27,18 @@ use std::net::SocketAddr;
 
 /// Time after the peer's RTCP BYE until it takes effect; media that still comes in its second half takes it back.
 pub const BYE_GRACE_MS: u64 = 2_000;
+
+/// Time after the peer's close_notify until it ends the leg: its signalling's own word (BYE) is often sent after it, and says more.
+/// Nothing is sent or taken meanwhile.
+pub const CLOSE_GRACE_MS: u64 = 300;
+
+/// How long nothing may come from the peer of a webrtc leg, of whatever kind, before `PathSilent` says so, and again after each
+/// further time of it: longer than any two of its checks are apart (RFC 7675 §5.1: six seconds at most).
+pub const PATH_SILENT_MS: u64 = 8_000;
+
+/// The same for a full agent of ours that gets no answer to its consent checks, whatever else may come: two of them are then lost.
+pub const PATH_UNCONSENTED_MS: u64 = 13_000;
+const _: () = assert!(PATH_UNCONSENTED_MS < CONSENT_MS_MAX && PATH_SILENT_MS < MEDIA_MS_MAX);
 
 /// A leg of either kind. Boxed: a bridge moves once into its slot, its legs are large.
 pub enum Leg {
@@ -129,18 +143,26 @@ impl Leg {
         }
     }
 
-    /// Ends the hold; an rtp leg is never held by us.
+    /// Ends the hold.
     pub fn release(&mut self, now: Instant) {
         match self {
             Leg::Webrtc(leg) => leg.release(now),
-            Leg::Rtp(_) => {}
+            Leg::Rtp(leg) => leg.release(now),
         }
     }
 
-    /// Begins a hold; an rtp leg's is in its peer's description.
+    /// Begins a hold of ours; that of an rtp leg's peer is in its description.
     pub fn hold(&mut self) {
         match self {
             Leg::Webrtc(leg) => leg.hold(),
+            Leg::Rtp(leg) => leg.hold(),
+        }
+    }
+
+    /// See [`webrtc::WebrtcLeg::offer_restart`]; an rtp leg has no ICE.
+    pub fn offer_restart(&mut self, now: Instant, credentials: Option<IceCredentials>) {
+        match self {
+            Leg::Webrtc(leg) => leg.offer_restart(now, credentials),
             Leg::Rtp(_) => {}
         }
     }
@@ -291,6 +313,9 @@ pub enum LegEvent {
     },
     /// The peer's packets come from elsewhere, and ours go there from now on (rtp).
     Latched(SocketAddr),
+    /// Nothing has come from the peer for `PATH_SILENT_MS`, or no consent for `PATH_UNCONSENTED_MS` (webrtc): its path may be dead,
+    /// and a restart of ICE may find another. Said again while it lasts.
+    PathSilent,
     /// First RTP packet from the peer.
     FirstReceived,
     /// First RTP packet to the peer.

@@ -14,7 +14,10 @@
 //! retransmission would cost the caller a second of silence.
 
 use super::stream::Stream;
-use super::{Component, LegEvent, LegOutput, LegStats, LocalLeg, MediaFormat, Received};
+use super::{
+    CLOSE_GRACE_MS, Component, LegEvent, LegOutput, LegStats, LocalLeg, MediaFormat, PATH_SILENT_MS,
+    PATH_UNCONSENTED_MS, Received,
+};
 use crate::demux::{self, Class};
 use crate::dtls::{DtlsOutput, DtlsRole, DtlsSession, DtlsVersions, Identity};
 use crate::error::{Cause, DropReason};
@@ -86,6 +89,8 @@ pub struct WebrtcLeg {
     ice: IceAgent,
     /// The agent before an ICE restart, until the pair of the new one is nominated.
     ice_before: Option<Box<IceAgent>>,
+    /// The agent of a restart that we have offered: it answers checks, and waits for the peer's description.
+    ice_offered: Option<Box<IceAgent>>,
     /// When the agent wants its turn; `DUE` while it has something to say.
     ice_deadline: Instant,
     identity: Identity,
@@ -100,6 +105,10 @@ pub struct WebrtcLeg {
     dtls: Option<DtlsSession>,
     /// The same for the session. So a media packet costs neither of them a look.
     dtls_deadline: Instant,
+    /// When the peer's close_notify ends the leg.
+    closed_at: Instant,
+    /// When `PathSilent` was said last.
+    silence_told: Instant,
     keys: Option<Keys>,
     hold: bool,
     /// The peer does not want to receive: it has put us on hold.
@@ -116,6 +125,8 @@ pub struct WebrtcLeg {
 /// What DTLS gave us.
 struct Keys {
     since: Instant,
+    /// The peer has protected something with its keys.
+    is_confirmed: bool,
     protect: Protect,
     unprotect: Unprotect,
 }
@@ -124,6 +135,7 @@ impl Keys {
     fn new(now: Instant, keys: &SrtpKeys) -> Keys {
         Keys {
             since: now,
+            is_confirmed: false,
             protect: Protect::new(keys.profile, &keys.local),
             unprotect: Unprotect::new(keys.profile, &keys.remote),
         }
@@ -157,6 +169,7 @@ impl WebrtcLeg {
         let mut leg = WebrtcLeg {
             ice: IceAgent::new(now, config.ice, local, random.fork()),
             ice_before: None,
+            ice_offered: None,
             ice_deadline: DUE,
             identity: identity.clone(),
             versions: config.versions,
@@ -166,6 +179,8 @@ impl WebrtcLeg {
             early_dtls: Vec::with_capacity(EARLY_DTLS_MAX),
             dtls: None,
             dtls_deadline: Instant::NEVER,
+            closed_at: Instant::NEVER,
+            silence_told: Instant::ZERO,
             keys: None,
             hold: config.hold,
             is_unwanted: false,
@@ -241,7 +256,11 @@ impl WebrtcLeg {
         self.is_unwanted = !change.sending;
         let is_restart = change.credentials != *self.ice.local();
         if is_restart {
-            let agent = IceAgent::new(now, self.ice.role(), change.credentials, self.random.fork());
+            let offered = self.ice_offered.take_if(|offered| *offered.local() == change.credentials);
+            let agent = match offered {
+                Some(offered) => *offered,
+                None => IceAgent::new(now, self.ice.role(), change.credentials, self.random.fork()),
+            };
             self.ice_before = Some(Box::new(core::mem::replace(&mut self.ice, agent)));
             self.ice.set_remote(now, &change.ice);
             self.ice_deadline = DUE;
@@ -249,6 +268,7 @@ impl WebrtcLeg {
         if fingerprint != change.fingerprint {
             self.expected = Some((change.fingerprint, change.dtls));
             self.dtls = None;
+            self.closed_at = Instant::NEVER;
             if !is_restart {
                 self.start_dtls(now);
             }
@@ -257,6 +277,16 @@ impl WebrtcLeg {
         if let (true, Some(keys)) = (is_restart, &mut self.keys) {
             keys.since = now;
         }
+    }
+
+    /// Readies the leg for an ICE restart of ours before it is offered (RFC 8839 §4.4.1.1.1): checks toward `credentials` are
+    /// answered from now on, as the peer's may come before its answer does. That comes as `change`, with the same ones. `None`: the
+    /// offer was refused.
+    pub fn offer_restart(&mut self, now: Instant, credentials: Option<IceCredentials>) {
+        let role = self.ice.role();
+        let agent = |local: IceCredentials| Box::new(IceAgent::new(now, role, local, self.random.fork()));
+        self.ice_offered = credentials.map(agent);
+        self.ice_deadline = DUE;
     }
 
     /// What was negotiated.
@@ -291,9 +321,10 @@ impl WebrtcLeg {
             Class::Rtcp => self.handle_rtcp(now, from, datagram),
             Class::Stun => {
                 self.ice_deadline = DUE;
-                match &mut self.ice_before {
-                    Some(before) if before.is_addressed_by(datagram) => before.handle_datagram(now, from, datagram),
-                    _ => self.ice.handle_datagram(now, from, datagram),
+                let others = [&mut self.ice_offered, &mut self.ice_before].into_iter().flatten();
+                match others.map(Box::as_mut).find(|other| other.is_addressed_by(datagram)) {
+                    Some(other) => other.handle_datagram(now, from, datagram),
+                    None => self.ice.handle_datagram(now, from, datagram),
                 }
             }
             Class::Dtls => self.handle_dtls(now, from, datagram),
@@ -322,6 +353,12 @@ impl WebrtcLeg {
         let is_known = self.is_known_source(from);
         let keys = Self::keys_for(is_known, &mut self.keys)?;
         let len = keys.unprotect.rtp(datagram)?;
+        let is_first = !core::mem::replace(&mut keys.is_confirmed, true);
+        if is_first && let Some(session) = &mut self.dtls {
+            // Whoever protects media has our last flight.
+            session.confirm();
+            self.dtls_deadline = DUE;
+        }
         let received = self.stream.receive(now, &datagram[..len]);
         if received == Err(DropReason::RtpPayloadType) {
             self.stream.keep_alive(now);
@@ -339,8 +376,9 @@ impl WebrtcLeg {
     /// Whether media from `from` is acceptable: a peer may send on any pair that is valid, nominated or not (RFC 8445
     /// §12.2), nobody else costs us a decryption.
     fn is_known_source(&self, from: SocketAddr) -> bool {
-        let before = || self.ice_before.as_ref().is_some_and(|before| before.is_known_source(from));
-        self.nominated == Some(from) || self.ice.is_known_source(from) || before()
+        let others =
+            || [&self.ice_before, &self.ice_offered].into_iter().flatten().any(|ice| ice.is_known_source(from));
+        self.nominated == Some(from) || self.ice.is_known_source(from) || others()
     }
 
     fn keys_for(is_known: bool, keys: &mut Option<Keys>) -> Result<&mut Keys, DropReason> {
@@ -376,6 +414,9 @@ impl WebrtcLeg {
         let (None, Some(address), Some((fingerprint, role))) = (&self.dtls, self.nominated, self.expected) else {
             return;
         };
+        if self.closed_at != Instant::NEVER {
+            return;
+        }
         let mut session = DtlsSession::new(now, &self.identity, role, self.versions, fingerprint);
         for (from, datagram) in core::mem::take(&mut self.early_dtls) {
             if from == address {
@@ -393,8 +434,8 @@ impl WebrtcLeg {
         }
         if self.ice_deadline <= now {
             self.ice.handle_timeout(now);
-            if let Some(before) = &mut self.ice_before {
-                before.handle_timeout(now);
+            for other in [&mut self.ice_before, &mut self.ice_offered].into_iter().flatten() {
+                other.handle_timeout(now);
             }
             self.ice_deadline = DUE;
         }
@@ -429,6 +470,12 @@ impl WebrtcLeg {
                 Ok(before) => before,
                 Err(output) => return Some(output),
             };
+            // Without the peer's description it has nothing but answers to give.
+            if let Some(IceOutput::Transmit { to, len }) =
+                self.ice_offered.as_mut().map(|ice| ice.poll_output(now, out))
+            {
+                return Some(transmit(to, len));
+            }
             match self.ice.poll_output(now, out) {
                 IceOutput::Transmit { to, len } => return Some(transmit(to, len)),
                 IceOutput::Nominated(address) => {
@@ -454,16 +501,28 @@ impl WebrtcLeg {
                 DtlsOutput::Ended(cause) => {
                     self.end_detail = session.detail().map(Box::from);
                     self.dtls = None;
-                    return self.end(cause);
+                    if cause != Cause::DtlsClosed {
+                        return self.end(cause);
+                    }
+                    self.closed_at = now.plus_millis(CLOSE_GRACE_MS);
+                    self.keys = None;
                 }
                 DtlsOutput::Timeout(at) => self.dtls_deadline = at,
             }
+        }
+        if self.closed_at <= now {
+            return self.end(Cause::DtlsClosed);
         }
         if self.stream.bye_deadline() <= now {
             return self.end(Cause::RtcpBye);
         }
         if self.media_deadline() <= now {
             return self.end(Cause::MediaTimeout);
+        }
+        if self.silence_deadline() <= now {
+            self.silence_told = now;
+            self.stream.notices.push(LegEvent::PathSilent);
+            return None;
         }
         if self.can_report() && self.stream.report_deadline() <= now {
             let len = self.stream.write_report(now, out);
@@ -523,14 +582,28 @@ impl WebrtcLeg {
     fn deadline(&self) -> Instant {
         let report = if self.can_report() { self.stream.report_deadline() } else { Instant::NEVER };
         let dtls = if self.dtls.is_some() { self.dtls_deadline } else { Instant::NEVER };
-        self.ice_deadline.min(dtls).min(report).min(self.stream.bye_deadline()).min(self.media_deadline())
+        let ends = self.closed_at.min(self.stream.bye_deadline()).min(self.media_deadline());
+        self.ice_deadline.min(dtls).min(report).min(ends).min(self.silence_deadline())
     }
 
     /// When the peer counts as gone. Runs from the keys on; before them ICE and DTLS have limits of their own.
     fn media_deadline(&self) -> Instant {
-        let Some(keys) = &self.keys else { return Instant::NEVER };
-        let heard = [self.stream.heard(), self.ice.last_heard()].into_iter().flatten().fold(keys.since, Instant::max);
-        heard.plus_millis(MEDIA_MS_MAX)
+        self.heard().map_or(Instant::NEVER, |heard| heard.plus_millis(MEDIA_MS_MAX))
+    }
+
+    /// When something last came, if there are keys; else what came before them.
+    fn heard(&self) -> Option<Instant> {
+        let keys = self.keys.as_ref()?;
+        let heard = [self.stream.heard(), self.ice.last_heard()].into_iter().flatten();
+        Some(heard.fold(keys.since, Instant::max))
+    }
+
+    /// When `PathSilent` is to be said.
+    fn silence_deadline(&self) -> Instant {
+        let Some(heard) = self.heard() else { return Instant::NEVER };
+        let silent = heard.plus_millis(PATH_SILENT_MS);
+        let consented = self.ice.consented_at().map_or(Instant::NEVER, |at| at.plus_millis(PATH_UNCONSENTED_MS));
+        silent.min(consented).max(self.silence_told.plus_millis(PATH_SILENT_MS))
     }
 
     /// Whether `send` would send: keys are there and nothing is held, by us or by the peer.

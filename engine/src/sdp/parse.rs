@@ -294,8 +294,15 @@ fn parse_candidate(value: &str) -> Option<Candidate> {
         && fields.next() == Some("typ")
         && port != 0
         && !ip.is_unspecified()
-        && !ip.is_multicast();
+        && !ip.is_multicast()
+        && !is_link_local(ip);
     is_usable.then_some(Candidate { address: SocketAddr::new(ip, port), priority })
+}
+
+/// What is only good on the peer's own link (RFC 8445 §5.1.1.1). With a zone (`fe80::1%eth0`) it is no address at all: the name is the
+/// peer's, not ours.
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 fn parse_rejected(media: &Media) -> RejectedSection {

@@ -40,8 +40,7 @@ impl AesGcm {
             EVP_AEAD_CTX_zero(context.as_mut_ptr());
             let algorithm = if key.len() == 16 { EVP_aead_aes_128_gcm() } else { EVP_aead_aes_256_gcm() };
             let engine = ptr::null_mut();
-            let answer =
-                EVP_AEAD_CTX_init(context.as_mut_ptr(), algorithm, key.as_ptr(), key.len(), TAG_BYTES, engine);
+            let answer = EVP_AEAD_CTX_init(context.as_mut_ptr(), algorithm, key.as_ptr(), key.len(), TAG_BYTES, engine);
             (context.assume_init(), answer)
         };
         assert_eq!(answer, DONE, "a key of the algorithm's length is taken");

@@ -289,7 +289,12 @@ impl World {
         match (&mut self.peers[leg as usize].leg, kind) {
             (Leg::Webrtc(peer), Kind::WhatsApp(_)) => {
                 let (ice, fingerprint) = ice_of(&local, false, address);
-                peer.set_remote(now, WebrtcRemote { ice, fingerprint, dtls: DtlsRole::Server, format });
+                let Leg::Webrtc(ours) = self.bridge.leg(leg) else { panic!("a webrtc leg") };
+                let dtls = match ours.dtls_role() {
+                    Some(DtlsRole::Server) => DtlsRole::Client,
+                    _ => DtlsRole::Server,
+                };
+                peer.set_remote(now, WebrtcRemote { ice, fingerprint, dtls, format });
             }
             (Leg::Webrtc(peer), _) => {
                 let (ice, fingerprint) = ice_of(&local, true, address);
