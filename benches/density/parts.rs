@@ -367,7 +367,12 @@ impl Run {
             }
             generator.turn()?;
             up = generator.hang_up_those_up()?;
+            // Those that are missing were refused, or died.
+            if generator.calls.len() == SET_UPS && generator.under_way() == 0 {
+                break;
+            }
         }
+        let refused = generator.calls.iter().filter(|call| call.status == 503).count();
         let seconds = clock::now().since(began).as_secs_f64();
         let cores = (self.cores().0 as f64, self.cores().1 as f64);
         let busy = Usage::of(subject.pid())?.since(before).nanos as f64 / 1e9 / seconds / cores.0;
@@ -410,7 +415,7 @@ impl Run {
         Ok(json!({
             "per_second": round(rate, 0), "core_percent": round(busy * 100.0, 1), "generator_percent": round(own * 100.0, 1),
             "generator_limited": own > GENERATOR_MAX, "us_each": round(busy / rate * 1e6, 0),
-            "extrapolated_per_second_and_core": round(capacity, 0), "failed": SET_UPS - up,
+            "extrapolated_per_second_and_core": round(capacity, 0), "failed": SET_UPS - up - refused, "refused_with_503": refused,
             "half_rate": round(half, 0), "connected": connected.json(), "first_media_toward_a": first_a.json(),
             "media_both_ways": both.json(), "media_both_ways_with_the_ends_frame_clock": with_clock.json(),
         }))

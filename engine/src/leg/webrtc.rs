@@ -200,6 +200,7 @@ impl WebrtcLeg {
     pub(super) fn prefetch_received(&self) {
         self.prefetch_common();
         if let Some(keys) = &self.keys {
+            prefetch(&keys.is_confirmed);
             keys.unprotect.prefetch();
         }
         self.stream.prefetch_received();

@@ -39,7 +39,8 @@ const TICK_NANOS: u64 = 1_000_000;
 /// Steps in which a core asks for its memory, see [`Core::prefetch`].
 const CORE_STEPS: usize = 3;
 
-/// How many packets ahead a worker begins to ask for memory: the last step is taken one packet before its own.
+/// How many packets ahead a worker begins to ask for memory: two steps for the way to the core, and the core's own, of which the last is
+/// taken one packet before that packet's turn. Between two steps lies one packet, half a microsecond.
 const LOOK_AHEAD: usize = CORE_STEPS + 2;
 
 /// How often the counters are copied out.
