@@ -49,6 +49,10 @@ impl Calls {
         self.owners.get(&call).map(|owner| owner.number)
     }
 
+    pub fn user(&self, call: SipCallId) -> Option<&str> {
+        self.owners.get(&call)?.user.as_deref()
+    }
+
     pub fn trunk(&self, call: SipCallId) -> Option<TrunkId> {
         self.owners.get(&call)?.trunk
     }
@@ -139,8 +143,17 @@ impl Context<'_> {
         call
     }
 
+    /// A softphone that lost its connection has registered from another: what is sent to it inside its call goes there.
+    pub fn follow(&mut self, call: SipCallId) {
+        let Some(user) = self.calls.user(call) else { return };
+        for binding in self.gate.registrar.bindings(user) {
+            self.sip.peer_is_at(self.now, call, &binding.contact, &binding.hop);
+        }
+    }
+
     /// Ends a SIP call.
     pub fn hangup(&mut self, call: SipCallId, reason: &str) {
+        self.follow(call);
         self.sip.hangup(self.now, call, Some(reason));
     }
 

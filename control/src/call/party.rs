@@ -68,6 +68,8 @@ impl Party {
         let Some(restart) = self.half.offer_restart(addresses(cx)) else { return false };
         let credentials = Some(restart.credentials);
         cx.command(BridgeCommand::OfferRestart { leg: self.seat, credentials });
+        // Who changed its network has a new connection as well.
+        cx.follow(call);
         cx.sip.reinvite(cx.now, call, &restart.offer);
         true
     }
