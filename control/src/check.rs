@@ -165,7 +165,13 @@ impl Findings {
             .and_then(https_host)
             .map(|host| (host, config.named("edge.callback_url")));
         if let Some(files) = config.http.tls.as_ref().filter(|_| mode.orchestrates()) {
-            pairs.push(("http", &files.certificate, &files.private_key, callback, "Meta delivers no webhook to it"));
+            pairs.push((
+                "http",
+                &files.certificate,
+                &files.private_key,
+                callback,
+                Some("Meta delivers no webhook to it"),
+            ));
         }
         if let Some(files) = config.edge.tls.as_ref().filter(|_| mode != Mode::Orchestrator) {
             pairs.push((
@@ -173,7 +179,7 @@ impl Findings {
                 &files.certificate,
                 &files.private_key,
                 None,
-                "the orchestrator needs it in EDGE_TRUSTED",
+                Some("the orchestrator needs it in EDGE_TRUSTED"),
             ));
         }
         trusted.extend(config.edge.trusted.as_ref().map(|path| ("edge.trusted", path)));
@@ -182,7 +188,7 @@ impl Findings {
             let domain = sip.domain.as_deref().map(|domain| (domain, config.named("sip.domain")));
             match (&sip.certificate, &sip.private_key) {
                 (Some(certificate), Some(key)) => {
-                    pairs.push(("sip", certificate, key, domain, "browsers and most providers will not connect"));
+                    pairs.push(("sip", certificate, key, domain, Some("browsers and most providers will not connect")));
                 }
                 _ if sip.tls_bind.is_some() || sip.wss_bind.is_some() => self.warning(format!(
                     "{} is not set: a certificate is made at each start, which browsers and most providers refuse; name one of a public authority",
@@ -191,6 +197,14 @@ impl Findings {
                 _ => {}
             }
             trusted.extend(sip.trusted.as_ref().map(|path| ("sip.trusted", path)));
+            for trunk in &config.routes.trunks {
+                let Some((certificate, private_key)) = &trunk.certificate else { continue };
+                let setting = format!("{}: trunks.{}.certificate", trunk.certificate_place, trunk.name);
+                let key_setting = setting.replace(".certificate", ".private_key");
+                let pair =
+                    certificate::Pair { setting, key_setting, certificate, private_key, host: None, audience: None };
+                self.0.extend(certificate::examine(&pair, host.now_s));
+            }
         }
         for (section, certificate, private_key, host_name, audience) in pairs {
             let setting = config.named(&format!("{section}.certificate"));
@@ -569,6 +583,15 @@ mod tests {
             let text = said(mode).replace(" (No such file", " (");
             assert!(web.iter().all(|line| text.contains(line.as_str()) == has_web), "{text}");
             assert!(sip.iter().all(|line| text.contains(line.as_str()) == has_sip), "{text}");
+        }
+        let trunk = "[trunks.sbc]\nhost = \"sbc.example\"\ncertificate = \"/nowhere/c.pem\"\nprivate_key = \"/nowhere/k.pem\"\n";
+        let config = Config::read(trunk, |_| None).unwrap();
+        let mut found = Findings::default();
+        found.certificates(&config, Mode::Edge, &Host::default());
+        let text = found.0.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n");
+        for (key, path) in [("certificate", "c.pem"), ("private_key", "k.pem")] {
+            let line = format!("error   the configuration file:3: trunks.sbc.{key}: /nowhere/{path} cannot be read");
+            assert!(text.contains(&line), "{text}");
         }
         let none = Config::read("[sip]\nwss_bind = \"127.0.0.1:0\"\n", |_| None).unwrap();
         let mut found = Findings::default();

@@ -32,7 +32,7 @@ tandem joins WhatsApp Business calls to SIP.
   call           places one call into an edge: speech in, recording out, figures, exit code (tandem call --help)
 
 Settings come from the environment (WABA_TOKEN, SIP_TARGET, ...) and from FILE (TOML); the environment wins.
-RUST_LOG sets the log's level.
+RUST_LOG sets the log's level; with LOG_FORMAT=json each of its lines is a JSON object.
 ";
 
 /// What the arguments ask for.
@@ -158,7 +158,7 @@ pub fn main() -> ExitCode {
         Ok(Order::Route(order)) => route(order),
         Ok(Order::Trace(order)) => trace(order),
         Ok(Order::Run(mode, file)) => {
-            log_to_stderr();
+            crate::trace::log::begin();
             load(file).and_then(|config| crate::run(config, mode).map_err(|error| format!("{error:#}")))
         }
         Err(error) => Err(error),
@@ -174,14 +174,6 @@ pub fn main() -> ExitCode {
 
 fn load(file: Option<PathBuf>) -> Result<Config, String> {
     Config::load(file.as_deref(), |name| std::env::var(name).ok()).map_err(|error| error.0)
-}
-
-fn log_to_stderr() {
-    use tracing_subscriber::EnvFilter;
-    use tracing_subscriber::filter::LevelFilter;
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }
 
 fn route(order: RouteOrder) -> Result<(), String> {

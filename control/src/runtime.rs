@@ -9,14 +9,19 @@
 //! Why one task and no locks: every decision about a call is made in one place and in one order, which is the order that the
 //! simulator replays. Nothing in here waits for a network; whatever does runs in a task of its own and reports back as an `Input`.
 
+mod withheld;
+
 use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput, GateFigures, TrunkFigures};
 use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, OrchestratorOutput};
+use crate::call::outbound::{DialEvent, DialEventKind, DialRequest};
 use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, limits};
 use crate::config::TraceSettings;
 use crate::engine_link::EngineLink;
 use crate::figures::Observed;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
+use crate::sip::SipEnd;
 use crate::sip::locate::{Question, Records};
+use crate::sip::transport::Hop;
 use crate::sip_io::resolver::Resolver;
 use crate::sip_io::{Heard, SipIo, SipIoCounters};
 use crate::store::{Change, Remembered, Store, StoreFigures};
@@ -26,7 +31,7 @@ use crate::trace::redact::CallTag;
 use crate::trace::scrub::scrub;
 use crate::trace::timeline::{Entry, Page, Step, Timeline};
 use crate::whatsapp::event::{Connect, WebhookEvent};
-use crate::whatsapp::graph::{GraphAction, GraphError, GraphRequest};
+use crate::whatsapp::graph::{ConnectRequest, GraphAction, GraphError, GraphRequest};
 use crate::whatsapp::graph_client::GraphClients;
 use engine::bridge::BridgeEvent;
 use engine::io::clock;
@@ -37,6 +42,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use withheld::{Withheld, makes_a_call};
 
 /// Inputs waiting for the runtime. Past it HTTP requests are answered 503, and tasks that report back wait.
 pub const INPUTS_MAX: usize = 8_192;
@@ -80,6 +86,15 @@ pub enum Input {
         took: Duration,
         /// What.
         result: Result<(), GraphError>,
+    },
+    /// The outcome of a `connect`: WhatsApp's id of the call.
+    Connected {
+        /// Which.
+        request: u64,
+        /// How long it took.
+        took: Duration,
+        /// What.
+        result: Result<String, GraphError>,
     },
     /// The outcome of a request to a remote edge.
     EdgeReply {
@@ -137,6 +152,8 @@ pub struct Figures {
     pub edge: Option<(EdgeAlive, EdgeCounters)>,
     /// Trunks, in the order of the configuration.
     pub trunks: Vec<TrunkFigures>,
+    /// Whether the SIP target answers OPTIONS, if it is asked.
+    pub target_alive: Option<bool>,
     /// Who is registered.
     pub registered: GateFigures,
     /// Of calls over time.
@@ -188,6 +205,8 @@ pub struct Runtime {
     /// For copies of messages to a collector.
     collector: Option<std::net::UdpSocket>,
     memory: Option<Memory>,
+    /// Ends of calls whose media figures are still to come: the end is the last line.
+    ends: BTreeMap<String, Entry>,
     /// Who waits until a call is accepted or over.
     waiting: BTreeMap<String, Vec<oneshot::Sender<bool>>>,
     inputs: mpsc::Receiver<Input>,
@@ -204,6 +223,9 @@ struct Memory {
     written: watch::Receiver<u64>,
     /// The number of the last change.
     last: u64,
+    /// The number of the last change of a SIP call, and what waits for such a change.
+    last_dialog: u64,
+    withheld: Withheld,
 }
 
 enum Origin {
@@ -230,6 +252,7 @@ impl Runtime {
             board: Board::new(TraceSettings::default(), SocketAddr::from(([127, 0, 0, 1], 0))),
             collector: None,
             memory: None,
+            ends: BTreeMap::new(),
             waiting: BTreeMap::new(),
             inputs,
             back,
@@ -250,7 +273,8 @@ impl Runtime {
         if let Some(local) = &mut self.edge {
             local.edge.restore(now, dialogs);
         }
-        self.memory = Some(Memory { written: store.written(), store, last: 0 });
+        let written = store.written();
+        self.memory = Some(Memory { written, store, last: 0, last_dialog: 0, withheld: Withheld::default() });
     }
 
     /// Appends a record of every call to `writer`'s file from now on.
@@ -299,11 +323,23 @@ impl Runtime {
     /// Waits for whatever comes first; takes only an input, since that is gone once received.
     async fn wait(&mut self, due: Instant) {
         let sleep = tokio::time::sleep(due.since(clock::now()).min(SLEEP_MAX));
+        let waits = self.memory.as_ref().filter(|memory| !memory.withheld.is_empty());
+        let written = waits.map(|memory| memory.written.clone());
+        let stored = async move {
+            if let Some(mut written) = written
+                && written.changed().await.is_ok()
+            {
+                return;
+            }
+            // Nothing waits, or the writer is gone: then its time runs out.
+            std::future::pending().await
+        };
         let received = match &mut self.edge {
             Some(edge) => tokio::select! {
                 input = self.inputs.recv() => input,
                 () = edge.engine.woken() => None,
                 () = edge.sip.readable() => None,
+                () = stored => None,
                 () = sleep => None,
             },
             None => tokio::select! {
@@ -351,6 +387,12 @@ impl Runtime {
                 self.observed.graph(action, took);
                 if let Some(local) = &mut self.orchestrator {
                     local.orchestrator.handle_graph(now, request, result);
+                }
+            }
+            Input::Connected { request, took, result } => {
+                self.observed.graph("connect", took);
+                if let Some(local) = &mut self.orchestrator {
+                    local.orchestrator.handle_connected(now, request, result);
                 }
             }
             Input::EdgeReply { request, result } => {
@@ -428,7 +470,7 @@ impl Runtime {
             let orchestrator = self.settle_orchestrator(now);
             let (edge, notified) = self.settle_edge(now);
             if !notified {
-                return orchestrator.min(edge);
+                return orchestrator.min(edge).min(self.send_withheld(now));
             }
         }
     }
@@ -438,8 +480,14 @@ impl Runtime {
             let Some(local) = &mut self.orchestrator else { return Instant::NEVER };
             match local.orchestrator.poll_output(now) {
                 OrchestratorOutput::Timeout(due) => return due,
-                OrchestratorOutput::Timeline(entry) => self.record(&entry),
+                OrchestratorOutput::Timeline(entry) => self.record_in_order(entry),
                 OrchestratorOutput::Graph(request) => self.ask_graph(request),
+                OrchestratorOutput::Connect(request) => self.connect(request),
+                OrchestratorOutput::Dial(event) => {
+                    if let Some(edge) = &mut self.edge {
+                        edge.edge.handle_dial(now, event);
+                    }
+                }
                 OrchestratorOutput::Store(change) => self.remember(change),
                 OrchestratorOutput::Decided { call_id, accepted } => {
                     for reply in self.waiting.remove(&call_id).into_iter().flatten() {
@@ -460,16 +508,40 @@ impl Runtime {
         }
     }
 
+    /// No crash may leave a user's phone ringing whose call nobody knows: the store must know of it first.
+    fn connect(&self, request: ConnectRequest) {
+        let Some(local) = &self.orchestrator else { return };
+        let (graph, back) = (local.graph.clone(), self.back.clone());
+        let is_kept = self.kept();
+        tokio::spawn(async move {
+            is_kept.await;
+            let asked = clock::now();
+            let result = graph.connect(&request).await;
+            let took = clock::now().since(asked);
+            let _ = back.send(Input::Connected { request: request.request, took, result }).await;
+        });
+    }
+
+    /// Ready when the store holds everything that it was told so far.
+    fn kept(&self) -> impl Future<Output = ()> + Send + use<> {
+        let memory = self.memory.as_ref().map(|memory| (memory.written.clone(), memory.last));
+        async move {
+            if let Some((mut written, last)) = memory {
+                // A disk that is too slow must not cost the call.
+                let _ = tokio::time::timeout(STORE_TIME_MAX, written.wait_for(|written| *written >= last)).await;
+            }
+        }
+    }
+
     fn ask_graph(&self, request: GraphRequest) {
         let Some(local) = &self.orchestrator else { return };
         let (graph, back) = (local.graph.clone(), self.back.clone());
         // One call id gets one accept, whatever happens to this process: the store must know of it first.
         let accepts = matches!(request.action, GraphAction::Accept { .. });
-        let memory = self.memory.as_ref().filter(|_| accepts).map(|memory| (memory.written.clone(), memory.last));
+        let is_kept = accepts.then(|| self.kept());
         tokio::spawn(async move {
-            if let Some((mut written, last)) = memory {
-                // A disk that is too slow must not cost the call.
-                let _ = tokio::time::timeout(STORE_TIME_MAX, written.wait_for(|written| *written >= last)).await;
+            if let Some(is_kept) = is_kept {
+                is_kept.await;
             }
             let asked = clock::now();
             let result = graph.ask(&request).await;
@@ -480,7 +552,11 @@ impl Runtime {
 
     fn remember(&mut self, change: Change) {
         if let Some(memory) = &mut self.memory {
+            let is_dialog = matches!(change, Change::Dialog { .. });
             memory.last = memory.store.write(change);
+            if is_dialog {
+                memory.last_dialog = memory.last;
+            }
         }
     }
 
@@ -502,16 +578,24 @@ impl Runtime {
     /// Answers the edge's deadline, and whether the orchestrator heard of something.
     fn settle_edge(&mut self, now: Instant) -> (Instant, bool) {
         let mut notified = false;
+        let mut of_invites = Vec::new();
         loop {
             let Some(local) = &mut self.edge else { return (Instant::NEVER, notified) };
             match local.edge.poll_output(now) {
-                EdgeOutput::Timeout(due) => return (due, notified),
-                EdgeOutput::Timeline(entry) => self.record(&entry),
+                EdgeOutput::Timeout(due) => {
+                    self.withhold(now, of_invites);
+                    return (due, notified);
+                }
+                EdgeOutput::Timeline(entry) => self.record_of_edge(entry),
                 EdgeOutput::Store(change) => self.remember(change),
                 EdgeOutput::Engine { worker, command } => {
                     if let Err(command) = local.engine.command(worker, command) {
                         local.edge.handle_mailbox_full(now, worker, *command);
                     }
+                }
+                // The change that it may have to wait for comes behind it.
+                EdgeOutput::Sip { hop, bytes } if self.memory.is_some() && makes_a_call(&bytes) => {
+                    of_invites.push((hop, bytes));
                 }
                 EdgeOutput::Sip { hop, bytes } => local.sip.send(&hop, bytes),
                 EdgeOutput::Resolve { query, question } => self.resolve(query, question),
@@ -523,6 +607,20 @@ impl Runtime {
                     }
                 }
                 EdgeOutput::Linked { call_id, sip_call_id } => self.board.link(&call_id, &sip_call_id),
+                EdgeOutput::Dial(request) => match &mut self.orchestrator {
+                    Some(orchestrator) => {
+                        orchestrator.orchestrator.handle_dial(now, wall_seconds(now), request);
+                        notified = true;
+                    }
+                    // The configuration is refused before it comes to this.
+                    None => {
+                        if let DialRequest::Place(new) = request {
+                            let reason = "no orchestrator runs in this process".to_owned();
+                            let kind = DialEventKind::Ended(SipEnd::Rejected { code: 503, reason });
+                            local.edge.handle_dial(now, DialEvent { dial: new.dial, kind });
+                        }
+                    }
+                },
                 EdgeOutput::Notify { callback_url: Some(url), event } => self.callbacks.post(url, event),
                 EdgeOutput::Notify { callback_url: None, event } => {
                     if let Some(orchestrator) = &mut self.orchestrator {
@@ -542,6 +640,25 @@ impl Runtime {
                 },
             }
         }
+    }
+
+    /// Sends what the store knows of, and keeps the rest until it does.
+    fn withhold(&mut self, now: Instant, messages: Vec<(Hop, Vec<u8>)>) {
+        let Some(memory) = &mut self.memory else { return };
+        for (hop, bytes) in messages {
+            memory.withheld.push(now, memory.last_dialog, hop, bytes);
+        }
+        self.send_withheld(now);
+    }
+
+    /// Answers when it is to be called next.
+    fn send_withheld(&mut self, now: Instant) -> Instant {
+        let (Some(memory), Some(local)) = (&mut self.memory, &mut self.edge) else { return Instant::NEVER };
+        let written = *memory.written.borrow_and_update();
+        while let Some((hop, bytes)) = memory.withheld.pop(now, written) {
+            local.sip.send(&hop, bytes);
+        }
+        memory.withheld.deadline()
     }
 
     fn ask_local_edge(&mut self, now: Instant, origin: Origin, what: EdgeRequest) {
@@ -564,6 +681,29 @@ impl Runtime {
             let records = resolver.ask(&question).await;
             let _ = back.send(Input::Resolved { query, records }).await;
         });
+    }
+
+    /// The orchestrator knows why a call has ended before its bridge is gone; the end is written when the media's figures are.
+    fn record_in_order(&mut self, entry: Entry) {
+        let carried = self.edge.as_ref().is_some_and(|local| local.edge.carries_media_of(&entry.call_id));
+        match entry.step == Step::End && carried {
+            true => drop(self.ends.insert(entry.call_id.clone(), entry)),
+            false => self.record(&entry),
+        }
+    }
+
+    fn record_of_edge(&mut self, entry: Entry) {
+        let end = match entry.step {
+            Step::Media | Step::End => self.ends.remove(&entry.call_id),
+            _ => None,
+        };
+        let at = entry.at;
+        if entry.step != Step::End || end.is_none() {
+            self.record(&entry);
+        }
+        if let Some(end) = end {
+            self.record(&Entry { at, ..end });
+        }
     }
 
     fn record(&mut self, entry: &Entry) {
@@ -596,6 +736,7 @@ impl Runtime {
             orchestrator: self.orchestrator.as_ref().map(|o| (o.orchestrator.alive(), o.orchestrator.counters())),
             edge: self.edge.as_ref().map(|edge| (edge.edge.alive(), edge.edge.counters())),
             trunks: self.edge.as_ref().map(|edge| edge.edge.trunks(clock::now())).unwrap_or_default(),
+            target_alive: self.edge.as_ref().and_then(|edge| edge.edge.target_alive()),
             registered: self.edge.as_ref().map(|edge| edge.edge.registered()).unwrap_or_default(),
             observed: self.observed.clone(),
             records_lost: self.records.as_ref().map_or(0, cdr::Writer::lost),

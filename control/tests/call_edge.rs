@@ -13,7 +13,7 @@ use engine::leg::rtp::RtpRemote;
 use engine::leg::{LegEvent, LocalLeg};
 use engine::random::Random;
 use engine::rtp::telephone_event::Digit;
-use engine::sdp::Codec;
+use engine::sdp::{Codec, CryptoLine};
 use engine::srtp::SrtpProfile;
 use engine::time::Instant;
 use engine::worker::{Command, Event, RefuseReason};
@@ -81,6 +81,79 @@ fn a_number_that_allows_g711_is_passed_through_to_a_bot_where_the_configuration_
         let invite = bench.sip_request("INVITE");
         let line = if preferred == Codec::Pcmu { "RTP/AVP 0 101" } else { "RTP/AVP 0 8 101" };
         assert!(invite.contains(line), "{invite}");
+    }
+}
+
+/// Keys in the descriptions: there is nothing to set up, and the first packet is ours, after the release.
+#[test]
+fn an_offer_keyed_by_sdes_is_answered_in_kind_held_and_released() {
+    for (profile, hold) in [("RTP/SAVP", true), ("UDP/TLS/RTP/SAVPF", true), ("RTP/SAVP", false)] {
+        let mut bench = Bench::new();
+        let offer = sdes_offer().replace("RTP/SAVP", profile);
+        let new =
+            NewSession { call_id: "c".into(), sdp_offer: offer.clone(), hold_media: hold, ..NewSession::default() };
+        bench.request(EdgeRequest::New(Box::new(new)));
+        let (bridge, config) = bench.opened_bridge();
+        assert!(matches!(&config.a, LegConfig::Rtp(rtp) if rtp.remote.is_none()), "{config:?}");
+        bench.open_rtp(bridge);
+        let answer = bench.created().sdp_answer;
+        for part in [
+            &*format!("m=audio 20000 {profile} 111 126\r\n"),
+            "c=IN IP4 127.0.0.1\r\n",
+            "a=rtcp-mux\r\n",
+            "a=mid:audio\r\n",
+        ] {
+            assert!(answer.contains(part), "{part} is not in\n{answer}");
+        }
+        for part in ["a=fingerprint", "a=setup", "a=candidate", "a=ice"] {
+            assert!(!answer.contains(part), "{part} is in\n{answer}");
+        }
+        let ours = answer.lines().find_map(|line| line.strip_prefix("a=crypto:")).unwrap();
+        let ours = CryptoLine::parse(ours).unwrap();
+        let theirs = offer.lines().find_map(|line| line.strip_prefix("a=crypto:")).unwrap();
+        let theirs = CryptoLine::parse(theirs).unwrap();
+        assert_eq!((ours.tag, ours.suite, ours.key == theirs.key), (1, SrtpProfile::AesCm128HmacSha1_80, false));
+
+        let to_whatsapp: Vec<&BridgeCommand> =
+            bench.commands.iter().filter(|c| !matches!(c, BridgeCommand::Comfort { .. })).collect();
+        let (held, described) = match to_whatsapp.as_slice() {
+            [BridgeCommand::Hold { leg: LegName::A }, described] => (true, described),
+            [described] => (false, described),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(held, hold, "before it could send");
+        let BridgeCommand::SetRemote { leg: LegName::A, remote } = described else { panic!("{described:?}") };
+        let LegRemote::Rtp(remote) = &**remote else { panic!("{remote:?}") };
+        assert_eq!((remote.address, remote.rtcp_mux), ("203.0.113.130:3480".parse().unwrap(), true));
+        let keys = remote.srtp.as_ref().unwrap();
+        assert_eq!((keys.local == ours.key, keys.remote == theirs.key), (true, true));
+        assert_eq!(bench.events, [EdgeEventKind::MediaReady]);
+
+        bench.token = bench.created().edge_session_id;
+        bench.request(EdgeRequest::Release { edge_session_id: bench.token.clone() });
+        assert_eq!(bench.commands.contains(&BridgeCommand::Release { leg: LegName::A }), hold);
+        bench.request(EdgeRequest::Hangup { edge_session_id: bench.token.clone() });
+        bench.close_bridge(bridge);
+        let media = bench.steps.iter().position(|step| *step == Step::Media);
+        assert!(media < bench.steps.iter().position(|step| *step == Step::End));
+    }
+}
+
+#[test]
+fn an_offer_keyed_by_sdes_is_refused_where_the_configuration_says_so_or_its_keys_cannot_be_used() {
+    let mut bench = Bench::with(|config| config.sdes = false);
+    bench.new_session("c", &sdes_offer());
+    assert_eq!(bench.refusal(), (422, "sdes_forbidden".into()));
+    bench.expect_nothing_left();
+    for (from, to, code) in [
+        ("AES_CM_128_HMAC_SHA1_80 inline", "NULL_CIPHER inline", "no_usable_crypto"),
+        ("IN IP4 203.0.113.130", "IN IP4 relay.example", "no_address"),
+        ("opus/48000/2", "speex/16000", "no_common_codec"),
+    ] {
+        let mut bench = Bench::new();
+        bench.new_session("c", &sdes_offer().replace(from, to));
+        assert_eq!(bench.refusal(), (422, code.into()));
+        bench.expect_nothing_left();
     }
 }
 
@@ -490,6 +563,13 @@ impl Bench {
         self.drain();
     }
 
+    /// The same where both legs are RTP.
+    fn open_rtp(&mut self, bridge: BridgeId) {
+        let [a, b] = [(1, 20_000), (2, 20_002)].map(|(ssrc, port)| LocalLeg::Rtp { ssrc, port });
+        self.edge.handle_engine(self.now, 0, Event::Opened { bridge, a, b });
+        self.drain();
+    }
+
     fn bridge_event(&mut self, event: BridgeEvent) {
         self.edge.handle_engine(self.now, 0, Event::Bridge { bridge: self.bridge, event });
         self.drain();
@@ -655,6 +735,7 @@ impl Bench {
                 }
                 EdgeOutput::Timeline(entry) => self.steps.push(entry.step),
                 EdgeOutput::Trace(_) => panic!("tracing is off"),
+                EdgeOutput::Dial(request) => panic!("{request:?} where no account takes calls out"),
                 EdgeOutput::Linked { .. } => {}
                 EdgeOutput::Store(Change::Dialog { key, dialog }) => drop(self.kept.insert(key, *dialog)),
                 EdgeOutput::Store(Change::DialogOver { key }) => assert!(self.kept.remove(&key).is_some(), "{key}"),
@@ -685,7 +766,15 @@ fn with_body(message: &str, body: &str) -> String {
 
 /// The offer of the fixtures.
 fn offer() -> String {
-    let bytes = include_bytes!("data/whatsapp/connect-uic.wire.json");
-    let connect: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+    sdp_of(include_bytes!("data/whatsapp/connect-uic.wire.json"))
+}
+
+/// That of a number which is set to SDES.
+fn sdes_offer() -> String {
+    sdp_of(include_bytes!("data/whatsapp/connect-uic-sdes.json"))
+}
+
+fn sdp_of(webhook: &[u8]) -> String {
+    let connect: serde_json::Value = serde_json::from_slice(webhook).unwrap();
     connect.pointer("/entry/0/changes/0/value/calls/0/session/sdp").unwrap().as_str().unwrap().to_owned()
 }

@@ -67,6 +67,33 @@ async fn every_fixture_has_a_row_and_every_row_is_true() {
     }
 }
 
+/// What a reader looks at last is why the call ended; the figures of its media stand before it.
+#[tokio::test]
+async fn the_end_is_the_last_line_of_a_timeline() {
+    let bench = Bench::start(None).await;
+    let (body, ids) = fresh("connect-uic.json");
+    assert_eq!(bench.post(&body).await, 200);
+    let text = |found: String| found.lines().filter(|line| !line.contains("tandem_")).collect::<Vec<_>>().join("\n");
+    let mut terminate: Value = serde_json::from_slice(&body).unwrap();
+    terminate["entry"][0]["changes"][0]["value"]["calls"][0]["event"] = json!("terminate");
+    let mut posted = false;
+    let mut seen = String::new();
+    for _ in 0..400 {
+        seen = text(bench.everything(&ids).await);
+        if seen.contains("ringing 180") && !posted {
+            posted = true;
+            assert_eq!(bench.post(&serde_json::to_vec(&terminate).unwrap()).await, 200);
+        }
+        if seen.contains("end side=") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let lines: Vec<&str> = seen.lines().rev().take(2).collect();
+    assert!(lines[0].starts_with("end side=whatsapp cause=hangup") && lines[1].starts_with("media "), "{seen}");
+    bench.stop().await;
+}
+
 #[tokio::test]
 async fn every_reply_of_graph_has_the_outcome_of_its_row() {
     let replies: Value = serde_json::from_slice(&std::fs::read(data("graph-responses.json")).unwrap()).unwrap();

@@ -85,6 +85,56 @@ async fn a_batch_places_one_call_and_remembers_the_one_that_had_ended() {
     bench.stop().await;
 }
 
+/// WhatsApp batches up to a thousand updates.
+#[tokio::test]
+async fn a_batch_of_a_thousand_calls_is_acknowledged_at_once_and_each_of_them_placed() {
+    let mut bench = Bench::start().await;
+    let mut batch = envelope("connect", "wacid.0");
+    let calls = batch["entry"][0]["changes"][0]["value"]["calls"].as_array_mut().unwrap();
+    let one = calls[0].clone();
+    *calls = (0..1_000)
+        .map(|number| {
+            json!({"id": format!("wacid.{number}"), "from": "447700900123", "to": one["to"],
+        "event": "connect", "direction": one["direction"], "session": one["session"]})
+        })
+        .collect();
+    assert_eq!(bench.webhook("/wa/calling/terminate", &batch).await, 200);
+    // The whole batch again: nothing happens twice.
+    assert_eq!(bench.webhook("/wa/webhook", &batch).await, 200);
+    let mut placed = std::collections::BTreeSet::new();
+    for _ in 0..1_000 {
+        let new = bench.next("edge").await;
+        assert_eq!(new.path, "/webrtc/new");
+        assert!(placed.insert(new.body["call_id"].as_str().unwrap().to_owned()));
+    }
+    bench.expect_metric("tandem_calls_begun_total", 1_000).await;
+    bench.expect_metric("tandem_connects_repeated_total", 1_000).await;
+    bench.requests.close();
+}
+
+/// Each number has its own account, provider, route and caller.
+#[tokio::test]
+async fn a_number_of_360dialog_is_spoken_to_in_its_ways_and_goes_its_own_way() {
+    let file = "[accounts.help]\nphone_number_id = 300\nprovider = \"360dialog\"\ntoken = \"d360-key\"\n\
+        shared_header = \"X-Key: help\"\ndestination = \"group:sales\"\ncaller_id = \"+441632960001\"\naccept = \"immediate\"\n";
+    let mut bench = Bench::start_with(file).await;
+    let mut body = envelope("connect", "wacid.1/+=");
+    body["entry"][0]["changes"][0]["value"]["metadata"]["phone_number_id"] = json!("300");
+    let bytes = serde_json::to_vec(&body).unwrap();
+    // The header's name in any case; its value only as it is.
+    assert_eq!(bench.post("/wa/webhook", &bytes, &[("x-KEY", "Help")]).await, 401);
+    assert_eq!(bench.post("/wa/webhook", &bytes, &[("x-KEY", "help")]).await, 200);
+    let new = bench.next("edge").await;
+    assert_eq!((&new.body["destination"], &new.body["from"]), (&json!("group:sales"), &json!("441632960001")));
+    let pre_accept = bench.next("graph").await;
+    assert_eq!((pre_accept.path.as_str(), pre_accept.key.as_str()), ("/calling/calls", "d360-key"));
+    assert_eq!((pre_accept.authorization.as_str(), &pre_accept.body["action"]), ("", &json!("pre_accept")));
+    assert_eq!(pre_accept.body["messaging_product"], json!("whatsapp"));
+    bench.callback(json!({"event": "media_ready"})).await;
+    assert_eq!(bench.next("graph").await.body["action"], json!("accept"), "this number does not wait for an answer");
+    bench.requests.close();
+}
+
 #[tokio::test]
 async fn what_cannot_be_believed_or_read_changes_nothing() {
     let mut bench = Bench::start().await;
@@ -215,6 +265,8 @@ struct Request {
     to: &'static str,
     path: String,
     authorization: String,
+    /// As 360dialog has it.
+    key: String,
     body: Value,
 }
 
@@ -322,15 +374,15 @@ async fn neighbour(name: &'static str, requests: mpsc::UnboundedSender<Request>)
 }
 
 async fn answer(State(us): State<Neighbour>, uri: Uri, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
-    let authorization =
-        headers.get("authorization").map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+    let (authorization, key) = (text("authorization"), text("d360-api-key"));
     let body = serde_json::from_slice(&body).unwrap();
     let path = uri.path().to_owned();
     let reply = match path.as_str() {
         "/webrtc/new" => json!({"edge_session_id": "session-1", "sdp_answer": "v=0 answer", "more": 1}),
         _ => json!({"success": true}),
     };
-    let _ = us.requests.send(Request { to: us.name, path, authorization, body });
+    let _ = us.requests.send(Request { to: us.name, path, authorization, key, body });
     (StatusCode::OK, axum::Json(reply))
 }
 

@@ -65,10 +65,8 @@ fn main() -> Result<(), String> {
     // Two things wake this thread: the engine, when it has posted events, and the terminal.
     let (wake, woken) = mpsc::channel();
     let terminal = wake.clone();
-    let engine = Engine::start(&config, shared, move || {
-        let _ = wake.send(false);
-    })
-    .map_err(|error| format!("{error:?}"))?;
+    let post = move || wake.send(false).unwrap_or_default();
+    let engine = Engine::start(&config, shared, post).map_err(|error| format!("{error:?}"))?;
     std::thread::spawn(move || {
         let _ = std::io::stdin().read_line(&mut String::new());
         let _ = terminal.send(true);

@@ -9,6 +9,7 @@ use engine::error::{Cause, Side};
 use engine::leg::{CLOSE_GRACE_MS, Component, LegEvent};
 use engine::rtp::header;
 use engine::sdp::Codec;
+use engine::srtp::SrtpProfile;
 use engine::time::{Instant, RtpTimestamp};
 
 const WHATSAPP: Kind = Kind::WhatsApp(Codec::Opus);
@@ -74,6 +75,42 @@ fn a_held_leg_sends_neither_rtp_nor_rtcp_and_plays_the_greeting_from_its_start()
     assert!(world.tone_share(LegName::B, 500.0, released.plus_millis(1_000)) > 0.9);
     world.assert_continuous(LegName::A, 960);
     assert!(world.rtcp_left[0] > 0);
+}
+
+/// Keyed by descriptions there is nothing to set up: such a leg could speak at once, and must not before the call is accepted.
+#[test]
+fn a_held_leg_that_needs_no_setting_up_is_as_silent_until_its_release() {
+    let mut world = World::new(8, Kind::Sdes(Codec::Opus, SrtpProfile::AesCm128HmacSha1_80), BOT, false);
+    world.command(BridgeCommand::Hold { leg: LegName::A });
+    world.command(BridgeCommand::Comfort { leg: LegName::A });
+    world.run_ms(1_000);
+    world.answer_b(BOT);
+    world.peers[1].start(world.now, Speech::Tone(440.0));
+    world.run_ms(600);
+    world.peers[1].speech = Speech::Silence;
+    world.run_ms(6_000);
+    assert_eq!((world.left[0].len(), world.rtcp_left[0]), (0, 0), "nothing leaves before the release");
+    world.command(BridgeCommand::Release { leg: LegName::A });
+    let released = world.now;
+    world.peers[0].start(released, Speech::Tone(500.0));
+    world.run_ms(3_000);
+    assert!(world.left[0][0].at.since(released).as_millis() <= 20, "the first packet is ours");
+    assert!(heard_at(&world, 440.0).unwrap().since(released).as_millis() <= 60, "the greeting from its start");
+    assert!(world.tone_share(LegName::B, 500.0, released.plus_millis(1_000)) > 0.9);
+    world.assert_continuous(LegName::A, 960);
+    assert!(world.rtcp_left[0] > 0);
+    // Whoever never sends is gone a minute after the release, not after the answer.
+    let mut silent = World::new(9, Kind::Sdes(Codec::Opus, SrtpProfile::AesCm128HmacSha1_80), BOT, false);
+    silent.command(BridgeCommand::Hold { leg: LegName::A });
+    silent.answer_b(BOT);
+    silent.peers[1].start(silent.now, Speech::Silence);
+    silent.run_ms(70_000);
+    assert_eq!(silent.ended().map(|(end, _)| end), None);
+    silent.command(BridgeCommand::Release { leg: LegName::A });
+    silent.run_ms(59_000);
+    assert_eq!(silent.ended().map(|(end, _)| end), None);
+    silent.run_ms(2_000);
+    silent.assert_ended(Side::A, Cause::MediaTimeout);
 }
 
 #[test]

@@ -238,6 +238,7 @@ impl Gateway {
                 EdgeOutput::Timeline(entry) => self.note(entry),
                 EdgeOutput::Trace(_) => {}
                 EdgeOutput::Linked { .. } | EdgeOutput::Store(_) => {}
+                EdgeOutput::Dial(request) => panic!("{request:?} where no account takes calls out"),
             }
             quiet = false;
         }
@@ -255,6 +256,9 @@ impl Gateway {
                 OrchestratorOutput::Edge { request, what } => self.edge.handle_request(now, request, what),
                 OrchestratorOutput::Timeline(entry) => self.note(entry),
                 OrchestratorOutput::Store(_) | OrchestratorOutput::Decided { .. } => {}
+                other @ (OrchestratorOutput::Connect(_) | OrchestratorOutput::Dial(_)) => {
+                    panic!("{other:?} where no account takes calls out")
+                }
             }
             quiet = false;
         }

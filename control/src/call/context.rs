@@ -3,6 +3,7 @@
 use super::backends::Backends;
 use super::edge::{EdgeConfig, EdgeOutput};
 use super::limits::{HEADER_NOTED_CHARS_MAX, HEADERS_PASSED_MAX};
+use super::outbound::{DialRequest, NewDial};
 use crate::registrar::Gate;
 use crate::route::{Load, TrunkId};
 use crate::sip::{Invite, SipAgent, SipCallId};
@@ -21,6 +22,21 @@ pub(super) struct Calls {
     live: BTreeMap<u64, usize>,
     /// The sessions that a user is in, with how many SIP calls: devices that ring for one call are one call.
     users: BTreeMap<String, BTreeMap<u64, usize>>,
+    /// The number of the last call to a user of WhatsApp.
+    last_dial: u64,
+}
+
+/// Marks calls to users of WhatsApp among SIP's, whose numbers count from 1.
+const DIAL_BIT: u64 = 1 << 63;
+
+/// The number of a call to a user of WhatsApp; `None`: it is SIP's.
+pub(super) fn dial_of(call: SipCallId) -> Option<u64> {
+    (call.0 & DIAL_BIT != 0).then_some(call.0 & !DIAL_BIT)
+}
+
+/// What a call to a user of WhatsApp is called among SIP's.
+pub(super) fn call_of(dial: u64) -> SipCallId {
+    SipCallId(dial | DIAL_BIT)
 }
 
 struct Owner {
@@ -151,10 +167,34 @@ impl Context<'_> {
         }
     }
 
-    /// Ends a SIP call.
+    /// Calls a user of WhatsApp for the session; `new` gets its number here.
+    pub fn dial(&mut self, new: NewDial, trunk: Option<TrunkId>) -> SipCallId {
+        self.calls.last_dial += 1;
+        let dial = self.calls.last_dial;
+        self.out.push_back(EdgeOutput::Dial(DialRequest::Place(Box::new(NewDial { dial, ..new }))));
+        self.calls.insert(call_of(dial), self.number, trunk, None);
+        if let Some(trunk) = trunk {
+            self.load.begin(trunk);
+        }
+        call_of(dial)
+    }
+
+    /// The user of WhatsApp who was called is heard.
+    pub fn picked_up(&mut self, call: SipCallId) {
+        if let Some(dial) = dial_of(call) {
+            self.out.push_back(EdgeOutput::Dial(DialRequest::PickedUp { dial }));
+        }
+    }
+
+    /// Ends a call, SIP's or one to a user of WhatsApp.
     pub fn hangup(&mut self, call: SipCallId, reason: &str) {
-        self.follow(call);
-        self.sip.hangup(self.now, call, Some(reason));
+        match dial_of(call) {
+            Some(dial) => self.out.push_back(EdgeOutput::Dial(DialRequest::HangUp { dial })),
+            None => {
+                self.follow(call);
+                self.sip.hangup(self.now, call, Some(reason));
+            }
+        }
     }
 
     /// Writes down what a provider said about a call in headers of its own.

@@ -4,8 +4,10 @@
 //! There are two kinds, with one agent and one numbering: sessions, which an orchestrator asks for on behalf of WhatsApp, and
 //! exchanges, which begin with an INVITE of a trunk or a user. Who is called is for the routes to say in both.
 
+mod dials;
 mod figures;
 mod joins;
+mod peers;
 
 use super::arrive;
 use super::backends::Backends;
@@ -16,6 +18,7 @@ use super::hunt::Way;
 use super::lease::{SessionName, SessionState};
 use super::machine::CallEnd;
 use super::negotiate::Plan;
+use super::outbound::DialRequest;
 use super::retained::{Ended, Retained};
 use super::session::{Birth, Session};
 use super::talk::Talk;
@@ -27,7 +30,7 @@ use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
 use crate::sip::{
     Arrival, Credentials, Kept, KeptDialog, RegistrationId, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput,
-    TraceMessage,
+    TraceMessage, WatchId,
 };
 use crate::store::Change;
 use crate::trace::timeline::Entry;
@@ -70,6 +73,8 @@ pub struct EdgeConfig {
     pub codecs: Vec<Codec>,
     /// Who does DTLS in sessions that do not say.
     pub dtls: DtlsBackend,
+    /// Whether sessions may be keyed by their descriptions (`a=crypto`), where the offer has no fingerprint.
+    pub sdes: bool,
     /// Live sessions; past it `new` is refused.
     pub sessions_max: usize,
     /// Time the SIP side may ring.
@@ -91,6 +96,7 @@ impl EdgeConfig {
             callbacks_allowed: Vec::new(),
             codecs: CODECS_DEFAULT.to_vec(),
             dtls: DtlsBackend::default(),
+            sdes: true,
             sessions_max: limits::SESSIONS_MAX,
             ring_ms_max: limits::RING_MS_MAX,
         }
@@ -110,12 +116,21 @@ pub struct Route {
     pub from_host: Option<String>,
     /// Headers beside `X-WA-Call-ID`, such as `X-Twilio-Account`.
     pub headers: Vec<(String, String)>,
+    /// Seconds between two OPTIONS; `None`: it is never asked.
+    pub options_s: Option<u32>,
 }
 
 impl Route {
     /// Straight to `target`, without credentials.
     pub fn new(target: &str) -> Route {
-        Route { target: target.to_owned(), proxy: None, credentials: None, from_host: None, headers: Vec::new() }
+        Route {
+            target: target.to_owned(),
+            proxy: None,
+            credentials: None,
+            from_host: None,
+            headers: Vec::new(),
+            options_s: None,
+        }
     }
 }
 
@@ -167,6 +182,8 @@ pub enum EdgeOutput {
         /// What.
         event: EdgeEvent,
     },
+    /// For the orchestrator in this process; answer with `handle_dial`.
+    Dial(DialRequest),
     /// For the store; only after `restore`.
     Store(Change),
     /// For the call's timeline.
@@ -188,6 +205,8 @@ pub struct Edge {
     by_call_id: BTreeMap<String, u64>,
     /// Trunks that we register at, by name, and whether they hold it.
     registrations: BTreeMap<RegistrationId, (String, bool)>,
+    /// Whom we ask with OPTIONS whether they live.
+    watched: BTreeMap<WatchId, peers::Watched>,
     by_token: BTreeMap<String, u64>,
     calls: Calls,
     backends: Backends,
@@ -234,6 +253,7 @@ impl Edge {
             sessions: BTreeMap::new(),
             by_call_id: BTreeMap::new(),
             registrations: BTreeMap::new(),
+            watched: BTreeMap::new(),
             by_token: BTreeMap::new(),
             calls: Calls::default(),
             backends: Backends::default(),
@@ -499,7 +519,7 @@ impl Edge {
         {
             return Err(EdgeError::new(403, "callback_forbidden", "callback_url is not allowed by the configuration"));
         }
-        let plan = Plan::read(&new.sdp_offer, &self.config.codecs)?;
+        let plan = Plan::read(&new.sdp_offer, &self.config.codecs, self.config.sdes, &mut self.random)?;
         let ways = self.ways(now, &new)?;
         self.open(now, request, new, ways, plan, offer_digest)
     }
@@ -609,7 +629,7 @@ impl Edge {
     }
 
     fn handle_sip_event(&mut self, now: Instant, event: SipEvent) {
-        let Some(call) = event.call() else { return self.note_registration(&event) };
+        let Some(call) = event.call() else { return self.note_peer(&event) };
         if let SipEvent::Incoming { target, from, sdp, arrival, .. } = event {
             if let Err(refusal) = self.arrive(now, call, &target, &from, sdp.as_deref(), &arrival) {
                 self.counters.sessions_refused += 1;
@@ -666,33 +686,6 @@ impl Edge {
         let forget = |change| self.out.push_back(EdgeOutput::Store(change));
         self.counters.sip_calls_cut +=
             self.farewells.handle_timeout(now, &mut self.sip, registrar, credentials, forget);
-    }
-
-    /// Registers at every trunk that wants it. For a program that starts.
-    pub fn register_trunks(&mut self, now: Instant) {
-        let wanted =
-            self.gate.routes.trunks.iter().filter_map(|trunk| Some((trunk.name.clone(), trunk.registration()?)));
-        for (name, register) in wanted.collect::<Vec<_>>() {
-            let id = self.sip.register(now, register);
-            self.registrations.insert(id, (name, false));
-        }
-    }
-
-    fn note_registration(&mut self, event: &SipEvent) {
-        let (SipEvent::Registered { registration, .. } | SipEvent::RegistrationFailed { registration, .. }) = event
-        else {
-            return;
-        };
-        let Some((name, held)) = self.registrations.get_mut(registration) else { return };
-        *held = matches!(event, SipEvent::Registered { .. });
-        match event {
-            SipEvent::Registered { expires_s, .. } => tracing::info!("registered at trunk {name} for {expires_s} s"),
-            SipEvent::RegistrationFailed { code, reason, retry_ms, .. } => {
-                let retry_s = retry_ms / 1_000;
-                tracing::warn!("trunk {name} does not register us: {code} {reason}; next try in {retry_s} s");
-            }
-            _ => {}
-        }
     }
 
     /// A call of a trunk or a user.

@@ -184,6 +184,10 @@ impl Exchange {
                 let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_refused(cx, leg));
                 self.hunted(cx, hunted);
             }
+            BridgeEvent::LegClosed { leg, cause: Some(_), .. } => {
+                let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_lost(cx, leg));
+                self.hunted(cx, hunted);
+            }
             BridgeEvent::LegClosed { .. } => {}
             BridgeEvent::EndDetail { text, .. } => self.end_detail = Some(text),
             BridgeEvent::Ended { end, stats } => {
@@ -434,7 +438,11 @@ impl Exchange {
                 let words = format!("{subject}: {version}, {}", profile_name(profile));
                 cx.note(&self.call_id, Step::Dtls, words);
             }
-            LegEvent::FirstReceived => cx.note(&self.call_id, Step::FirstPacketFromSip, subject),
+            LegEvent::FirstReceived => {
+                cx.note(&self.call_id, Step::FirstPacketFromSip, subject);
+                let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.media_came(cx, leg));
+                self.hunted(cx, hunted);
+            }
             LegEvent::FirstSent => cx.note(&self.call_id, Step::FirstPacketToSip, subject),
             LegEvent::Latched(_) | LegEvent::Ended(_) => {}
         }

@@ -280,6 +280,11 @@ impl Half {
         Half::new(kind, formats, random)
     }
 
+    /// For an offer of ours to WhatsApp: it takes telephone-event at 8 kHz only.
+    pub fn toward_whatsapp(formats: Formats, random: &mut Random) -> Half {
+        Half::new(MediaKind::Webrtc(Ice::Full), formats, random)
+    }
+
     fn new(kind: MediaKind, formats: Formats, random: &mut Random) -> Half {
         Half {
             kind,
@@ -419,7 +424,13 @@ impl Half {
                 let (Some(ice), Some(fingerprint)) = (answer.ice.clone(), answer.fingerprint) else {
                     return Err("the answer has no ICE credentials or no sha-256 fingerprint".to_owned());
                 };
-                self.dtls = if answer.setup == Some(Setup::Passive) { DtlsRole::Client } else { DtlsRole::Server };
+                self.dtls = match answer.setup {
+                    Some(Setup::Passive) => DtlsRole::Client,
+                    Some(Setup::Active) => DtlsRole::Server,
+                    // An answer must decide (RFC 8842 §5.3). WhatsApp's relays, which are lite, wait for our hello if theirs does not.
+                    Some(Setup::ActPass) | None if ice.lite => DtlsRole::Client,
+                    Some(Setup::ActPass) | None => DtlsRole::Server,
+                };
                 LegRemote::Webrtc(WebrtcRemote { ice, fingerprint, dtls: self.dtls, format })
             }
             MediaKind::Rtp | MediaKind::Sdes => {
@@ -731,7 +742,11 @@ fn reversed(direction: Direction) -> Direction {
 }
 
 /// What the peer says about its end. An unspecified address is the old way to say hold (RFC 3264 §8.4).
-fn rtp_remote(description: &Description, format: MediaFormat, srtp: Option<SrtpKeys>) -> Result<RtpRemote, String> {
+pub(super) fn rtp_remote(
+    description: &Description,
+    format: MediaFormat,
+    srtp: Option<SrtpKeys>,
+) -> Result<RtpRemote, String> {
     let address = description.address.ok_or("the description's address is a name")?;
     let next = SocketAddr::new(address.ip(), address.port().saturating_add(1));
     let rtcp_address = if description.rtcp_mux { address } else { description.rtcp_address.unwrap_or(next) };

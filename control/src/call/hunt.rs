@@ -13,6 +13,8 @@
 //! Why not one leg for all devices: their ICE checks and handshakes would meet on one socket, and a device that answers a
 //! moment too late could take the address from the one that won.
 
+mod whatsapp;
+
 use super::backends::{Choice, Peer};
 use super::context::Context;
 use super::edge::Route;
@@ -24,7 +26,7 @@ use crate::route::{Caller, Destination, Source, TrunkId};
 use crate::sip::gatekeeper::Refusal;
 use crate::sip::{Invite, SipCallId, SipEnd, SipEvent};
 use crate::trace::timeline::Step;
-use engine::bridge::{BridgeCommand, LegConfig, LegName};
+use engine::bridge::{BridgeCommand, LegConfig, LegName, LegRemote};
 use engine::leg::LocalLeg;
 use engine::sdp::{Codec, CodecFormat};
 use engine::time::Instant;
@@ -118,6 +120,8 @@ struct Attempt {
     /// `None` until the leg is there.
     call: Option<SipCallId>,
     rang: bool,
+    /// WhatsApp has described its media, and took this codec; the user has not picked up.
+    described: Option<CodecFormat>,
 }
 
 /// Somebody to be called.
@@ -133,6 +137,8 @@ struct Target {
     narrow: bool,
     transcoding: bool,
     invite: Invite,
+    /// Called through Graph and not by `invite`.
+    whatsapp: Option<whatsapp::Dialling>,
 }
 
 struct Failure {
@@ -188,9 +194,14 @@ impl Hunt {
         if !attempt.half.opened(local) {
             return self.failed(cx, index, 500, "the engine opened a leg of another kind".to_owned(), None);
         }
+        let offer = attempt.half.offer(addresses(cx));
+        if let Some(dialling) = attempt.target.whatsapp.clone() {
+            let call = self.dial(cx, &self.attempts[index].target, dialling, offer);
+            self.attempts[index].call = Some(call);
+            return Hunted::Nothing;
+        }
         let left_ms = self.wanted.until.since(cx.now).as_millis() as u64;
-        let mut invite = attempt.target.invite.clone();
-        invite.sdp = attempt.half.offer(addresses(cx));
+        let mut invite = Invite { sdp: offer, ..attempt.target.invite.clone() };
         invite.ring_ms_max = invite.ring_ms_max.min(left_ms).max(1);
         attempt.call = Some(cx.invite(invite, attempt.target.trunk, attempt.target.user.as_deref()));
         Hunted::Nothing
@@ -223,7 +234,13 @@ impl Hunt {
         match event {
             SipEvent::InviteSent { .. } => self.note(cx, Step::Invite, format!("INVITE sent to {subject}")),
             SipEvent::Challenged { code, .. } => self.note(cx, Step::Challenge, format!("{code} from {subject}")),
+            SipEvent::Provisional { sdp: Some(sdp), .. } if self.attempts[index].target.whatsapp.is_some() => {
+                return self.described(cx, index, &sdp);
+            }
             SipEvent::Provisional { code, sdp, .. } => return self.rings(cx, index, code, sdp),
+            SipEvent::Answered { .. } if self.attempts[index].target.whatsapp.is_some() => {
+                return self.picked_up(cx, index);
+            }
             SipEvent::Answered { sdp, headers, .. } => return self.answered(cx, index, &sdp, headers),
             SipEvent::Ended { end, .. } => {
                 let (code, words) = failure(&end, self.attempts[index].rang);
@@ -339,10 +356,24 @@ impl Hunt {
                 return self.failed(cx, index, 488, fault, Some(SipEnd::ProtocolError));
             }
         };
+        self.won(cx, index, Some(remote), codec, headers)
+    }
+
+    /// `remote`: what its leg must know yet.
+    fn won(
+        &mut self,
+        cx: &mut Context,
+        index: usize,
+        remote: Option<LegRemote>,
+        codec: CodecFormat,
+        headers: Vec<(String, String)>,
+    ) -> Hunted {
         let winner = self.attempts.swap_remove(index);
         self.drop_attempts(cx, ELSEWHERE);
         self.ways.clear();
-        cx.command(BridgeCommand::SetRemote { leg: winner.leg, remote: Box::new(remote) });
+        if let Some(remote) = remote {
+            cx.command(BridgeCommand::SetRemote { leg: winner.leg, remote: Box::new(remote) });
+        }
         if winner.leg != self.seat {
             cx.command(BridgeCommand::SeatLeg { leg: winner.leg, seat: self.seat });
         }
@@ -377,7 +408,10 @@ impl Hunt {
         if attempt.target.narrow && matches!(code, 415 | 488) {
             self.again = Some(attempt.way.clone());
         }
-        let goes_on = goes_on(attempt.target.trunk.is_some(), code);
+        let goes_on = match attempt.target.whatsapp {
+            Some(_) => whatsapp::goes_on(attempt.rang, code),
+            None => goes_on(attempt.target.trunk.is_some(), code),
+        };
         self.failures.push(Failure { code, words: format!("{}: {words}", attempt.target.subject), end });
         if !goes_on {
             self.ways.clear();
@@ -426,9 +460,14 @@ impl Hunt {
         };
         let count = targets.len();
         for (leg, target) in legs.zip(targets) {
-            let mut half = Half::outgoing(target.kind, target.formats.clone(), cx.random);
+            let (kind, formats) = (target.kind, target.formats.clone());
+            let mut half = match target.whatsapp {
+                Some(_) => Half::toward_whatsapp(formats, cx.random),
+                None => Half::outgoing(kind, formats, cx.random),
+            };
             half.backend = target.backend.clone();
-            self.attempts.push(Attempt { leg, way: way.clone(), target, half, call: None, rang: false });
+            let (way, call, rang, described) = (way.clone(), None, false, None);
+            self.attempts.push(Attempt { leg, way, target, half, call, rang, described });
         }
         if count > self.attempts.len() {
             tracing::warn!(devices = count, rung = self.attempts.len(), "more devices than can ring at once");
@@ -478,6 +517,7 @@ impl Hunt {
             narrow,
             transcoding: true,
             invite,
+            whatsapp: None,
         })
     }
 
@@ -487,6 +527,9 @@ impl Hunt {
         let subject = format!("trunk {}", trunk.name);
         if cx.load.calls(id) >= trunk.calls_max {
             return Err((503, format!("{subject}: has as many calls as it may (calls_max)")));
+        }
+        if let Some(whatsapp) = &trunk.whatsapp {
+            return self.whatsapp_target(cx, id, trunk, whatsapp).map_err(|Failure { code, words, .. }| (code, words));
         }
         let transcoding = trunk.transcoding && self.wanted.transcoding;
         let formats = self.formats(&trunk.codecs, transcoding);
@@ -512,7 +555,8 @@ impl Hunt {
         let kind = MediaKind::of_trunk(trunk);
         let transcoding = trunk.transcoding;
         let backend = cx.backends.choose(cx.now, trunk.dtls_backend, Some(Peer::Trunk(trunk.name.clone())));
-        Ok(Target { subject, trunk: Some(id), user: None, kind, backend, formats, narrow, transcoding, invite })
+        let (trunk, user, whatsapp) = (Some(id), None, None);
+        Ok(Target { subject, trunk, user, kind, backend, formats, narrow, transcoding, invite, whatsapp })
     }
 
     /// Every device of every user, each once.
@@ -560,6 +604,7 @@ impl Hunt {
             narrow: offered.1,
             transcoding: true,
             invite,
+            whatsapp: None,
         }
     }
 

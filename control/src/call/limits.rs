@@ -150,6 +150,14 @@ pub const STORE_CHANGES_MAX: usize = 16_384;
 /// Time that `accept` waits for the store. Past it the call is accepted all the same: a caller matters more than a restart.
 pub const STORE_MS_MAX: u64 = 1_500;
 
+/// Time that the messages of an INVITE wait until the store knows how to end its call. Past it they leave all the same. Shorter than the
+/// 500 ms after which peers repeat themselves (RFC 3261 §17.1.1.1).
+pub const WITHHELD_MS_MAX: u64 = 250;
+const _: () = assert!(WITHHELD_MS_MAX < 500);
+
+/// Messages that wait for the store. Past it they leave at once. About 2 KB each.
+pub const WITHHELD_MAX: usize = 4_096;
+
 /// Time during which a goodbye is repeated until Graph has acknowledged it. Past it WhatsApp is left to find out by itself.
 pub const GOODBYE_MS_MAX: u64 = 1_800_000;
 
@@ -175,3 +183,23 @@ pub const FAREWELL_DEVICE_MS_MAX: u64 = 120_000;
 
 /// Pause between two looks for them.
 pub const FAREWELLS_AWAY_PAUSE_MS: u64 = 250;
+
+/// Calls to users of WhatsApp at once, those included of which only an id is waited for. Past it further ones are refused (503).
+/// About 3 KB each until WhatsApp has named it.
+pub const DIALS_MAX: usize = 8_192;
+
+/// Tries of `connect`, as long as Graph has certainly not acted on it, or says itself that it may be asked again.
+pub const DIAL_TRIES_MAX: u32 = 2;
+
+/// Time that WhatsApp's description of its media may take once the user has answered: without media it ends the call after 20 s.
+pub const DIAL_DESCRIBED_MS_MAX: u64 = 10_000;
+
+/// Time that a call is waited for which Graph may have begun and has not named: longer than a phone rings.
+pub const DIAL_LEAVING_MS_MAX: u64 = 90_000;
+
+/// Events kept of calls that Graph has not named yet. Past it the oldest is dropped and counted. About 2 KB each.
+pub const EARLY_EVENTS_MAX: usize = 1_024;
+
+/// How long they are kept: as long as a reply may take.
+pub const EARLY_EVENT_MS_MAX: u64 = 15_000;
+const _: () = assert!(EARLY_EVENT_MS_MAX > GRAPH_MS_MAX);

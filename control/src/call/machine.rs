@@ -163,6 +163,8 @@ impl<A: Copy> Question<A> {
 /// One WhatsApp call.
 pub(super) struct Call {
     pub call_id: String,
+    /// Another call's, whose goodbye this is.
+    timeline: Option<String>,
     pub phone_number_id: String,
     policy: AcceptPolicy,
     /// Kept until the edge has answered it for good.
@@ -258,6 +260,26 @@ impl Call {
         call
     }
 
+    /// A call that the business placed and that WhatsApp must be told the end of; nothing else is left of it. What is worth a
+    /// line goes into `timeline`, which has its own end.
+    pub fn farewell(cx: &mut Context, call_id: String, phone_number_id: String, timeline: String) -> Call {
+        let mut call = Call::bare(cx, call_id, phone_number_id, AcceptPolicy::default());
+        (call.timeline, call.phase, call.accepted) = (Some(timeline), Phase::Ending, Accepted::Yes);
+        (call.goodbye, call.goodbye_since) = (Goodbye::Owed, cx.now);
+        call.say_goodbye(cx.now);
+        call
+    }
+
+    /// Whose timeline its lines belong to.
+    pub fn timeline(&self) -> &str {
+        self.timeline.as_ref().unwrap_or(&self.call_id)
+    }
+
+    /// Whether it is nothing but a goodbye.
+    pub fn is_farewell(&self) -> bool {
+        self.timeline.is_some()
+    }
+
     /// What a restart needs of this call.
     pub fn record(&self) -> CallRecord {
         let accept_is_out = self.graph.ask() == Some(GraphAsk::Accept);
@@ -298,6 +320,7 @@ impl Call {
     fn bare(cx: &Context, call_id: String, phone_number_id: String, policy: AcceptPolicy) -> Call {
         Call {
             call_id,
+            timeline: None,
             phone_number_id,
             policy,
             new_session: None,

@@ -15,6 +15,7 @@ pub mod limits;
 mod machine;
 mod negotiate;
 pub mod orchestrator;
+pub mod outbound;
 mod party;
 mod retained;
 mod session;
@@ -89,10 +90,10 @@ pub struct NewSession {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// Whether sending toward the WebRTC side waits for `/webrtc/release`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_false")]
     pub hold_media: bool,
     /// Whether media of a 18x with SDP is carried; otherwise it is discarded until the final answer.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_false")]
     pub early_media: bool,
     /// Where `EdgeEvent`s are posted, allow-listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,6 +104,11 @@ pub struct NewSession {
     /// Who does DTLS on the WebRTC side; `None`: as the edge is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtls: Option<DtlsBackend>,
+}
+
+/// Many clients write `null` for what they leave out.
+fn null_is_false<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::<bool>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Success of `POST /webrtc/new`

@@ -1,19 +1,25 @@
-//! What an offer asks for, and what we make of it (RFC 3264, 8842, 8445; the roles of the gateway toward lite and full peers).
+//! What a session's offer asks for, and what we make of it (RFC 3264, 8842, 8445; the roles of the gateway toward lite and full peers).
+//!
+//! An offer with a fingerprint is keyed by DTLS. One that has `a=crypto` alone is keyed by SDES (RFC 4568), without ICE: WhatsApp's, when
+//! the number says `srtp_key_exchange_protocol: SDES`. Its media are ready with the answer, and the first packet is ours to send.
 //!
 //! Toward an ICE-lite offer (WhatsApp) we are the full, controlling agent and the DTLS client; toward a full offer we are lite
 //! and the DTLS server, unless the offer's `a=setup` leaves no choice. Why not full on both sides: a lite agent needs no checks
 //! of its own, and a browser brings the mobility that we would have to write.
 
 use super::backends::{Choice, Peer};
-use super::half::Formats;
+use super::half::{Formats, rtp_remote};
 use super::{EdgeError, NewSession};
+use engine::bridge::LegConfig;
 use engine::dtls::{DtlsRole, DtlsVersions};
 use engine::ice::IceRole;
+use engine::leg::rtp::{RtpConfig, RtpRemote};
 use engine::leg::webrtc::{WebrtcConfig, WebrtcRemote};
 use engine::leg::{EventFormat, LocalLeg, MediaFormat};
+use engine::random::Random;
 use engine::sdp::{
-    self, Codec, CodecFormat, Description, Direction, OpusParameters, SdpError, Setup, TelephoneEventFormat,
-    WebrtcLocal,
+    self, Codec, CodecFormat, CryptoLine, Description, Direction, OpusParameters, Profile, RtpLocal, SDES_SUITES, Sdes,
+    SdpError, Setup, TelephoneEventFormat, WebrtcLocal, suite_name,
 };
 use std::net::IpAddr;
 
@@ -38,67 +44,60 @@ const NO_OPUS: OpusParameters = OpusParameters {
     stereo: false,
 };
 
-/// A WebRTC offer, and the roles and formats of our answer to it.
+/// A session's offer, and the roles and formats of our answer to it.
 pub(super) struct Plan {
     offer: Description,
-    pub ice: IceRole,
-    pub dtls: DtlsRole,
-    versions: DtlsVersions,
     /// Which library does DTLS.
     pub backend: Choice,
-    remote: WebrtcRemote,
+    keying: Keying,
     codec: CodecFormat,
+    /// The same with the peer's wishes for what we send.
+    format: MediaFormat,
     telephone_event: Option<TelephoneEventFormat>,
 }
 
+/// Where the keys come from.
+enum Keying {
+    /// ICE and DTLS-SRTP.
+    Dtls { ice: IceRole, dtls: DtlsRole, versions: DtlsVersions, remote: Box<WebrtcRemote> },
+    /// The descriptions themselves: our line, and the peer with both keys.
+    Sdes { line: Box<CryptoLine>, remote: Box<RtpRemote> },
+}
+
 impl Plan {
-    /// Reads a WebRTC offer, of which the first of `codecs` that it has is taken; the error is the HTTP answer to `new`.
-    pub fn read(offer: &str, codecs: &[Codec]) -> Result<Plan, EdgeError> {
+    /// Reads an offer, of which the first of `codecs` that it has is taken; keys of ours come from `random`. The error is the HTTP answer
+    /// to `new`.
+    pub fn read(offer: &str, codecs: &[Codec], allows_sdes: bool, random: &mut Random) -> Result<Plan, EdgeError> {
         let offer = sdp::parse(offer).map_err(offer_error)?;
-        let refuse = |code: &str, message: &str| Err(EdgeError::new(422, code, message));
         // Said first: such an offer lacks ICE as well, and that is not what to change.
-        if offer.fingerprint.is_none() && !offer.crypto.is_empty() {
-            return refuse("sdes_unsupported", "the offer has a=crypto and no fingerprint: set the number to DTLS");
-        }
-        let Some(ice) = offer.ice.clone() else {
-            return refuse("no_ice", "the offer has no ice-ufrag and ice-pwd in its audio section");
-        };
-        let Some(fingerprint) = offer.fingerprint else {
-            return refuse("no_fingerprint", "the offer has no sha-256 fingerprint");
-        };
-        if ice.lite && ice.candidates.is_empty() {
-            return refuse("no_candidates", "the offer is ICE-lite and has no usable UDP candidate");
+        let is_sdes = offer.fingerprint.is_none() && !offer.crypto.is_empty();
+        if is_sdes && !allows_sdes {
+            return refuse("sdes_forbidden", "the offer has a=crypto and no fingerprint, and EDGE_SDES is false");
         }
         let offered = |codec: &Codec| offer.codecs.iter().find(|format| format.codec == *codec).copied();
-        let Some(theirs) = codecs.iter().find_map(offered) else {
+        let theirs = codecs.iter().find_map(offered);
+        let telephone_event = theirs.and_then(|theirs| pick_event(&offer.telephone_events, theirs.codec));
+        let format = |theirs: CodecFormat| MediaFormat {
+            codec: theirs.codec,
+            send_payload_type: theirs.payload_type,
+            receive_payload_type: theirs.payload_type,
+            opus: theirs.opus,
+            telephone_event: telephone_event.map(mirrored),
+        };
+        // The keying is judged before the codec: it is the graver fault.
+        let keying = match is_sdes {
+            true => theirs.map(|theirs| by_sdes(&offer, format(theirs), random)).transpose()?,
+            false => by_dtls(&offer, theirs.map(format))?,
+        };
+        let (Some(theirs), Some(keying)) = (theirs, keying) else {
             return refuse("no_common_codec", "the offer has no codec of ours in its audio section");
         };
-        let dtls = match offer.setup {
-            Some(Setup::Active) => DtlsRole::Server,
-            Some(Setup::Passive) => DtlsRole::Client,
-            Some(Setup::ActPass) | None if ice.lite => DtlsRole::Client,
-            Some(Setup::ActPass) | None => DtlsRole::Server,
-        };
-        let telephone_event = pick_event(&offer.telephone_events, theirs.codec);
         let opus = if theirs.codec == Codec::Opus { OPUS_WISHES } else { NO_OPUS };
         Ok(Plan {
-            ice: if ice.lite { IceRole::Controlling } else { IceRole::Lite },
-            versions: if ice.lite { DtlsVersions::V12 } else { DtlsVersions::Auto },
             backend: Choice::default(),
-            dtls,
-            remote: WebrtcRemote {
-                ice,
-                fingerprint,
-                dtls,
-                format: MediaFormat {
-                    codec: theirs.codec,
-                    send_payload_type: theirs.payload_type,
-                    receive_payload_type: theirs.payload_type,
-                    opus: theirs.opus,
-                    telephone_event: telephone_event.map(mirrored),
-                },
-            },
+            keying,
             codec: CodecFormat { codec: theirs.codec, payload_type: theirs.payload_type, opus },
+            format: format(theirs),
             telephone_event,
             offer,
         })
@@ -106,61 +105,142 @@ impl Plan {
 
     /// What WhatsApp takes from now on: the codec answered, with WhatsApp's own wishes.
     pub fn formats(&self) -> Formats {
-        let codec = CodecFormat { opus: self.remote.format.opus, ..self.codec };
+        let codec = CodecFormat { opus: self.format.opus, ..self.codec };
         Formats { codecs: vec![codec], events: Vec::from_iter(self.telephone_event) }
     }
 
-    /// With whom the handshake of such a session is done: WhatsApp for that number, else whoever asked.
-    pub fn peer(&self, new: &NewSession) -> Peer {
-        match (&new.to, &new.from) {
+    /// With whom the handshake of such a session is done: WhatsApp for that number, else whoever asked; `None` where there is none.
+    pub fn peer(&self, new: &NewSession) -> Option<Peer> {
+        let Keying::Dtls { remote, .. } = &self.keying else { return None };
+        Some(match (&new.to, &new.from) {
             (Some(number), _) => Peer::Number(number.clone()),
             (None, Some(caller)) => Peer::Caller(caller.clone()),
-            (None, None) => Peer::Certificate(self.remote.fingerprint),
+            (None, None) => Peer::Certificate(remote.fingerprint),
+        })
+    }
+
+    /// How the leg begins. The peer of one that is keyed by SDES is told to it later, by [`Plan::described`].
+    pub fn config(&self, hold: bool) -> LegConfig {
+        match &self.keying {
+            Keying::Dtls { ice, versions, remote, .. } => LegConfig::Webrtc(Box::new(WebrtcConfig {
+                ice: *ice,
+                versions: self.backend.versions(*versions),
+                credentials: None,
+                hold,
+                remote: Some(WebrtcRemote::clone(remote)),
+            })),
+            Keying::Sdes { .. } => LegConfig::Rtp(RtpConfig { remote: None }),
         }
     }
 
-    /// How the leg begins.
-    pub fn config(&self, hold: bool) -> WebrtcConfig {
-        WebrtcConfig {
-            ice: self.ice,
-            versions: self.backend.versions(self.versions),
-            credentials: None,
-            hold,
-            remote: Some(self.remote.clone()),
+    /// The peer of a leg that is keyed by SDES: nothing has to be set up with it.
+    pub fn described(&self) -> Option<RtpRemote> {
+        match &self.keying {
+            Keying::Dtls { .. } => None,
+            Keying::Sdes { remote, .. } => Some(RtpRemote::clone(remote)),
         }
     }
 
-    /// The answer; `None` when the engine's leg is not a webrtc one, which would be a bug.
+    /// The answer; `None` when the engine's leg is of another kind, which would be a bug.
     pub fn answer(&self, local: &LocalLeg, addresses: &[IpAddr], session_id: u64) -> Option<String> {
-        let LocalLeg::Webrtc { ufrag, pwd, fingerprint, ssrc, port } = local else { return None };
-        let local = WebrtcLocal {
-            addresses: addresses.to_vec(),
-            port: *port,
-            ufrag: ufrag.clone(),
-            pwd: pwd.clone(),
-            lite: self.ice == IceRole::Lite,
-            fingerprint: *fingerprint,
-            setup: if self.dtls == DtlsRole::Client { Setup::Active } else { Setup::Passive },
-            ssrc: *ssrc,
-            codec: self.codec,
-            telephone_event: self.telephone_event,
-            direction: Direction::SendRecv,
-            session_id,
-            session_version: 1,
-        };
-        Some(sdp::write_webrtc_answer(&self.offer, &local))
+        match (local, &self.keying) {
+            (LocalLeg::Webrtc { ufrag, pwd, fingerprint, ssrc, port }, Keying::Dtls { ice, dtls, .. }) => {
+                let local = WebrtcLocal {
+                    addresses: addresses.to_vec(),
+                    port: *port,
+                    ufrag: ufrag.clone(),
+                    pwd: pwd.clone(),
+                    lite: *ice == IceRole::Lite,
+                    fingerprint: *fingerprint,
+                    setup: if *dtls == DtlsRole::Client { Setup::Active } else { Setup::Passive },
+                    ssrc: *ssrc,
+                    codec: self.codec,
+                    telephone_event: self.telephone_event,
+                    direction: Direction::SendRecv,
+                    session_id,
+                    session_version: 1,
+                };
+                Some(sdp::write_webrtc_answer(&self.offer, &local))
+            }
+            (LocalLeg::Rtp { port, .. }, Keying::Sdes { line, remote }) => {
+                // One description has one address: that of the peer's family, if there is one.
+                let is_fitting = |address: &&IpAddr| address.is_ipv4() == remote.address.is_ipv4();
+                let local = RtpLocal {
+                    address: *addresses.iter().find(is_fitting).or(addresses.first())?,
+                    port: *port,
+                    profile: Profile::RtpSavp,
+                    rtcp_mux: false,
+                    crypto: vec![CryptoLine::clone(line)],
+                    codecs: vec![self.codec],
+                    telephone_events: Vec::from_iter(self.telephone_event),
+                    direction: Direction::SendRecv,
+                    session_id,
+                    session_version: 1,
+                };
+                Some(sdp::write_rtp_answer(&self.offer, &local))
+            }
+            _ => None,
+        }
     }
 
     /// Our roles in words, for the timeline.
     pub fn describe(&self) -> String {
-        let ice = match self.ice {
-            IceRole::Lite => "lite",
-            IceRole::Controlling => "controlling",
-            IceRole::Controlled => "controlled",
-        };
-        let dtls = if self.dtls == DtlsRole::Client { "client" } else { "server" };
         let codec = codec_name(self.codec.codec);
-        format!("offer answered: ICE {ice}, DTLS {dtls}{}, {codec}", self.backend.words())
+        match &self.keying {
+            Keying::Dtls { ice, dtls, .. } => {
+                let ice = match ice {
+                    IceRole::Lite => "lite",
+                    IceRole::Controlling => "controlling",
+                    IceRole::Controlled => "controlled",
+                };
+                let dtls = if *dtls == DtlsRole::Client { "client" } else { "server" };
+                format!("offer answered: ICE {ice}, DTLS {dtls}{}, {codec}", self.backend.words())
+            }
+            Keying::Sdes { line, .. } => format!("offer answered: SDES, {}, {codec}", suite_name(line.suite)),
+        }
+    }
+}
+
+fn refuse<T>(code: &str, message: &str) -> Result<T, EdgeError> {
+    Err(EdgeError::new(422, code, message))
+}
+
+/// Our roles toward a WebRTC offer; `None` without a codec.
+fn by_dtls(offer: &Description, format: Option<MediaFormat>) -> Result<Option<Keying>, EdgeError> {
+    let Some(ice) = offer.ice.clone() else {
+        return refuse("no_ice", "the offer has no ice-ufrag and ice-pwd in its audio section");
+    };
+    let Some(fingerprint) = offer.fingerprint else {
+        return refuse("no_fingerprint", "the offer has no sha-256 fingerprint");
+    };
+    if ice.lite && ice.candidates.is_empty() {
+        return refuse("no_candidates", "the offer is ICE-lite and has no usable UDP candidate");
+    }
+    let Some(format) = format else { return Ok(None) };
+    let dtls = match offer.setup {
+        Some(Setup::Active) => DtlsRole::Server,
+        Some(Setup::Passive) => DtlsRole::Client,
+        Some(Setup::ActPass) | None if ice.lite => DtlsRole::Client,
+        Some(Setup::ActPass) | None => DtlsRole::Server,
+    };
+    Ok(Some(Keying::Dtls {
+        ice: if ice.lite { IceRole::Controlling } else { IceRole::Lite },
+        versions: if ice.lite { DtlsVersions::V12 } else { DtlsVersions::Auto },
+        dtls,
+        remote: Box::new(WebrtcRemote { ice, fingerprint, dtls, format }),
+    }))
+}
+
+/// Our key for an offer with `a=crypto`, and whom it names.
+fn by_sdes(offer: &Description, format: MediaFormat, random: &mut Random) -> Result<Keying, EdgeError> {
+    let mut sdes = Sdes::new(&SDES_SUITES, random.fork());
+    let (line, keys) = match sdes.read_offer(offer) {
+        Ok((line, keys)) => (Box::new(line), keys.clone()),
+        Err(_) => return refuse("no_usable_crypto", "no a=crypto line of the offer can be used"),
+    };
+    match rtp_remote(offer, format, Some(keys)) {
+        Ok(remote) => Ok(Keying::Sdes { line, remote: Box::new(remote) }),
+        Err(_) => refuse("no_address", "the offer's address is a name: write an IP address into c="),
     }
 }
 

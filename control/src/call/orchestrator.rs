@@ -3,15 +3,18 @@
 //!
 //! An edge in another process is asked every few seconds how its sessions are (`lease`): that finds out about an edge that has died
 //! or was started again, and makes up for callbacks that were lost. An edge that says nothing for too long is taken for dead.
+//!
+//! Calls that the business places are `outbound`'s; here they meet Graph, the webhooks and the store, and their goodbyes are said.
 
 use super::lease::SessionName;
 use super::machine::{Act, Call, CallEnd, Context};
+use super::outbound::{DialEvent, DialOutput, DialRequest, Dials, Surroundings, Taken};
 use super::{AcceptPolicy, EdgeError, EdgeEvent, EdgeReply, EdgeRequest, NewSession, limits};
 use crate::route::DtlsBackend;
 use crate::store::{CallRecord, Change, Remembered};
 use crate::trace::timeline::Entry;
 use crate::whatsapp::event::{Connect, Terminate, WebhookEvent};
-use crate::whatsapp::graph::{GraphError, GraphRequest};
+use crate::whatsapp::graph::{ConnectRequest, GraphError, GraphRequest};
 use engine::random::Random;
 use engine::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -76,6 +79,10 @@ impl Default for OrchestratorConfig {
 pub enum OrchestratorOutput {
     /// Ask Graph; answer with `handle_graph`.
     Graph(GraphRequest),
+    /// Ask Graph for a call to a user; answer with `handle_connected`.
+    Connect(ConnectRequest),
+    /// For the edge beside it, whose request it belongs to.
+    Dial(DialEvent),
     /// Ask the edge; answer with `handle_edge_reply`.
     Edge {
         /// Names the question.
@@ -133,6 +140,18 @@ pub struct OrchestratorCounters {
     pub calls_resumed: u64,
     /// Calls of the last run that were ended.
     pub calls_cut: u64,
+    /// Calls to users begun.
+    pub dials_begun: u64,
+    /// Calls to users that were answered.
+    pub dials_answered: u64,
+    /// Calls to users refused here: at the limit, or while the program stops.
+    pub dials_refused: u64,
+    /// Calls to users that Graph may have begun and nobody has ever named.
+    pub dials_lost: u64,
+    /// Answers of users to the question whether the business may call: yes.
+    pub permissions_granted: u64,
+    /// The same: no.
+    pub permissions_refused: u64,
 }
 
 /// Every WhatsApp call of this process.
@@ -143,6 +162,8 @@ pub struct Orchestrator {
     calls: BTreeMap<u64, Entered>,
     by_call_id: BTreeMap<String, u64>,
     timers: BTreeSet<(Instant, u64)>,
+    /// Calls to users.
+    dials: Dials,
     tombstones: Tombstones,
     keepalive: Keepalive,
     /// Unix time, as of the last webhook or the start.
@@ -192,6 +213,7 @@ impl Orchestrator {
             calls: BTreeMap::new(),
             by_call_id: BTreeMap::new(),
             timers: BTreeSet::new(),
+            dials: Dials::default(),
             tombstones: Tombstones::default(),
             keepalive: Keepalive { wanted, due: Instant::NEVER, unanswered: Instant::NEVER, next: 0 },
             wall_s: 0,
@@ -212,6 +234,10 @@ impl Orchestrator {
         }
         let at_edge = self.config.callback_url.is_some();
         for (call_id, record) in remembered.calls {
+            if Dials::is_token(&call_id) {
+                self.dials.restore(now, call_id, &record);
+                continue;
+            }
             let stored = Some(record.clone());
             let mut cx = Context { now, wall_s: self.wall_s, counters: &mut self.counters, random: &mut self.random };
             let call = Call::restore(&mut cx, call_id, record, at_edge);
@@ -235,9 +261,29 @@ impl Orchestrator {
             match event {
                 WebhookEvent::Connect(connect) => self.connect(now, wall_seconds, connect),
                 WebhookEvent::Terminate(terminate) => self.terminate(now, &terminate),
-                WebhookEvent::Status { .. } | WebhookEvent::Unknown { .. } => self.counters.events_unknown += 1,
+                WebhookEvent::Answer(answer) => self.dialled(now, |dials, env| dials.handle_answer(env, answer)),
+                WebhookEvent::Status(status) => self.dialled(now, |dials, env| dials.handle_status(env, status)),
+                WebhookEvent::Permission { granted: true, .. } => self.counters.permissions_granted += 1,
+                WebhookEvent::Permission { granted: false, .. } => self.counters.permissions_refused += 1,
+                WebhookEvent::Unknown { .. } => self.counters.events_unknown += 1,
             }
         }
+    }
+
+    /// Takes a request of the edge beside it. `wall_seconds` is Unix time.
+    pub fn handle_dial(&mut self, now: Instant, wall_seconds: u64, request: DialRequest) {
+        self.wall_s = wall_seconds;
+        let refusal = match self.pending() {
+            _ if self.draining => Some("the program is about to stop"),
+            calls if calls >= self.config.calls_max => Some("the limit of calls is reached"),
+            _ => None,
+        };
+        self.dials(now, |dials, env| dials.handle_request(env, request, refusal));
+    }
+
+    /// The outcome of a `Connect` output: WhatsApp's id of the call. Unknown numbers are ignored.
+    pub fn handle_connected(&mut self, now: Instant, request: u64, result: Result<String, GraphError>) {
+        self.dials(now, |dials, env| dials.connected(env, request, result));
     }
 
     /// The outcome of a `Graph` output. Unknown numbers are ignored: their call has ended or gave up waiting.
@@ -273,6 +319,7 @@ impl Orchestrator {
             let end = CallEnd::new("tandem", "shutdown", "the program stops");
             self.with_call(now, number, |call, cx| call.end(cx, end));
         }
+        self.dials(now, |dials, env| dials.shut_down(env.now));
     }
 
     /// Rejects new calls from now on; live ones go on.
@@ -290,6 +337,9 @@ impl Orchestrator {
         if self.keepalive.due <= now {
             self.keep_alive(now);
         }
+        if self.dials.deadline() <= now {
+            self.dials(now, Dials::handle_timeout);
+        }
         self.tombstones.expire(now);
     }
 
@@ -299,12 +349,13 @@ impl Orchestrator {
             return output;
         }
         let call = self.timers.first().map_or(Instant::NEVER, |(due, _)| *due);
+        let call = call.min(self.dials.deadline());
         OrchestratorOutput::Timeout(call.min(self.tombstones.deadline()).min(self.keepalive.due))
     }
 
     /// Calls that are not over; zero when nothing is left behind (remembered ids of ended calls do not count).
     pub fn alive(&self) -> usize {
-        self.calls.len()
+        self.calls.len() + self.dials.alive()
     }
 
     /// Whether this call is neither accepted nor over.
@@ -324,7 +375,7 @@ impl Orchestrator {
 
     /// Calls that a program which drains waits for: all but those of which only a slow goodbye is left, which the store keeps.
     pub fn pending(&self) -> usize {
-        self.calls.len() - self.lingering.len()
+        self.calls.len() - self.lingering.len() + self.dials.pending()
     }
 
     /// What was counted so far.
@@ -453,11 +504,60 @@ impl Orchestrator {
             self.with_call(now, number, |call, cx| call.handle_terminate(cx, terminate));
             return;
         }
-        // It overtook its connect, or repeats: the id is remembered either way.
-        self.counters.terminates_unmatched += 1;
+        match self.dials(now, |dials, env| dials.handle_terminate(env, terminate)) {
+            Taken::Yes => return,
+            Taken::Foreign => return self.counters.terminates_unmatched += 1,
+            // It overtook its connect, or repeats: the id is remembered either way.
+            Taken::No => self.counters.terminates_unmatched += 1,
+            Taken::Kept => {}
+        }
         if self.tombstones.insert(now, terminate.call_id.clone()) {
             self.outputs.push_back(OrchestratorOutput::Store(Change::Over { call_id: terminate.call_id.clone() }));
         }
+    }
+
+    /// An event of a call to a user.
+    fn dialled(&mut self, now: Instant, take: impl FnOnce(&mut Dials, &mut Surroundings) -> Taken) {
+        let taken = self.dials(now, take);
+        self.counters.events_unknown += u64::from(matches!(taken, Taken::No | Taken::Foreign));
+    }
+
+    /// Changes the calls to users, and carries out what they want.
+    fn dials<T>(&mut self, now: Instant, change: impl FnOnce(&mut Dials, &mut Surroundings) -> T) -> T {
+        let (random, counters) = (&mut self.random, &mut self.counters);
+        let answer = change(&mut self.dials, &mut Surroundings { now, wall_s: self.wall_s, random, counters });
+        while let Some(output) = self.dials.poll() {
+            match output {
+                DialOutput::Connect(request) => self.outputs.push_back(OrchestratorOutput::Connect(request)),
+                DialOutput::Event(event) => self.outputs.push_back(OrchestratorOutput::Dial(event)),
+                DialOutput::Timeline(entry) => self.outputs.push_back(OrchestratorOutput::Timeline(entry)),
+                DialOutput::Store(change) => self.outputs.push_back(OrchestratorOutput::Store(change)),
+                DialOutput::Over { call_id } => self.bury(now, call_id),
+                DialOutput::Goodbye { call_id, phone_number_id, timeline } => {
+                    self.farewell(now, call_id, phone_number_id, timeline);
+                }
+            }
+        }
+        answer
+    }
+
+    /// Says goodbye to a call that the business placed, unless WhatsApp has ended it or is being told already.
+    fn farewell(&mut self, now: Instant, call_id: String, phone_number_id: String, timeline: String) {
+        if self.tombstones.contains(&call_id) {
+            return self.outputs.push_back(OrchestratorOutput::Store(Change::Over { call_id }));
+        }
+        if self.by_call_id.contains_key(&call_id) {
+            return;
+        }
+        let mut cx = Context { now, wall_s: self.wall_s, counters: &mut self.counters, random: &mut self.random };
+        let call = Call::farewell(&mut cx, call_id, phone_number_id, timeline);
+        self.enter(now, call, None);
+    }
+
+    /// The call is over, and its id is remembered for a while.
+    fn bury(&mut self, now: Instant, call_id: String) {
+        self.tombstones.insert(now, call_id.clone());
+        self.outputs.push_back(OrchestratorOutput::Store(Change::Over { call_id }));
     }
 
     fn with_call<T>(
@@ -496,19 +596,18 @@ impl Orchestrator {
                 Act::Decided { accepted } => OrchestratorOutput::Decided { call_id: call.call_id.clone(), accepted },
                 Act::Edge { ticket, what } => OrchestratorOutput::Edge { request: request(ticket), what },
                 Act::Timeline { step, detail } => {
-                    OrchestratorOutput::Timeline(Entry { call_id: call.call_id.clone(), at: now, step, detail })
+                    OrchestratorOutput::Timeline(Entry { call_id: call.timeline().to_owned(), at: now, step, detail })
                 }
             });
         }
         self.timers.remove(&(entered.armed, number));
         if entered.call.is_over() {
-            let call_id = entered.call.call_id.clone();
+            let (call_id, is_farewell) = (entered.call.call_id.clone(), entered.call.is_farewell());
             self.calls.remove(&number);
             self.by_call_id.remove(&call_id);
             self.lingering.remove(&number);
-            self.tombstones.insert(now, call_id.clone());
-            self.outputs.push_back(OrchestratorOutput::Store(Change::Over { call_id }));
-            self.counters.calls_ended += 1;
+            self.bury(now, call_id);
+            self.counters.calls_ended += u64::from(!is_farewell);
             return;
         }
         match entered.call.lingers() {

@@ -664,6 +664,7 @@ impl Bench {
                 OrchestratorOutput::Timeline(entry) if entry.step == Step::End => self.ends.push(entry.detail),
                 OrchestratorOutput::Timeline(_) => {}
                 OrchestratorOutput::Timeout(due) => return due,
+                other @ (OrchestratorOutput::Connect(_) | OrchestratorOutput::Dial(_)) => panic!("{other:?}"),
             }
         }
     }

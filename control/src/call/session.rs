@@ -28,7 +28,7 @@ use crate::sip::gatekeeper::Refusal;
 use crate::sip::{SipCallId, SipEnd, SipEvent};
 use crate::trace::timeline::Step;
 use crate::trace::verdict;
-use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegConfig, LegName};
+use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegName, LegRemote};
 use engine::dtls::DtlsVersion;
 use engine::error::{Cause, End, Side};
 use engine::leg::{LegEvent, LocalLeg};
@@ -98,7 +98,7 @@ impl Session {
     /// Asks the engine for a bridge; the error says that there is nobody to be called.
     pub fn open(cx: &mut Context, mut birth: Birth, new: NewSession) -> Result<Session, EdgeError> {
         let (wanted, peer) = (new.dtls.unwrap_or(cx.config.dtls), birth.plan.peer(&new));
-        birth.plan.backend = cx.backends.choose(cx.now, wanted, Some(peer));
+        birth.plan.backend = cx.backends.choose(cx.now, wanted, peer);
         let caller = Caller { user: from_user(new.from.as_deref()), display: None };
         let wanted = Wanted {
             dialed: birth.dialed,
@@ -142,7 +142,7 @@ impl Session {
             end_detail: None,
             since: cx.now,
         };
-        let config = BridgeConfig { a: LegConfig::Webrtc(Box::new(session.plan.config(session.hold))), b };
+        let config = BridgeConfig { a: session.plan.config(session.hold), b };
         let command = Command::Open { bridge: BridgeId(session.number), config };
         cx.out.push_back(EdgeOutput::Engine { worker: session.worker, command });
         Ok(session)
@@ -180,6 +180,14 @@ impl Session {
 
         // WhatsApp ends a call that brings no packets for some seconds: a softphone on hold must not cost it.
         cx.command(BridgeCommand::Comfort { leg: WHATSAPP });
+        if let Some(remote) = self.plan.described() {
+            if self.hold {
+                cx.command(BridgeCommand::Hold { leg: WHATSAPP });
+            }
+            let remote = Box::new(LegRemote::Rtp(remote));
+            cx.command(BridgeCommand::SetRemote { leg: WHATSAPP, remote });
+            self.notify(cx, EdgeEventKind::MediaReady);
+        }
         let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.begin(cx, b.clone()));
         self.hunted(cx, hunted);
     }
@@ -239,6 +247,10 @@ impl Session {
             }
             BridgeEvent::LegRefused { leg } => {
                 let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_refused(cx, leg));
+                self.hunted(cx, hunted);
+            }
+            BridgeEvent::LegClosed { leg, cause: Some(_), .. } => {
+                let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.leg_lost(cx, leg));
                 self.hunted(cx, hunted);
             }
             BridgeEvent::LegClosed { .. } => {}
@@ -352,6 +364,11 @@ impl Session {
         self.far.as_ref().map(|far| far.subject.as_str())
     }
 
+    /// Whether the bridge is there, and its end still to be told.
+    pub fn has_bridge(&self) -> bool {
+        self.bridge != BridgeState::Gone
+    }
+
     /// Whether it has ended and the bridge is gone; its SIP calls are the edge's to count.
     pub fn is_over(&self) -> bool {
         self.end.is_some() && self.bridge == BridgeState::Gone
@@ -370,6 +387,10 @@ impl Session {
     }
 
     fn handle_leg(&mut self, cx: &mut Context, leg: LegName, event: LegEvent) {
+        if event == LegEvent::FirstReceived && leg != WHATSAPP {
+            let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.media_came(cx, leg));
+            self.hunted(cx, hunted);
+        }
         match (event, leg) {
             // WhatsApp takes no later offer.
             (LegEvent::PathSilent, SIP) => {

@@ -161,6 +161,7 @@ fn kind(subject: &str) -> &'static str {
     match subject.split(' ').next() {
         Some("trunk") => "trunk",
         Some("user") => "user",
+        Some("whatsapp") => "whatsapp",
         _ => "sip",
     }
 }

@@ -25,8 +25,8 @@ pub(super) struct Pair<'a> {
     pub private_key: &'a Path,
     /// The name that peers will look for, and the setting that says so.
     pub host: Option<(&'a str, String)>,
-    /// Who refuses one that nobody has signed.
-    pub audience: &'static str,
+    /// Who refuses one that nobody has signed; `None`: it is for a peer that knows it beforehand.
+    pub audience: Option<&'static str>,
 }
 
 /// Everything about a pair; `now_s` is Unix time.
@@ -65,16 +65,15 @@ pub(super) fn examine(pair: &Pair, now_s: i64) -> Vec<Finding> {
         }
         issued = next;
     }
-    if own.issuer() == own.subject() {
-        let audience = pair.audience;
-        found.push(warning(format!(
+    match pair.audience {
+        Some(audience) if own.issuer() == own.subject() => found.push(warning(format!(
             "{setting}: {path} is signed by itself: {audience}; use one of a public authority (certbot, acme.sh)"
-        )));
-    } else if rest.is_empty() {
-        found.push(warning(format!(
+        ))),
+        Some(_) if rest.is_empty() => found.push(warning(format!(
             "{setting}: {path} holds no chain: clients that do not know {} will refuse it; use the file with the full chain",
             own.issuer()
-        )));
+        ))),
+        _ => {}
     }
     let names = names(own);
     if let Some((host, said_by)) = pair.host.as_ref().filter(|(host, _)| !names.iter().any(|name| covers(name, host))) {
@@ -252,7 +251,7 @@ mod tests {
                 certificate,
                 private_key,
                 host: Some(("voice.example.com", "sip.domain (SIP_DOMAIN)".to_owned())),
-                audience: "browsers will not connect",
+                audience: Some("browsers will not connect"),
             };
             examine(&pair, now_s).iter().map(Finding::to_string).collect()
         }

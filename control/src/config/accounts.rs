@@ -4,11 +4,11 @@
 
 use super::ConfigError;
 use super::section::{Section, Source};
-use super::trunks::DTLS_BACKENDS;
+use super::trunks::{self, DTLS_BACKENDS};
 use super::values::POLICIES;
 use crate::call::AcceptPolicy;
 use crate::call::orchestrator::CallerId;
-use crate::route::DtlsBackend;
+use crate::route::{DtlsBackend, Trunk};
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::Provider;
 use std::collections::BTreeSet;
@@ -50,6 +50,8 @@ pub struct Account {
     pub caller_id: CallerId,
     /// Who does DTLS with WhatsApp; `None`: as the edge is configured.
     pub dtls: Option<DtlsBackend>,
+    /// How it calls users; `None`: it does not.
+    pub outbound: Option<Trunk>,
 }
 
 pub(super) fn read(source: Source<'_>, document: &DeTable<'_>) -> Result<Vec<Account>, ConfigError> {
@@ -128,9 +130,37 @@ fn read_one(name: &str, section: &Section<'_>) -> Result<Account, ConfigError> {
         dtls: section.parsed("dtls", "write auto, dimpl or openssl", |text| {
             DTLS_BACKENDS.iter().find(|(word, _)| *word == text).map(|(_, backend)| *backend)
         })?,
+        outbound: None,
     };
+    let outbound = read_outbound(name, section, &account)?;
     section.finish()?;
-    Ok(account)
+    Ok(Account { outbound, ..account })
+}
+
+/// The way to users of WhatsApp from this number. Only where it is asked for: WhatsApp bills these calls to the business, and takes
+/// the permission away from one whose calls are not answered.
+fn read_outbound(name: &str, section: &Section<'_>, account: &Account) -> Result<Option<Trunk>, ConfigError> {
+    let default = Trunk::into_whatsapp(name, &account.phone_number_id);
+    let is_wanted = section.flag("outbound", false)?;
+    let (pattern, warning) = trunks::pattern(section, "pattern")?;
+    if let Some(warning) = warning {
+        tracing::warn!("{warning}");
+    }
+    let trunk = Trunk {
+        pattern,
+        dtls_backend: account.dtls.unwrap_or_default(),
+        weight: section.number("weight", 0..=1_000_000, default.weight)?,
+        calls_max: section.number("calls_max", 1..=100_000, default.calls_max as u32)? as usize,
+        ring_s: section.number("ring_s", 5..=120, default.ring_s)?,
+        ..default
+    };
+    if !is_wanted && section.has(&["pattern", "weight", "calls_max", "ring_s"]) {
+        return Err(section.missing(
+            "outbound",
+            "pattern, weight, calls_max and ring_s are for calls to users: write outbound = true",
+        ));
+    }
+    Ok(is_wanted.then_some(trunk))
 }
 
 fn caller_id(text: &str) -> Option<CallerId> {
@@ -193,6 +223,62 @@ caller_id = "anonymous"
     }
 
     #[test]
+    fn an_account_that_calls_users_is_a_way_among_others() {
+        let file = r#"
+[sip]
+target = "sip:bot@127.0.0.1:5080"
+[whatsapp]
+token = "default"
+[users.alice]
+password = "p"
+[trunks.carrier]
+host = "sbc.example"
+pattern = '^\+44\d+$'
+[accounts.sales]
+phone_number_id = "118"
+outbound = true
+pattern = '^\+44\d+$'
+weight = 1
+calls_max = 20
+ring_s = 40
+[accounts.help]
+phone_number_id = "119"
+outbound = true
+[accounts.quiet]
+phone_number_id = "120"
+[[routes]]
+dialed = '^\+55'
+to = ["whatsapp:help", "trunk:carrier"]
+"#;
+        let config = with(file).unwrap();
+        config.check(Mode::Tandem).unwrap();
+        let ask = |dialed: &str| {
+            let source = crate::route::Source::User("alice".into());
+            let asked = crate::route::Asked { dialed: dialed.into(), from: "alice".into(), source };
+            crate::route::explain::explain(&config.routes, &asked)
+        };
+        let (by_pattern, by_rule) = (ask("+447700900123"), ask("+5511987654321"));
+        assert!(
+            by_pattern.contains("1. trunk whatsapp:sales: pattern") && by_pattern.contains("2. trunk carrier"),
+            "{by_pattern}"
+        );
+        assert!(by_pattern.contains("asks Graph to connect +447700900123"), "{by_pattern}");
+        assert!(by_rule.contains("1. trunk whatsapp:help") && by_rule.contains("2. trunk carrier"), "{by_rule}");
+        let sales = config.routes.trunks.iter().find(|trunk| trunk.name == "whatsapp:sales").unwrap();
+        assert_eq!((sales.calls_max, sales.ring_s, sales.takes_calls()), (20, 40, false));
+        assert!(config.routes.trunks.iter().all(|trunk| trunk.name != "whatsapp:quiet"));
+        let printed = config.lines().join("\n");
+        assert!(printed.contains("accounts.sales calls users: pattern ^\\+44\\d+$, at most 20 at once"), "{printed}");
+        // Each process alone lacks one half of it.
+        for mode in [Mode::Edge, Mode::Orchestrator] {
+            let error = config.check(mode).unwrap_err().0;
+            assert!(error.contains("accounts.sales") && error.contains("one process"), "{error}");
+        }
+        let split = format!("{file}[edge]\napi = \"http://192.0.2.1:8080\"\n");
+        assert!(with(&split).unwrap().check(Mode::Tandem).unwrap_err().0.contains("one process"));
+    }
+
+    #[test]
     fn mistakes_name_line_and_remedy() {
         for (text, parts) in [
             ("[accounts.a]\ntoken = \"t\"", ["phone_number_id", "digits only"]),
@@ -204,6 +290,13 @@ caller_id = "anonymous"
             ("[accounts.a]\nphone_number_id = 1\ntoken_env = \"NOWHERE\"", [":3", "NOWHERE"]),
             ("[accounts.a]\nphone_number_id = 1\nshared_header = \"key\"", [":3", "name: value"]),
             ("[accounts.a]\nphone_number_id = 1\ncolour = \"red\"", [":3", "no setting"]),
+            ("[accounts.a]\nphone_number_id = 1\nweight = 3", ["outbound", "outbound = true"]),
+            ("[accounts.a]\nphone_number_id = 1\noutbound = true\nring_s = 1", [":4", "from 5 to 120"]),
+            (
+                "[accounts.a]\nphone_number_id = 1\n[[routes]]\nto = \"whatsapp:a\"",
+                [":4", "outbound = true in [accounts.a]"],
+            ),
+            ("[[routes]]\nto = \"whatsapp:a\"", [":2", "not in the configuration"]),
             ("[accounts.a]\nphone_number_id = 1\n[accounts.b]\nphone_number_id = 1", [":4", "another account"]),
         ] {
             let error = with(text).unwrap_err().0;

@@ -152,6 +152,8 @@ pub struct EdgeSettings {
     pub codecs: Vec<Codec>,
     /// Who does DTLS in sessions that do not say.
     pub dtls: DtlsBackend,
+    /// Whether sessions may be keyed by `a=crypto` where the offer has no fingerprint.
+    pub sdes: bool,
     /// Live sessions.
     pub sessions_max: usize,
 }
@@ -177,6 +179,8 @@ pub struct SipSettings {
     pub from_host: Option<String>,
     /// Routes that a session may name: name to SIP URI.
     pub routes: BTreeMap<String, String>,
+    /// Headers of INVITEs to the target and to routes, beside those that the gateway writes.
+    pub headers: Vec<(String, String)>,
     /// Whether TCP is served beside UDP, at the same address.
     pub tcp: bool,
     /// Where TLS is served; `None`: nowhere.
@@ -189,6 +193,8 @@ pub struct SipSettings {
     pub private_key: Option<PathBuf>,
     /// PEM file of authorities that are trusted beside the system's.
     pub trusted: Option<PathBuf>,
+    /// Seconds between two OPTIONS that ask whether the default route's target lives; 0: never.
+    pub options_s: u32,
     /// Domain of our users: realm of digest, host of their addresses.
     pub domain: Option<String>,
 }
@@ -278,8 +284,8 @@ impl Config {
     fn read_named(name: &str, text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let source = Source { name, text, environment: &environment };
         let document = DeTable::parse(text).map_err(|error| not_toml(source, &error))?;
-        let (mut routes, warnings) = routing::read(source, document.get_ref())?;
         let accounts = accounts::read(source, document.get_ref())?;
+        let (mut routes, warnings) = routing::read(source, document.get_ref(), &accounts)?;
         let elsewhere: Vec<&str> = routing::SECTIONS.into_iter().chain([accounts::SECTION]).collect();
         let mut values = Values::from_file(source, document.get_ref(), &elsewhere)?;
         for setting in SETTINGS {
@@ -304,6 +310,14 @@ impl Config {
     pub fn check(&self, mode: Mode) -> Result<(), ConfigError> {
         let need =
             |key: &str, missing: bool| if missing { Err(complain(key, "is needed and not set")) } else { Ok(()) };
+        let calls_users = self.accounts.iter().find(|account| account.outbound.is_some());
+        if let Some(account) = calls_users.filter(|_| mode != Mode::Tandem || self.edge.api.is_some()) {
+            return Err(ConfigError(format!(
+                "accounts.{}: outbound = true needs both planes in one process: start tandem without a plane's name and without \
+                 EDGE_API, or remove it",
+                account.name
+            )));
+        }
         if mode.orchestrates() {
             let own_tokens = !self.accounts.is_empty() && self.accounts.iter().all(|account| account.token.is_some());
             need("whatsapp.token", self.whatsapp.token.0.is_empty() && !own_tokens)?;
@@ -395,7 +409,7 @@ impl Config {
     pub fn edge(&self, sip_address: SocketAddr, webrtc_addresses: Vec<IpAddr>, rtp_address: IpAddr) -> EdgeConfig {
         let credentials = (!self.sip.user.is_empty())
             .then(|| Credentials { username: self.sip.user.clone(), password: self.sip.pass.0.clone() });
-        let mut headers = Vec::new();
+        let mut headers = self.sip.headers.clone();
         if self.sip.account_header && !self.sip.account_sid.is_empty() {
             headers.push(("X-Twilio-Account".to_owned(), self.sip.account_sid.clone()));
         }
@@ -405,6 +419,7 @@ impl Config {
             credentials: credentials.clone(),
             from_host: self.sip.from_host.clone(),
             headers: headers.clone(),
+            options_s: None,
         };
         EdgeConfig {
             sip: SipConfig {
@@ -415,12 +430,16 @@ impl Config {
             rtp_address,
             dialplan: self.routes.clone(),
             realm: self.sip.domain.clone().unwrap_or_else(|| "tandem".to_owned()),
-            default_route: self.sip.target.as_ref().map(route),
+            default_route: self.sip.target.as_ref().map(|target| Route {
+                options_s: Some(self.sip.options_s).filter(|seconds| *seconds != 0),
+                ..route(target)
+            }),
             routes: self.sip.routes.iter().map(|(name, target)| (name.clone(), route(target))).collect(),
             destinations_allowed: self.edge.destinations_allowed.clone(),
             callbacks_allowed: self.edge.callbacks_allowed.clone(),
             codecs: self.edge.codecs.clone(),
             dtls: self.edge.dtls,
+            sdes: self.edge.sdes,
             sessions_max: self.edge.sessions_max,
             ring_ms_max: limits::RING_MS_MAX,
         }

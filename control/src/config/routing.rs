@@ -1,6 +1,7 @@
 //! `[numbers]`, `[trunks]`, `[users]`, `[groups]` and `[[routes]]`: everything that decides where calls go.
 
 use super::ConfigError;
+use super::accounts::Account;
 use super::section::{Section, Source};
 use super::trunks::{self, TO_REMEDY};
 use super::values::POLICIES;
@@ -13,8 +14,12 @@ use toml::de::{DeTable, DeValue};
 /// Sections that are read here.
 pub(super) const SECTIONS: [&str; 5] = ["numbers", "trunks", "users", "groups", "routes"];
 
-/// Reads all of them; beside the routes what was corrected.
-pub(super) fn read(source: Source<'_>, document: &DeTable<'_>) -> Result<(Routes, Vec<String>), ConfigError> {
+/// Reads all of them; beside the routes what was corrected. Accounts that call users are ways among the trunks.
+pub(super) fn read(
+    source: Source<'_>,
+    document: &DeTable<'_>,
+    accounts: &[Account],
+) -> Result<(Routes, Vec<String>), ConfigError> {
     let find = |name: &str| document.iter().find(|(key, _)| key.get_ref().as_ref() == name).map(|(_, value)| value);
     let section = |name: &str| find(name).map(|value| Section::new(source, name, value)).transpose();
     let mut routes = Routes::default();
@@ -44,12 +49,13 @@ pub(super) fn read(source: Source<'_>, document: &DeTable<'_>) -> Result<(Routes
             return Err(trunks.mistake(&format!("are {}: write at most {}", routes.trunks.len(), limits::TRUNKS_MAX)));
         }
     }
+    routes.trunks.extend(accounts.iter().filter_map(|account| account.outbound.clone()));
     for (index, section, to) in pending {
-        let found = destination(&routes, &to).map_err(|fault| section.wrong("to", &fault, TO_REMEDY))?;
+        let found = destination(&routes, accounts, &to).map_err(|fault| section.wrong("to", &fault, TO_REMEDY))?;
         routes.trunks[index].to = Some(found);
     }
     if let Some(rules) = find("routes") {
-        read_rules(source, rules, &mut routes, &mut warnings)?;
+        read_rules(source, rules, accounts, &mut routes, &mut warnings)?;
     }
     check_numbers(&routes, section("users")?, section("groups")?)?;
     warnings.extend(doubts(&routes));
@@ -64,7 +70,12 @@ fn doubts(routes: &Routes) -> Vec<String> {
             let id = routes.trunks().find(|(_, other)| other.name == trunk.name).map(|(id, _)| Destination::Trunk(id));
             routes.rules.iter().any(|rule| rule.to.iter().any(|to| Some(to) == id.as_ref()))
         };
-        if !trunk.takes_calls() && trunk.pattern.is_none() && !named(trunk) {
+        if let Some(whatsapp) = trunk.whatsapp.as_ref().filter(|_| trunk.pattern.is_none() && !named(trunk)) {
+            let account = &whatsapp.account;
+            doubts.push(format!(
+                "accounts.{account} has outbound = true and calls nobody: write pattern, or a route to whatsapp:{account}"
+            ));
+        } else if !trunk.takes_calls() && trunk.pattern.is_none() && !named(trunk) {
             doubts.push(format!(
                 "trunks.{} carries no call: write pattern for calls out, allowed_sources, certificate_names or inbound_user for calls in",
                 trunk.name
@@ -149,6 +160,7 @@ fn read_groups(groups: &Section<'_>, routes: &Routes) -> Result<BTreeMap<String,
 fn read_rules(
     source: Source<'_>,
     rules: &Spanned<DeValue<'_>>,
+    accounts: &[Account],
     routes: &mut Routes,
     warnings: &mut Vec<String>,
 ) -> Result<(), ConfigError> {
@@ -171,7 +183,8 @@ fn read_rules(
         let remedy = "write whatsapp, trunks, trunk:NAME, users or user:NAME";
         let sources = section.list("source", remedy, |text| source_rule(routes, text))?;
         let texts = section.list("to", TO_REMEDY, |text| Some(text.to_owned()))?;
-        let to: Result<Vec<Destination>, String> = texts.iter().map(|text| destination(routes, text)).collect();
+        let to: Result<Vec<Destination>, String> =
+            texts.iter().map(|text| destination(routes, accounts, text)).collect();
         let to = to.map_err(|fault| section.wrong("to", &fault, TO_REMEDY))?;
         if to.is_empty() || to.len() > limits::DESTINATIONS_MAX {
             let what = format!("has {} destinations", to.len());
@@ -199,7 +212,16 @@ fn source_rule(routes: &Routes, text: &str) -> Option<SourceRule> {
     }
 }
 
-fn destination(routes: &Routes, text: &str) -> Result<Destination, String> {
+fn destination(routes: &Routes, accounts: &[Account], text: &str) -> Result<Destination, String> {
+    if let Some(name) = text.strip_prefix("whatsapp:") {
+        return match (trunk_id(routes, text), accounts.iter().any(|account| account.name == name)) {
+            (Some(id), _) => Ok(Destination::Trunk(id)),
+            (None, true) => {
+                Err(format!("names an account that calls nobody: write outbound = true in [accounts.{name}]"))
+            }
+            (None, false) => Err(format!("names the account {name}, which is not in the configuration")),
+        };
+    }
     let user = |name: &str| routes.users.contains_key(name);
     let group = |name: &str| routes.groups.contains_key(name);
     trunks::destination(text, |name| trunk_id(routes, name), user, group)

@@ -69,6 +69,11 @@ impl<'t> Section<'t> {
         entries.into_iter().map(child).collect()
     }
 
+    /// Whether one of these keys is written.
+    pub fn has(&self, keys: &[&str]) -> bool {
+        self.table.iter().any(|(key, _)| keys.contains(&key.get_ref().as_ref()))
+    }
+
     /// A text, a number, or true and false, as text.
     pub fn text(&self, key: &'static str, remedy: &str) -> Result<Option<String>, ConfigError> {
         let Some(value) = self.value(key) else { return Ok(None) };

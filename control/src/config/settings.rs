@@ -53,6 +53,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("edge.destinations_allowed", "DESTINATIONS_ALLOWED", "write SIP URI prefixes, comma separated"),
     setting("edge.codecs", "EDGE_CODECS", "write some of opus, pcmu and pcma, best first, comma separated"),
     setting("edge.dtls", "EDGE_DTLS", "write auto, dimpl or openssl"),
+    setting("edge.sdes", "EDGE_SDES", "write true or false"),
     setting("edge.sessions_max", "SESSIONS_MAX", "write a number of sessions from 1 to 100000"),
     setting("sip.target", "SIP_TARGET", "write a SIP URI, such as sip:bot@127.0.0.1:5080"),
     setting("sip.proxy", "SIP_PROXY", "write a SIP URI, such as sip:us1.sip.twilio.com"),
@@ -72,6 +73,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "SIP_TRUSTED",
         "write the name of a PEM file with the authorities that are trusted beside the system's",
     ),
+    setting("sip.options_s", "SIP_OPTIONS_S", "write seconds from 10 to 3600, or 0 for never"),
     setting("sip.domain", "SIP_DOMAIN", "write the domain of the softphones, such as voice.example.com"),
     setting("trace.messages", "TRACE_MESSAGES", "write true or false"),
     setting("trace.numbers", "TRACE_NUMBERS", "write shown or hidden"),
@@ -98,7 +100,7 @@ pub(super) const SETTINGS: &[Setting] = &[
 ];
 
 /// Tables whose keys are the operator's own.
-pub(super) const TABLES: [&str; 2] = ["whatsapp.accept_by_number", "sip.routes"];
+pub(super) const TABLES: [&str; 3] = ["whatsapp.accept_by_number", "sip.routes", "sip.headers"];
 
 /// What is wrong with a setting, under both of its names, and what to write.
 pub(super) fn complain(key: &str, what: &str) -> ConfigError {

@@ -3,6 +3,7 @@
 use super::settings::SETTINGS;
 use super::{Config, TlsFiles};
 use crate::call::AcceptPolicy;
+use crate::route::DtlsBackend;
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::Provider;
 use engine::config::Driver;
@@ -36,6 +37,13 @@ impl Config {
             ));
         }
         for trunk in &self.routes.trunks {
+            if let Some(whatsapp) = &trunk.whatsapp {
+                let pattern =
+                    trunk.pattern.as_ref().map_or("by rules only".to_owned(), |p| format!("pattern {}", p.as_str()));
+                let (account, calls_max) = (&whatsapp.account, trunk.calls_max);
+                lines.push(format!("accounts.{account} calls users: {pattern}, at most {calls_max} at once"));
+                continue;
+            }
             let credentials = if trunk.credentials.is_some() { ", with credentials" } else { "" };
             let port = trunk.port.map_or_else(String::new, |port| format!(":{port}"));
             lines.push(format!("trunks.{} = {}{port} by {}{credentials}", trunk.name, trunk.host, trunk.transport));
@@ -87,6 +95,8 @@ impl Config {
             ("edge.callbacks_allowed", text(&edge.callbacks_allowed.join(", "))),
             ("edge.destinations_allowed", text(&edge.destinations_allowed.join(", "))),
             ("edge.codecs", codecs(&edge.codecs)),
+            ("edge.dtls", backend(edge.dtls).to_owned()),
+            ("edge.sdes", edge.sdes.to_string()),
             ("edge.sessions_max", edge.sessions_max.to_string()),
             ("sip.target", optional(sip.target.as_ref())),
             ("sip.proxy", optional(sip.proxy.as_ref())),
@@ -102,6 +112,7 @@ impl Config {
             ("sip.certificate", path(sip.certificate.as_ref())),
             ("sip.private_key", path(sip.private_key.as_ref())),
             ("sip.trusted", path(sip.trusted.as_ref())),
+            ("sip.options_s", if sip.options_s == 0 { "never".to_owned() } else { sip.options_s.to_string() }),
             ("sip.domain", optional(sip.domain.as_ref())),
             ("trace.messages", trace.messages.to_string()),
             ("trace.numbers", if trace.numbers { "shown" } else { "hidden" }.to_owned()),
@@ -142,6 +153,14 @@ fn policy(policy: AcceptPolicy) -> &'static str {
         AcceptPolicy::OnAnswer => "on-answer",
         AcceptPolicy::OnProgress => "on-progress",
         AcceptPolicy::Immediate => "immediate",
+    }
+}
+
+fn backend(backend: DtlsBackend) -> &'static str {
+    match backend {
+        DtlsBackend::Auto => "auto",
+        DtlsBackend::Dimpl => "dimpl",
+        DtlsBackend::Openssl => "openssl",
     }
 }
 

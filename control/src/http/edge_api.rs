@@ -104,6 +104,12 @@ async fn read<T: DeserializeOwned>(
         return Err(failure(StatusCode::UNAUTHORIZED, "unauthorized", "the bearer token is missing or wrong"));
     }
     let bytes = read_body(body, EDGE_BYTES_MAX).await?;
+    // serde would take a list for an object whose fields come in their order.
+    if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
+        let kind = if is_json { "bad_field" } else { "bad_json" };
+        return Err(failure(StatusCode::BAD_REQUEST, kind, "the body is no JSON object"));
+    }
     // serde's message names the field and the place, and repeats nothing of the body.
     serde_json::from_slice(&bytes).map_err(|error| {
         let kind = if error.is_data() { "bad_field" } else { "bad_json" };

@@ -130,6 +130,12 @@ fn samples(figures: &Figures) -> Samples {
             ("tandem_goodbyes_lost_total", counted.goodbyes_lost),
             ("tandem_calls_resumed_total", counted.calls_resumed),
             ("tandem_calls_cut_total", counted.calls_cut),
+            ("tandem_dials_begun_total", counted.dials_begun),
+            ("tandem_dials_answered_total", counted.dials_answered),
+            ("tandem_dials_refused_total", counted.dials_refused),
+            ("tandem_dials_lost_total", counted.dials_lost),
+            ("tandem_permissions_granted_total", counted.permissions_granted),
+            ("tandem_permissions_refused_total", counted.permissions_refused),
             ("tandem_graph_retries_total", counted.graph_retries),
             ("tandem_graph_failures_total", counted.graph_failures),
         ] {
@@ -242,6 +248,12 @@ fn people(text: &mut Samples, figures: &Figures) {
         if let Some(registered) = trunk.registered {
             line(text, "tandem_trunk_registered", &labels, registered.into());
         }
+        if let Some(alive) = trunk.alive {
+            line(text, "tandem_trunk_alive", &labels, alive.into());
+        }
+    }
+    if let Some(alive) = figures.target_alive {
+        line(text, "tandem_target_alive", "", alive.into());
     }
     let gate = &figures.registered;
     line(text, "tandem_registered_users", "", gate.users as u64);

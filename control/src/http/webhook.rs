@@ -3,7 +3,7 @@
 use super::{Shared, failure, overloaded, read_body};
 use crate::call::limits;
 use crate::runtime::Input;
-use crate::whatsapp::event::{self, BodyError, Connect, FlatForm, Terminate, WebhookEvent};
+use crate::whatsapp::event::{self, Answer, BodyError, Connect, FlatForm, Status, Terminate, WebhookEvent};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Query, State};
@@ -92,11 +92,14 @@ async fn take(
     let mut events = events;
     events.retain(|event| match event {
         WebhookEvent::Connect(Connect { phone_number_id, .. })
-        | WebhookEvent::Terminate(Terminate { phone_number_id, .. }) => {
+        | WebhookEvent::Terminate(Terminate { phone_number_id, .. })
+        | WebhookEvent::Answer(Answer { phone_number_id, .. })
+        | WebhookEvent::Status(Status { phone_number_id, .. })
+        | WebhookEvent::Permission { phone_number_id, .. } => {
             shared.access.speaks_for(&proven, phone_number_id.as_deref())
         }
         // They are counted, and change nothing.
-        WebhookEvent::Status { .. } | WebhookEvent::Unknown { .. } => true,
+        WebhookEvent::Unknown { .. } => true,
     });
     if events.len() < count {
         shared.counters.events_foreign.fetch_add((count - events.len()) as u64, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! `tandem route`: what a call to a number would meet, in words.
 
 use super::{Asked, Destination, Load, Routes, Source};
+use crate::whatsapp::graph::Callee;
 use engine::time::Instant;
 use std::fmt::Write;
 
@@ -58,6 +59,14 @@ fn details(routes: &Routes, asked: &Asked, destination: &Destination) -> Vec<Str
     match destination {
         Destination::Trunk(id) => {
             let Some(trunk) = routes.trunk(*id) else { return Vec::new() };
+            if trunk.whatsapp.is_some() {
+                let number = routes.numbering.e164(&asked.dialed);
+                let callee = number.or_else(|| Callee::scoped(&asked.dialed).map(|_| asked.dialed.clone()));
+                return vec![match callee {
+                    Some(callee) => format!("asks Graph to connect {callee}, who must have given a call permission"),
+                    None => "what was dialed is no number in E.164: 484".to_owned(),
+                }];
+            }
             let caller = match &asked.source {
                 Source::User(name) if !name.is_empty() => routes.caller_of_user(name),
                 _ => super::Caller { user: asked.from.clone(), display: None },

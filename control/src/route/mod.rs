@@ -28,7 +28,7 @@ mod weight;
 pub use number::{NumberFormat, Numbering};
 pub use pattern::{Pattern, PatternError};
 pub use rule::{Rule, SourceRule};
-pub use trunk::{CallerId, CallerIdRule, DtlsBackend, Ice, MediaProfile, Trunk};
+pub use trunk::{CallerId, CallerIdRule, DtlsBackend, Ice, MediaProfile, Trunk, Whatsapp};
 pub use weight::Load;
 
 use crate::call::AcceptPolicy;

@@ -10,7 +10,7 @@ use super::number::{NumberFormat, Numbering, without_separators};
 use super::pattern::Pattern;
 use super::{Caller, Transport};
 use crate::sip::uri::escape_user;
-use crate::sip::{Credentials, Register};
+use crate::sip::{Credentials, Register, Watch};
 use engine::sdp::Codec;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -74,6 +74,15 @@ pub enum CallerIdRule {
     Anonymous,
 }
 
+/// What makes a trunk one into WhatsApp: its calls are placed through Graph, by one business number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whatsapp {
+    /// The account's name in the configuration.
+    pub account: String,
+    /// Its business number, as Graph names it.
+    pub phone_number_id: String,
+}
+
 /// A trunk of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trunk {
@@ -91,6 +100,8 @@ pub struct Trunk {
     pub credentials: Option<Credentials>,
     /// Whether we register there, and every how many seconds.
     pub register_s: Option<u32>,
+    /// Seconds between two OPTIONS that ask whether it lives; `None`: it is not asked.
+    pub options_s: Option<u32>,
     /// What its calls must know: digest toward us.
     pub inbound: Option<Credentials>,
     /// Whether it is asked for MD5 alone and not for SHA-256 first: SIPp and older servers give up at a challenge that they do not know,
@@ -104,6 +115,8 @@ pub struct Trunk {
     pub verify_certificate: bool,
     /// PEM files of the certificate that we show when we connect, with its chain, and of its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// `file:line` of it, for people.
+    pub certificate_place: String,
     /// Whether ALPN `sip` is offered when we connect; some servers refuse whoever offers one, some whoever does not.
     pub alpn: bool,
     /// Media of calls that we place.
@@ -140,6 +153,8 @@ pub struct Trunk {
     pub headers: Vec<(String, String)>,
     /// Where its calls go that no rule takes: `user:`, `group:` or a SIP URI; `None`: by the number they ask for.
     pub to: Option<super::Destination>,
+    /// It leads to users of WhatsApp, and not to a SIP server.
+    pub whatsapp: Option<Whatsapp>,
 }
 
 impl Trunk {
@@ -153,12 +168,14 @@ impl Trunk {
             proxy: None,
             credentials: None,
             register_s: None,
+            options_s: None,
             inbound: None,
             inbound_md5: false,
             allowed_sources: Vec::new(),
             certificate_names: Vec::new(),
             verify_certificate: true,
             certificate: None,
+            certificate_place: String::new(),
             alpn: false,
             media: MediaProfile::default(),
             ice: Ice::default(),
@@ -177,6 +194,18 @@ impl Trunk {
             from_host: None,
             headers: Vec::new(),
             to: None,
+            whatsapp: None,
+        }
+    }
+
+    /// The way to users of WhatsApp from a business number, with all else at its default.
+    pub fn into_whatsapp(account: &str, phone_number_id: &str) -> Trunk {
+        Trunk {
+            media: MediaProfile::Webrtc,
+            codecs: vec![Codec::Opus],
+            ring_s: WHATSAPP_RING_S_DEFAULT,
+            whatsapp: Some(Whatsapp { account: account.to_owned(), phone_number_id: phone_number_id.to_owned() }),
+            ..Trunk::new(&format!("whatsapp:{account}"), "", Transport::Tls)
         }
     }
 
@@ -204,6 +233,14 @@ impl Trunk {
             credentials: self.credentials.clone(),
             expires_s,
         })
+    }
+
+    /// How it is asked whether it lives; `None`: it is not.
+    pub fn watch(&self) -> Option<Watch> {
+        let every_ms = u64::from(self.options_s?) * 1_000;
+        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        let target = format!("sip:{}{port};transport={}", bracketed(&self.host), self.transport.parameter());
+        Some(Watch { target, proxy: self.proxy.clone(), every_ms })
     }
 
     /// Whom the called party sees when `caller` calls through this trunk.
@@ -257,6 +294,9 @@ impl Trunk {
 
     /// One line that says what and where it is.
     pub fn summary(&self) -> String {
+        if let Some(whatsapp) = &self.whatsapp {
+            return format!("weight {}, by WhatsApp from number {}", self.weight, whatsapp.phone_number_id);
+        }
         let port = self.port.map_or(String::new(), |port| format!(":{port}"));
         let (host, transport) = (bracketed(&self.host), self.transport.via_name());
         let transcoding = if self.transcoding { "" } else { ", never transcoded" };
@@ -266,6 +306,10 @@ impl Trunk {
 
 /// Calls of a trunk at once unless the configuration says otherwise.
 pub const CALLS_MAX_DEFAULT: usize = 1_000;
+
+/// Seconds that a user of WhatsApp may be rung unless the configuration says otherwise. WhatsApp itself ends the call sooner, it
+/// seems; how soon it does not say.
+pub const WHATSAPP_RING_S_DEFAULT: u32 = 60;
 
 /// Seconds that a trunk may ring unless the configuration says otherwise.
 pub const RING_S_DEFAULT: u32 = 120;
@@ -330,7 +374,9 @@ mod tests {
 
     #[test]
     fn a_trunk_that_wants_it_is_registered_at_with_its_own_user() {
-        assert!(trunk().registration().is_none());
+        assert!(trunk().registration().is_none() && trunk().watch().is_none());
+        let watch = Trunk { options_s: Some(30), ..trunk() }.watch().unwrap();
+        assert_eq!((watch.target.as_str(), watch.every_ms), ("sip:sbc.example:5061;transport=tls", 30_000));
         let credentials = Some(Credentials { username: "gw 1".into(), password: "p".into() });
         let registration = Trunk { register_s: Some(300), credentials, ..trunk() }.registration().unwrap();
         assert_eq!(registration.registrar, "sip:sbc.example:5061;transport=tls");

@@ -4,6 +4,7 @@ pub mod board;
 pub mod cdr;
 pub mod hep;
 pub mod ladder;
+pub mod log;
 pub mod mask;
 pub mod messages;
 pub mod redact;

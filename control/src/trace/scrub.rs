@@ -30,7 +30,9 @@ fn is_break(c: char) -> bool {
 
 fn push_word(out: &mut String, word: &str) {
     let lower = word.to_ascii_lowercase();
-    if let Some(scheme) = ["sip:", "sips:", "tel:"].into_iter().find(|scheme| lower.starts_with(scheme)) {
+    // Behind `sip:` alone stands no URI: it is a word of ours.
+    let is_uri = |scheme: &&str| lower.len() > scheme.len() && lower.starts_with(scheme);
+    if let Some(scheme) = ["sip:", "sips:", "tel:"].into_iter().find(is_uri) {
         out.push_str(&word[..scheme.len()]);
         out.push_str("[..]");
     } else if word.contains('@') {
@@ -87,6 +89,7 @@ mod tests {
             ("DTLS 1.2, AEAD_AES_128_GCM", "DTLS 1.2, AEAD_AES_128_GCM"),
             ("side=sip cause=busy: 486 447700900123 busy", "side=sip cause=busy: 486 [12 digits, ..23] busy"),
             ("IPv4, remote port 40012", "IPv4, remote port 40012"),
+            ("sip: 12 packets in", "sip: 12 packets in"),
         ] {
             assert_eq!(scrub(text), scrubbed);
         }

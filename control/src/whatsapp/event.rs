@@ -31,12 +31,16 @@ pub enum WebhookEvent {
     Connect(Connect),
     /// A call ended, in whatever state it was.
     Terminate(Terminate),
+    /// The answer to our offer, in the `connect` of a call that the business placed.
+    Answer(Answer),
     /// RINGING, ACCEPTED, REJECTED of a call that the business placed.
-    Status {
-        /// Which call.
-        call_id: String,
-        /// In upper case.
-        status: String,
+    Status(Status),
+    /// A user was asked whether the business may call, and has decided (on field `messages`).
+    Permission {
+        /// `metadata.phone_number_id`
+        phone_number_id: Option<String>,
+        /// Whether it may.
+        granted: bool,
     },
     /// Something that this program does not handle; acknowledged and counted.
     Unknown {
@@ -64,6 +68,32 @@ pub struct Connect {
     pub sdp: String,
 }
 
+/// A `connect` of a call that the business placed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Which call.
+    pub call_id: String,
+    /// `metadata.phone_number_id`
+    pub phone_number_id: Option<String>,
+    /// `biz_opaque_callback_data`: what our request named the call.
+    pub opaque: Option<String>,
+    /// The answer.
+    pub sdp: String,
+}
+
+/// How far a call has come that the business placed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Which call.
+    pub call_id: String,
+    /// `metadata.phone_number_id`
+    pub phone_number_id: Option<String>,
+    /// `biz_opaque_callback_data`: what our request named the call.
+    pub opaque: Option<String>,
+    /// RINGING, ACCEPTED or REJECTED, in upper case.
+    pub status: String,
+}
+
 /// The end of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terminate {
@@ -77,6 +107,8 @@ pub struct Terminate {
     pub error: Option<(u64, String)>,
     /// Seconds of the call, when it was picked up.
     pub duration_s: Option<u64>,
+    /// `biz_opaque_callback_data`: what our request named the call, if the business placed it.
+    pub opaque: Option<String>,
 }
 
 /// What a flat body means on the path it came to.
@@ -92,7 +124,7 @@ pub enum FlatForm {
 
 /// Reads one body.
 pub fn parse(body: &[u8], flat: FlatForm) -> Result<Vec<WebhookEvent>, BodyError> {
-    let value: Value = serde_json::from_slice(body).map_err(|_| BodyError::NotJson)?;
+    let value = read(body).ok_or(BodyError::NotJson)?;
     if !value.is_object() {
         return Err(BodyError::NotAnEvent);
     }
@@ -109,28 +141,61 @@ pub fn parse(body: &[u8], flat: FlatForm) -> Result<Vec<WebhookEvent>, BodyError
 
 /// Whether a body that was read is flat.
 pub fn is_flat(body: &[u8]) -> bool {
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let value = read(body).unwrap_or_default();
     value.is_object() && value.get("entry").is_none() && value.get("object").is_none()
+}
+
+/// A name that was cut in the middle of a character must not cost a batch: half of one becomes U+FFFD.
+fn read(body: &[u8]) -> Option<Value> {
+    serde_json::from_slice(body).or_else(|_| serde_json::from_str(&mended(body))).ok()
+}
+
+/// The same JSON without bytes that are no UTF-8 and without escapes of half a surrogate pair (RFC 8259 §8.2).
+fn mended(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let unit = |text: &str| {
+        let digits = text.strip_prefix("\\u")?.get(..4)?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut whole, mut rest) = (String::with_capacity(text.len()), &*text);
+    while let Some(at) = rest.find('\\') {
+        whole.push_str(&rest[..at]);
+        rest = &rest[at..];
+        // An escape is two characters long, one of a UTF-16 unit six.
+        let (kept, taken) = match unit(rest) {
+            Some(0xD800..0xDC00) if rest.get(6..).and_then(unit).is_some_and(|low| (0xDC00..0xE000).contains(&low)) => {
+                (&rest[..12], 12)
+            }
+            Some(0xD800..0xE000) => ("\u{fffd}", 6),
+            Some(_) => (&rest[..6], 6),
+            None => {
+                let taken = rest.chars().take(2).map(char::len_utf8).sum();
+                (&rest[..taken], taken)
+            }
+        };
+        whole.push_str(kept);
+        rest = &rest[taken..];
+    }
+    whole + rest
 }
 
 fn read_flat(value: &Value, flat: FlatForm) -> Result<WebhookEvent, BodyError> {
     let call_id = text(value, "call_id").or_else(|| text(value, "id"));
-    let terminate = match flat {
-        FlatForm::Connect => false,
-        FlatForm::Terminate => true,
-        FlatForm::ByContent => match text(value, "event").as_deref() {
-            Some("connect") => false,
-            Some("terminate") => true,
-            Some(_) => return Err(BodyError::NotAnEvent),
-            None if call_id.is_none() => return Err(BodyError::NotAnEvent),
-            None => value.get("session").is_none(),
-        },
+    // What a body says of itself counts for more than the path that it came to.
+    let terminate = match (text(value, "event").as_deref(), flat) {
+        (Some("connect"), _) => false,
+        (Some("terminate"), _) => true,
+        (_, FlatForm::Connect) => false,
+        (_, FlatForm::Terminate) => true,
+        (Some(_), FlatForm::ByContent) => return Err(BodyError::NotAnEvent),
+        (None, FlatForm::ByContent) if call_id.is_none() => return Err(BodyError::NotAnEvent),
+        (None, FlatForm::ByContent) => value.get("session").is_none(),
     };
     let call_id = call_id.ok_or(BodyError::WithoutCallId)?;
     if terminate {
         return Ok(WebhookEvent::Terminate(read_terminate(value, value, call_id)));
     }
-    let sdp = offer(value).ok_or(BodyError::WithoutSdp)?;
+    let sdp = description(value, "offer").ok_or(BodyError::WithoutSdp)?;
     Ok(WebhookEvent::Connect(Connect {
         call_id,
         phone_number_id: text(value, "phone_number_id"),
@@ -144,18 +209,36 @@ fn read_flat(value: &Value, flat: FlatForm) -> Result<WebhookEvent, BodyError> {
 
 fn read_change(change: &Value, events: &mut Vec<WebhookEvent>) {
     let field = text(change, "field").unwrap_or_default();
+    let phone_number_id = |value: &Value| text(value.get("metadata")?, "phone_number_id");
     let Some(value) = change.get("value").filter(|_| field == "calls") else {
-        events.push(unknown(&field));
+        let replies = change.get("value").filter(|_| field == "messages").map(|value| {
+            let granted = list(value, "messages").filter_map(permission);
+            granted.map(|granted| WebhookEvent::Permission { phone_number_id: phone_number_id(value), granted })
+        });
+        let before = events.len();
+        events.extend(replies.into_iter().flatten());
+        if events.len() == before {
+            events.push(unknown(&field));
+        }
         return;
     };
     for call in list(value, "calls") {
         events.push(read_call(value, call));
     }
     for status in list(value, "statuses") {
-        let call_id = text(status, "id").unwrap_or_default();
-        let status = text(status, "status").unwrap_or_default().to_ascii_uppercase();
-        events.push(WebhookEvent::Status { call_id, status });
+        events.push(WebhookEvent::Status(Status {
+            call_id: text(status, "id").unwrap_or_default(),
+            phone_number_id: phone_number_id(value),
+            opaque: text(status, "biz_opaque_callback_data"),
+            status: text(status, "status").unwrap_or_default().to_ascii_uppercase(),
+        }));
     }
+}
+
+/// Whether a message is the answer to a request for a call permission, and which.
+fn permission(message: &Value) -> Option<bool> {
+    let reply = message.get("interactive")?.get("call_permission_reply")?;
+    Some(text(reply, "response").is_some_and(|response| response.eq_ignore_ascii_case("accept")))
 }
 
 fn read_call(value: &Value, call: &Value) -> WebhookEvent {
@@ -164,11 +247,18 @@ fn read_call(value: &Value, call: &Value) -> WebhookEvent {
     match event.as_str() {
         "terminate" => WebhookEvent::Terminate(read_terminate(value, call, call_id)),
         "connect" => {
-            // The answer to a call that the business placed; this program places none.
             let ours = text(call, "direction").is_some_and(|direction| direction == "BUSINESS_INITIATED");
-            match offer(call) {
-                Some(sdp) if !ours => WebhookEvent::Connect(read_connect(value, call, call_id, sdp)),
-                _ => unknown("connect without an offer"),
+            let (wanted, what) =
+                if ours { ("answer", "connect without an answer") } else { ("offer", "connect without an offer") };
+            match (description(call, wanted), ours) {
+                (Some(sdp), false) => WebhookEvent::Connect(read_connect(value, call, call_id, sdp)),
+                (Some(sdp), true) => WebhookEvent::Answer(Answer {
+                    call_id,
+                    phone_number_id: value.get("metadata").and_then(|metadata| text(metadata, "phone_number_id")),
+                    opaque: text(call, "biz_opaque_callback_data"),
+                    sdp,
+                }),
+                (None, _) => unknown(what),
             }
         }
         _ => unknown(&event),
@@ -212,14 +302,15 @@ fn read_terminate(value: &Value, call: &Value, call_id: String) -> Terminate {
             Some((number(error, "code")?, words.unwrap_or_default()))
         }),
         duration_s: number(call, "duration"),
+        opaque: text(call, "biz_opaque_callback_data"),
     }
 }
 
-/// The offer of a `connect`; an answer is none.
-fn offer(call: &Value) -> Option<String> {
+/// The description of a `connect`, if it is the `wanted` one: an answer is no offer.
+fn description(call: &Value, wanted: &str) -> Option<String> {
     let session = call.get("session")?;
-    let is_offer = text(session, "sdp_type").is_none_or(|kind| kind.eq_ignore_ascii_case("offer"));
-    text(session, "sdp").filter(|sdp| is_offer && !sdp.is_empty())
+    let is_wanted = text(session, "sdp_type").is_none_or(|kind| kind.eq_ignore_ascii_case(wanted));
+    text(session, "sdp").filter(|_| is_wanted)
 }
 
 fn unknown(what: &str) -> WebhookEvent {
@@ -292,7 +383,9 @@ mod tests {
                 .map(|event| match event {
                     WebhookEvent::Connect(_) => "connect".to_owned(),
                     WebhookEvent::Terminate(_) => "terminate".to_owned(),
-                    WebhookEvent::Status { status, .. } => status.clone(),
+                    WebhookEvent::Answer(_) => "answer".to_owned(),
+                    WebhookEvent::Permission { granted, .. } => format!("permission {granted}"),
+                    WebhookEvent::Status(status) => status.status.clone(),
                     WebhookEvent::Unknown { what } => format!("? {what}"),
                 })
                 .collect()
@@ -312,13 +405,28 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_calls_of_the_business_is_not_ours() {
-        for name in ["connect-bic-answer.json", "connect-bic-answer-passive.json", "permission-reply.json"] {
-            assert!(read(name).iter().all(|event| matches!(event, WebhookEvent::Unknown { .. })), "{name}");
+    fn what_comes_of_a_call_that_the_business_placed_is_read_with_the_name_that_it_was_given() {
+        for (name, setup) in
+            [("connect-bic-answer.json", "a=setup:active"), ("connect-bic-answer-passive.json", "a=setup:passive")]
+        {
+            let events = read(name);
+            let [WebhookEvent::Answer(answer)] = events.as_slice() else { panic!("{events:?}") };
+            assert!(answer.call_id.starts_with("wacid.") && answer.sdp.contains(setup), "{name}");
+            assert_eq!(answer.phone_number_id.as_deref(), Some("118000000000021"));
+            assert_eq!(answer.opaque.as_deref(), Some("gw:bic-19"));
         }
-        assert!(
-            matches!(&read("status-rejected.json")[..], [WebhookEvent::Status { status, .. }] if status == "REJECTED")
-        );
+        for (name, wanted, opaque) in [
+            ("status-ringing.json", "RINGING", Some("gw:bic-19")),
+            ("status-accepted.json", "ACCEPTED", Some("gw:bic-19")),
+            ("status-rejected.json", "REJECTED", None),
+        ] {
+            let events = read(name);
+            let [WebhookEvent::Status(status)] = events.as_slice() else { panic!("{events:?}") };
+            assert_eq!((status.status.as_str(), status.opaque.as_deref()), (wanted, opaque));
+            assert_eq!(status.phone_number_id.as_deref(), Some("118000000000021"));
+        }
+        let phone_number_id = Some("118000000000021".to_owned());
+        assert_eq!(read("permission-reply.json"), [WebhookEvent::Permission { phone_number_id, granted: true }]);
     }
 
     #[test]
@@ -346,6 +454,42 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(body, form), Err(error), "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn a_flat_body_that_names_its_event_is_that_on_either_path() {
+        let connect = br#"{"call_id":"a","event":"connect","session":{"sdp":"v=0","sdp_type":"offer"}}"#;
+        let terminate = br#"{"call_id":"a","event":"terminate"}"#;
+        for form in [FlatForm::Connect, FlatForm::Terminate, FlatForm::ByContent] {
+            assert!(matches!(parse(connect, form).unwrap()[..], [WebhookEvent::Connect(_)]), "{form:?}");
+            assert!(matches!(parse(terminate, form).unwrap()[..], [WebhookEvent::Terminate(_)]), "{form:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_cut_in_a_character_costs_that_character() {
+        let body = std::fs::read(format!("{}/tests/data/whatsapp/connect-uic.wire.json", env!("CARGO_MANIFEST_DIR")));
+        let body = body.unwrap();
+        let renamed = |name: &[u8]| {
+            let at = body.windows(11).position(|window| window == b"Ana Example").unwrap();
+            [&body[..at], name, &body[at + 11..]].concat()
+        };
+        let named = |name: &[u8]| match &parse(&renamed(name), FlatForm::ByContent).unwrap()[..] {
+            [WebhookEvent::Connect(connect)] => connect.from_name.clone().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        for (name, read) in [
+            (&br"Ana \ud83d"[..], "Ana \u{fffd}"),
+            (br"\ude00 Ana \\ud83d", "\u{fffd} Ana \\ud83d"),
+            (br#"\ud83d\ud83d\ude00\u00e9\""#, "\u{fffd}\u{1f600}\u{e9}\""),
+            (br"\ud83dx\ud83d\u0041", "\u{fffd}x\u{fffd}A"),
+            (b"Ana \xf0\x9f\x98", "Ana \u{fffd}"),
+        ] {
+            assert_eq!(named(name), read, "{}", String::from_utf8_lossy(name));
+        }
+        for broken in [&br#"{"a":"\"#[..], br#"{"a":"\u"#, br#"{"a":"\ud83d\"#, b"\\\xff"] {
+            assert_eq!(parse(broken, FlatForm::ByContent), Err(BodyError::NotJson));
         }
     }
 

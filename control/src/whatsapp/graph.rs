@@ -1,5 +1,7 @@
 //! The Graph API, as its client: requests with an `action`, and what their failures mean.
 
+use crate::trace::redact::Redact;
+
 /// What is asked of Graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GraphRequest {
@@ -30,6 +32,56 @@ pub enum GraphAction {
     Reject,
     /// Ends a call that was accepted.
     Terminate,
+}
+
+/// Asks Graph to ring a user: `connect`, a call that the business begins.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ConnectRequest {
+    /// Names the question; `handle_connected` answers it.
+    pub request: u64,
+    /// Who calls.
+    pub phone_number_id: String,
+    /// Who is called.
+    pub to: Callee,
+    /// Our offer.
+    pub sdp: String,
+    /// `biz_opaque_callback_data`: comes back in the call's webhooks, also in those that overtake Graph's reply.
+    pub opaque: String,
+    /// As in the caller's timeline.
+    pub call_id: String,
+}
+
+/// A user of WhatsApp, as Graph names one.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Callee {
+    /// E.164, digits only.
+    Number(String),
+    /// The business-scoped id of a user who may show no number.
+    Scoped(String),
+}
+
+impl Callee {
+    /// Reads a business-scoped user id, such as `GB.20000000000000000001`.
+    pub fn scoped(text: &str) -> Option<Callee> {
+        let (country, id) = text.split_once('.')?;
+        let is_id = |id: &str| (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let is_country = country.len() == 2 && country.bytes().all(|byte| byte.is_ascii_uppercase());
+        (is_country && is_id(id)).then(|| Callee::Scoped(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for Callee {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Callee::Number(text) | Callee::Scoped(text)) = self;
+        write!(f, "{}", Redact(text))
+    }
+}
+
+impl std::fmt::Debug for ConnectRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ConnectRequest { request, to, opaque, .. } = self;
+        f.debug_struct("ConnectRequest").field("request", request).field("to", to).field("opaque", opaque).finish()
+    }
 }
 
 /// Why a Graph request failed.
@@ -133,6 +185,34 @@ impl GraphError {
         })
     }
 
+    /// What a failed `connect` says to the SIP side: about the user who was called (4xx), or about us (5xx).
+    pub fn sip_code(&self) -> u16 {
+        match (self.code, self.kind) {
+            // No permission, and calls to this user for today used up: as in Meta's own SIP mode.
+            (Some(138_006 | 138_009 | 138_012), _) => 403,
+            (Some(138_001), _) => 480,
+            // A call with this user goes on already.
+            (Some(138_003), _) => 486,
+            (Some(100 | 138_008), _) => 488,
+            (Some(138_007), _) | (_, GraphErrorKind::Timeout) => 504,
+            _ => 503,
+        }
+    }
+
+    /// What whoever called may do, where the refusal is about one user.
+    pub fn advice(&self) -> Option<&'static str> {
+        Some(match self.code? {
+            138_006 => {
+                "this user has given no call permission, or it has expired: ask for it with a call_permission_request message"
+            }
+            138_009 => "this user has been asked for a call permission too often: wait before asking again",
+            138_012 => "this user has been called as often as WhatsApp allows: wait until tomorrow",
+            138_001 => "this user cannot be called: no WhatsApp there, or one that is too old",
+            138_003 => "a call with this user goes on already",
+            _ => return None,
+        })
+    }
+
     /// The fault as a word of the log.
     pub fn class(&self) -> &'static str {
         match self.fault() {
@@ -180,7 +260,7 @@ impl std::fmt::Display for GraphError {
         if let Some(trace) = &self.fbtrace_id {
             write!(f, " (fbtrace_id {trace})")?;
         }
-        match self.remedy() {
+        match self.remedy().or_else(|| self.advice()) {
             Some(remedy) => write!(f, "; {remedy}"),
             None => Ok(()),
         }

@@ -1,6 +1,6 @@
 //! The HTTP half of `graph`: one request, one outcome. It does not repeat anything; the call's machine knows what may be repeated.
 
-use super::graph::{GraphAction, GraphError, GraphErrorKind, GraphFault, GraphRequest};
+use super::graph::{Callee, ConnectRequest, GraphAction, GraphError, GraphErrorKind, GraphFault, GraphRequest};
 use crate::trace::redact::{CallTag, Secret};
 use crate::trace::scrub::scrub;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
@@ -72,12 +72,22 @@ impl GraphClient {
 
     /// Asks once.
     pub async fn ask(&self, request: &GraphRequest) -> Result<(), GraphError> {
+        let (status, bytes) = self.post(&request.phone_number_id, &body(request)).await?;
+        read_reply(status, &bytes).map_err(|error| self.explained(error))
+    }
+
+    /// Asks once for a call to a user; answers WhatsApp's id of it.
+    pub async fn connect(&self, request: &ConnectRequest) -> Result<String, GraphError> {
+        let (status, bytes) = self.post(&request.phone_number_id, &connect_body(request)).await?;
+        read_connected(status, &bytes).map_err(|error| self.explained(error))
+    }
+
+    async fn post(&self, phone_number_id: &str, body: &Value) -> Result<(u16, Vec<u8>), GraphError> {
         let url = match self.provider {
-            Provider::Meta => format!("{}/{}/calls", self.base, request.phone_number_id),
+            Provider::Meta => format!("{}/{phone_number_id}/calls", self.base),
             Provider::Dialog360 => format!("{}/calling/calls", self.base),
         };
-        let asked =
-            self.http.post(url).header(self.header.0.clone(), self.header.1.clone()).json(&body(request)).send();
+        let asked = self.http.post(url).header(self.header.0.clone(), self.header.1.clone()).json(body).send();
         let mut response = asked.await.map_err(|error| lost(&error))?;
         let status = response.status().as_u16();
         let mut bytes = Vec::new();
@@ -89,15 +99,17 @@ impl GraphClient {
             }
         }
         bytes.truncate(REPLY_BYTES_MAX);
-        let mut outcome = read_reply(status, &bytes);
-        if let Err(error) = &mut outcome
-            && matches!(error.kind, GraphErrorKind::Status(400 | 404 | 410))
+        Ok((status, bytes))
+    }
+
+    fn explained(&self, mut error: GraphError) -> GraphError {
+        if matches!(error.kind, GraphErrorKind::Status(400 | 404 | 410))
             && let Some(version) = outdated_version(&self.base)
         {
             error.message =
                 format!("{} (API version v{version}.0 is probably no longer served: change WABA_BASE)", error.message);
         }
-        outcome
+        error
     }
 }
 
@@ -113,20 +125,35 @@ pub struct GraphClients {
 impl GraphClients {
     /// Asks once, with the number's own account. A failure is one line of the log: whose fault it is, and Meta's own figures.
     pub async fn ask(&self, request: &GraphRequest) -> Result<(), GraphError> {
-        let result = match self.by_number.get(&request.phone_number_id).or(self.default.as_ref()) {
-            Some(client) => client.ask(request).await,
-            None => Err(GraphError { kind: GraphErrorKind::NoAccount, ..GraphError::default() }),
+        let result = match self.client(&request.phone_number_id) {
+            Ok(client) => client.ask(request).await,
+            Err(error) => Err(error),
         };
-        if let Err(error) = &result {
-            let (call, action, class) = (CallTag(&request.call_id), request.action.name(), error.class());
-            let words = scrub(&error.to_string());
-            match error.fault() {
-                // Worth waking someone: no call of this number will come up.
-                GraphFault::Operator => tracing::warn!(%call, action, class, "Graph refused: {words}"),
-                GraphFault::Retry | GraphFault::Final => tracing::info!(%call, action, class, "Graph failed: {words}"),
-            }
-        }
-        result
+        result.inspect_err(|error| log_failure(&request.call_id, request.action.name(), error))
+    }
+
+    /// Asks once for a call to a user, as `ask` does.
+    pub async fn connect(&self, request: &ConnectRequest) -> Result<String, GraphError> {
+        let result = match self.client(&request.phone_number_id) {
+            Ok(client) => client.connect(request).await,
+            Err(error) => Err(error),
+        };
+        result.inspect_err(|error| log_failure(&request.call_id, "connect", error))
+    }
+
+    fn client(&self, phone_number_id: &str) -> Result<&GraphClient, GraphError> {
+        let client = self.by_number.get(phone_number_id).or(self.default.as_ref());
+        client.ok_or_else(|| GraphError { kind: GraphErrorKind::NoAccount, ..GraphError::default() })
+    }
+}
+
+fn log_failure(call_id: &str, action: &str, error: &GraphError) {
+    let (call, class) = (CallTag(call_id), error.class());
+    let words = scrub(&error.to_string());
+    match error.fault() {
+        // Worth waking someone: no call of this number will come up.
+        GraphFault::Operator => tracing::warn!(%call, action, class, "Graph refused: {words}"),
+        GraphFault::Retry | GraphFault::Final => tracing::info!(%call, action, class, "Graph failed: {words}"),
     }
 }
 
@@ -150,6 +177,34 @@ pub fn body(request: &GraphRequest) -> Value {
         body["session"] = session;
     }
     body
+}
+
+/// The JSON of a `connect`.
+pub fn connect_body(request: &ConnectRequest) -> Value {
+    let mut body = json!({
+        "messaging_product": "whatsapp",
+        "action": "connect",
+        "session": {"sdp_type": "offer", "sdp": request.sdp},
+        "biz_opaque_callback_data": request.opaque,
+    });
+    match &request.to {
+        Callee::Number(number) => body["to"] = number.as_str().into(),
+        Callee::Scoped(id) => body["recipient"] = id.as_str().into(),
+    }
+    body
+}
+
+/// The id of the call that a `connect` began. A 2xx without one begins a call that only its webhooks can name: as good as lost.
+pub fn read_connected(status: u16, bytes: &[u8]) -> Result<String, GraphError> {
+    read_reply(status, bytes)?;
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let id = value.get("calls").and_then(|calls| calls.get(0)?.get("id")?.as_str());
+    let id = id.filter(|id| !id.is_empty() && id.len() <= crate::call::limits::CALL_ID_BYTES_MAX);
+    id.map(str::to_owned).ok_or_else(|| GraphError {
+        kind: GraphErrorKind::Timeout,
+        message: "the reply names no call".to_owned(),
+        ..GraphError::default()
+    })
 }
 
 /// What a reply means. A 2xx whose body cannot be read is a success: the status is the contract.
@@ -248,6 +303,54 @@ mod tests {
         assert_eq!((&accept["action"], &accept["messaging_product"]), (&json!("accept"), &json!("whatsapp")));
         let terminate = body(&request(GraphAction::Terminate));
         assert_eq!(terminate, json!({"messaging_product": "whatsapp", "call_id": "wacid.A", "action": "terminate"}));
+    }
+
+    #[test]
+    fn a_call_to_a_user_is_asked_for_with_our_offer_and_named_by_the_reply() {
+        let mut request = ConnectRequest {
+            request: 1,
+            phone_number_id: "118".into(),
+            to: Callee::Number("447700900123".into()),
+            sdp: "v=0\r\n".into(),
+            opaque: "tandem.x".into(),
+            call_id: "c".into(),
+        };
+        assert_eq!(
+            connect_body(&request),
+            json!({"messaging_product": "whatsapp", "action": "connect", "to": "447700900123",
+                "session": {"sdp_type": "offer", "sdp": "v=0\r\n"}, "biz_opaque_callback_data": "tandem.x"})
+        );
+        assert!(!format!("{request:?}").contains("447700900123"), "a number is no matter for a log");
+        request.to = Callee::scoped("GB.20000000000000000001").unwrap();
+        let body = connect_body(&request);
+        assert_eq!((&body["recipient"], &body["to"]), (&json!("GB.20000000000000000001"), &Value::Null));
+        assert!(
+            ["447700900123", "gb.1", "GB.", "GB.1 2", "alice.smith"].iter().all(|text| Callee::scoped(text).is_none())
+        );
+
+        let responses = include_str!("../../tests/data/whatsapp/graph-responses.json");
+        let responses: Value = serde_json::from_str(responses).unwrap();
+        let read = |name: &str| {
+            let bytes = serde_json::to_vec(&responses[name]["body"]).unwrap();
+            read_connected(responses[name]["http_status"].as_u64().unwrap() as u16, &bytes)
+        };
+        assert!(read("connect_ok").unwrap().starts_with("wacid."));
+        let refused = read("no_permission").unwrap_err();
+        assert_eq!(refused.sip_code(), 403);
+        assert!(refused.to_string().contains("call_permission_request"), "{refused}");
+        for (name, code) in [
+            ("sdp_invalid_138008", 488),
+            ("sip_enabled", 503),
+            ("concurrency_limit", 503),
+            ("connection_error", 503),
+            ("token_expired", 503),
+        ] {
+            assert_eq!(read(name).unwrap_err().sip_code(), code, "{name}");
+        }
+        for body in ["", "{}", "{\"calls\":[]}", "{\"calls\":[{\"id\":\"\"}]}", "<html>"] {
+            let error = read_connected(200, body.as_bytes()).unwrap_err();
+            assert!(error.may_have_acted() && error.sip_code() == 504, "{body}");
+        }
     }
 
     #[test]

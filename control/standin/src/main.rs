@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod bot;
+mod busy;
 mod call;
 #[cfg(test)]
 mod chaos;

@@ -53,6 +53,34 @@ fn a_gateway_that_has_died_stops_whatever_rings_when_it_comes_back() {
     }
 }
 
+/// The INVITE is there, and no word of it has come back when the gateway dies; or the answer is there, and its ACK has not left.
+#[test]
+fn a_gateway_that_dies_before_it_has_heard_anything_stops_what_rings_all_the_same() {
+    for answers in [false, true] {
+        let mut world = World::new(21);
+        world.phone(CAROL).does = if answers { Does::Answer { after_ms: 0 } } else { Does::Ring };
+        world.new_session("user:carol");
+        let has_it = |world: &mut World| match answers {
+            true => world.phone(CAROL).calls.iter().any(|call| call.answered),
+            false => world.phone(CAROL).live() + world.phone(CAROL).calls.len() > 0,
+        };
+        while !has_it(&mut world) {
+            world.run_ms(1);
+        }
+        let heard = world.steps.iter().any(|(step, _)| matches!(step, Step::Ringing | Step::Answered));
+        assert!(!heard && world.kept.len() == 1, "{:?}", world.steps);
+        world.crash();
+        world.run_ms(1_000);
+        let ends = world.phone(CAROL).ends();
+        match answers {
+            true => assert!(matches!(ends[..], [SipEnd::ByeReceived(Some(_))]), "{ends:?}"),
+            false => assert!(matches!(ends[..], [SipEnd::CancelReceived]), "{ends:?}"),
+        }
+        assert!(world.kept.is_empty());
+        world.settle();
+    }
+}
+
 #[test]
 fn thousands_of_calls_that_a_crash_has_cut_are_ended_within_seconds() {
     let mut world = World::new(19);

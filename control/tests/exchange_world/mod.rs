@@ -1,10 +1,13 @@
 //! The world of `call_exchange`: a gateway, phones and trunks with agents of their own, links with faults, and an engine that is
 //! played and checks what it is told.
 
+#[allow(dead_code, reason = "what users of WhatsApp do is for the tests that call them")]
+pub(crate) mod meta;
 mod phone;
 
 use control::call::EdgeEventKind;
 use control::call::edge::{Edge, EdgeConfig, EdgeOutput};
+use control::call::orchestrator::{Orchestrator, OrchestratorConfig, OrchestratorOutput};
 use control::call::{EdgeReply, EdgeRequest, NewSession};
 use control::registrar::{Group, User};
 use control::route::{Pattern, Routes, Transport, Trunk};
@@ -15,7 +18,7 @@ use control::sip::transport::{Hop, PeerIdentity};
 use control::sip::{
     Credentials, Invite, KeptDialog, Register, Replaces, SipAgent, SipCallId, SipConfig, SipEnd, SipEvent, SipOutput,
 };
-use control::store::Change;
+use control::store::{CallRecord, Change, Remembered};
 use control::trace::timeline::Step;
 use engine::bridge::{BridgeCommand, BridgeEvent, BridgeId, LegConfig, LegName, LegRemote};
 use engine::error::{Cause, End, Side};
@@ -88,6 +91,13 @@ pub(crate) struct World {
     pub(crate) dns: Vec<(Question, Records)>,
     /// What came to `SCRIPT`.
     pub(crate) scripted: Vec<Message>,
+    /// Beside the gateway, for calls to users of WhatsApp.
+    pub(crate) orchestrator: Orchestrator,
+    pub(crate) orchestrator_deadline: Instant,
+    /// What the orchestrator's store holds.
+    pub(crate) kept_calls: BTreeMap<String, CallRecord>,
+    /// WhatsApp.
+    pub(crate) meta: meta::Meta,
 }
 
 pub(crate) fn address(text: &str) -> SocketAddr {
@@ -168,6 +178,10 @@ impl World {
             script_replaces: None,
             dns: Vec::new(),
             scripted: Vec::new(),
+            orchestrator: Orchestrator::new(OrchestratorConfig::default(), Random::from_test_seed(seed ^ 0xd1a1)),
+            orchestrator_deadline: Instant::NEVER,
+            kept_calls: BTreeMap::new(),
+            meta: meta::Meta::new(seed),
         };
         world.gateway.restore(world.now, BTreeMap::new());
         for (text, user) in [(ALICE, "alice"), (ALICE_TOO, "alice"), (BOB, "bob"), (CAROL, "carol")] {
@@ -360,6 +374,10 @@ impl World {
         self.steps.clear();
         self.token.clear();
         self.gateway.restore(self.now, self.kept.clone());
+        self.orchestrator =
+            Orchestrator::new(OrchestratorConfig::default(), Random::from_test_seed(self.random.next_u64()));
+        let remembered = Remembered { calls: self.kept_calls.clone(), ..Remembered::default() };
+        self.orchestrator.restore(self.now, meta::WALL_S, remembered);
         self.drain();
     }
 
@@ -404,6 +422,9 @@ impl World {
         let ends = self.steps.iter().filter(|(step, _)| *step == Step::End).count() as u64;
         assert_eq!(ends, counters.sessions_ended, "one line per call says how it ended");
         assert!(self.kept.is_empty(), "left in the store: {:?}", self.kept);
+        assert!(self.kept_calls.is_empty(), "left in the store: {:?}", self.kept_calls.keys());
+        assert_eq!(self.orchestrator.alive(), 0, "{:#?}", self.steps);
+        self.meta.assert_nobody_is_left();
         for (name, phone) in &self.phones {
             assert_eq!(phone.agent.alive(), (0, 0), "left at {name}");
         }
@@ -419,6 +440,7 @@ impl World {
             });
             let arrival = self.wire.first_key_value().map_or(Instant::NEVER, |((at, _), _)| *at);
             let next = phones.min().unwrap().min(self.gateway_deadline).min(arrival);
+            let next = next.min(self.orchestrator_deadline).min(self.meta.deadline());
             if next > end {
                 break;
             }
@@ -432,6 +454,17 @@ impl World {
         let now = self.now;
         if self.gateway_deadline <= now {
             self.gateway.handle_timeout(now);
+        }
+        if self.orchestrator_deadline <= now {
+            self.orchestrator.handle_timeout(now);
+        }
+        while let Some(said) = self.meta.poll(now) {
+            match said {
+                meta::Said::Connected(request, result) => self.orchestrator.handle_connected(now, request, result),
+                meta::Said::Graph(request, result) => self.orchestrator.handle_graph(now, request, result),
+                meta::Said::Webhook(event) => self.orchestrator.handle_webhook(now, meta::WALL_S, vec![event]),
+            }
+            self.drain();
         }
         for phone in self.phones.values_mut() {
             if phone.deadline <= now {
@@ -468,15 +501,39 @@ impl World {
 
     pub(crate) fn drain(&mut self) {
         for _ in 0..DRAIN_ROUNDS_MAX {
-            let quiet = self.drain_gateway();
+            let quiet = self.drain_orchestrator();
+            let quiet = self.drain_gateway() && quiet;
             let addresses: Vec<SocketAddr> = self.phones.keys().copied().collect();
             let quiet = addresses.into_iter().fold(quiet, |quiet, phone| self.drain_phone(phone) && quiet);
             if quiet {
                 assert!(self.gateway_deadline > self.now, "the gateway's deadline lies in the past");
+                assert!(self.orchestrator_deadline > self.now, "the orchestrator's deadline lies in the past");
                 return;
             }
         }
         panic!("somebody talks without end at {:?}", self.now);
+    }
+
+    pub(crate) fn drain_orchestrator(&mut self) -> bool {
+        let mut quiet = true;
+        loop {
+            match self.orchestrator.poll_output(self.now) {
+                OrchestratorOutput::Timeout(at) => {
+                    self.orchestrator_deadline = at;
+                    return quiet;
+                }
+                OrchestratorOutput::Connect(request) => self.meta.connect(self.now, &request),
+                OrchestratorOutput::Graph(request) => self.meta.act(self.now, &request),
+                OrchestratorOutput::Dial(event) => self.gateway.handle_dial(self.now, event),
+                OrchestratorOutput::Timeline(entry) => self.steps.push((entry.step, entry.detail)),
+                OrchestratorOutput::Store(Change::Call { call_id, record }) => {
+                    self.kept_calls.insert(call_id, *record);
+                }
+                OrchestratorOutput::Store(Change::Over { call_id }) => drop(self.kept_calls.remove(&call_id)),
+                other => panic!("{other:?} where no user calls"),
+            }
+            quiet = false;
+        }
     }
 
     pub(crate) fn drain_gateway(&mut self) -> bool {
@@ -503,6 +560,7 @@ impl World {
                 EdgeOutput::Trace(_) => {}
                 EdgeOutput::Linked { .. } => {}
                 EdgeOutput::Store(change) => self.remember(change),
+                EdgeOutput::Dial(request) => self.orchestrator.handle_dial(self.now, meta::WALL_S, request),
             }
             quiet = false;
         }

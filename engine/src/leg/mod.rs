@@ -57,6 +57,30 @@ impl Leg {
         }
     }
 
+    /// Asks for the memory that a packet of the peer needs; `prefetch_keys` follows a packet later.
+    pub(crate) fn prefetch_received(&self) {
+        match self {
+            Leg::Webrtc(leg) => leg.prefetch_received(),
+            Leg::Rtp(leg) => leg.prefetch_received(),
+        }
+    }
+
+    /// The same for a packet to the peer.
+    pub(crate) fn prefetch_sent(&self) {
+        match self {
+            Leg::Webrtc(leg) => leg.prefetch_sent(),
+            Leg::Rtp(leg) => leg.prefetch_sent(),
+        }
+    }
+
+    /// Asks for the keys of what is received or sent.
+    pub(crate) fn prefetch_keys(&self, is_received: bool) {
+        match self {
+            Leg::Webrtc(leg) => leg.prefetch_keys(is_received),
+            Leg::Rtp(leg) => leg.prefetch_keys(is_received),
+        }
+    }
+
     /// What the DTLS library said about this leg's end, once.
     pub fn take_end_detail(&mut self) -> Option<Box<str>> {
         match self {
@@ -119,19 +143,19 @@ impl Leg {
         }
     }
 
-    /// Ends the hold; an rtp leg is never held by us.
+    /// Ends the hold.
     pub fn release(&mut self, now: Instant) {
         match self {
             Leg::Webrtc(leg) => leg.release(now),
-            Leg::Rtp(_) => {}
+            Leg::Rtp(leg) => leg.release(now),
         }
     }
 
-    /// Begins a hold; an rtp leg's is in its peer's description.
+    /// Begins a hold of ours; that of an rtp leg's peer is in its description.
     pub fn hold(&mut self) {
         match self {
             Leg::Webrtc(leg) => leg.hold(),
-            Leg::Rtp(_) => {}
+            Leg::Rtp(leg) => leg.hold(),
         }
     }
 

@@ -13,6 +13,7 @@ use super::{Component, LegEvent, LegOutput, LegStats, LocalLeg, MediaFormat, Rec
 use crate::demux::{self, Class};
 use crate::error::{Cause, DropReason};
 use crate::limits::MEDIA_MS_MAX;
+use crate::prefetch::prefetch;
 use crate::random::Random;
 use crate::rtp::header::RtpPacket;
 use crate::rtp::rtcp::ReportBlock;
@@ -51,6 +52,8 @@ pub struct RtpLeg {
     srtp: Option<Box<Contexts>>,
     stream: Stream,
     phase: Phase,
+    /// Nothing may be sent yet, RTCP included.
+    hold: bool,
 }
 
 /// The peer's description, and what was seen beside it.
@@ -76,12 +79,43 @@ enum Phase {
 impl RtpLeg {
     /// Draws SSRC, sequence and timestamp from `random`.
     pub fn new(now: Instant, config: RtpConfig, anchor: WallAnchor, mut random: Random) -> RtpLeg {
-        let mut leg =
-            RtpLeg { remote: None, srtp: None, stream: Stream::new(now, anchor, &mut random), phase: Phase::Open };
+        let stream = Stream::new(now, anchor, &mut random);
+        let mut leg = RtpLeg { remote: None, srtp: None, stream, phase: Phase::Open, hold: false };
         if let Some(remote) = config.remote {
             leg.set_remote(now, remote);
         }
         leg
+    }
+
+    /// Asks for the memory that a packet of the peer needs.
+    pub(super) fn prefetch_received(&self) {
+        prefetch(&self.phase);
+        prefetch(&self.srtp);
+        if let Some(remote) = &self.remote {
+            prefetch(&remote.latch);
+            prefetch(&remote.described.rtcp_mux);
+        }
+        self.stream.prefetch_received();
+        self.stream.notices.prefetch();
+    }
+
+    /// Asks for the memory that a packet to the peer needs.
+    pub(super) fn prefetch_sent(&self) {
+        prefetch(&self.phase);
+        prefetch(&self.srtp);
+        if let Some(remote) = &self.remote {
+            prefetch(&remote.latch);
+            prefetch(&remote.described.sending);
+        }
+        self.stream.prefetch_sent();
+        self.stream.notices.prefetch();
+    }
+
+    /// Asks for the keys of an SDES leg.
+    pub(super) fn prefetch_keys(&self, is_received: bool) {
+        if let Some(contexts) = &self.srtp {
+            contexts.prefetch(is_received);
+        }
     }
 
     /// What to write into our description (port 0).
@@ -233,12 +267,13 @@ impl RtpLeg {
         if self.media_deadline() <= now {
             return self.end(Cause::MediaTimeout);
         }
-        // RFC 3264 §8.4: a held stream keeps its RTCP.
-        if self.stream.report_deadline() <= now {
+        // RFC 3264 §8.4: a stream that its peer holds keeps its RTCP.
+        let report = if self.hold { Instant::NEVER } else { self.stream.report_deadline() };
+        if report <= now {
             let len = self.stream.write_report(now, out);
             return self.transmit_rtcp(out, len);
         }
-        let deadline = self.stream.report_deadline().min(self.bye_deadline()).min(self.media_deadline());
+        let deadline = report.min(self.bye_deadline()).min(self.media_deadline());
         Some(LegOutput::Timeout(deadline))
     }
 
@@ -279,7 +314,7 @@ impl RtpLeg {
     /// When the peer counts as gone. A peer that put us on hold owes nothing: its dialog's timers watch over it.
     fn media_deadline(&self) -> Instant {
         match &self.remote {
-            Some(remote) if remote.described.sending => {
+            Some(remote) if remote.described.sending && !self.hold => {
                 self.stream.heard().map_or(remote.since, |heard| heard.max(remote.since)).plus_millis(MEDIA_MS_MAX)
             }
             _ => Instant::NEVER,
@@ -288,7 +323,22 @@ impl RtpLeg {
 
     /// Whether `send` would send.
     pub fn can_send(&self) -> bool {
-        self.phase == Phase::Open && self.remote.as_ref().is_some_and(|remote| remote.described.sending)
+        let wanted = self.remote.as_ref().is_some_and(|remote| remote.described.sending);
+        self.phase == Phase::Open && !self.hold && wanted
+    }
+
+    /// Nothing goes out until the release, RTCP included: WhatsApp takes the first packet for the answer.
+    pub fn hold(&mut self) {
+        self.hold = true;
+    }
+
+    /// Ends the hold; from now on the peer owes packets.
+    pub fn release(&mut self, now: Instant) {
+        if std::mem::take(&mut self.hold)
+            && let Some(remote) = &mut self.remote
+        {
+            remote.since = now;
+        }
     }
 
     /// Our RTP stream.

@@ -1,12 +1,17 @@
-//! Dialogs that outlive the program: what a BYE or CANCEL needs is told while a call is up or rings, and a call of an earlier run can
-//! be ended with it, and a caller who waits for an answer is refused. The transaction of an INVITE that rang goes on, so that a 2xx which crosses the CANCEL is acknowledged and ended.
+//! Dialogs that outlive the program: what a BYE or CANCEL needs is told from the INVITE on, and a call of an earlier run can be ended
+//! with it, and a caller who waits for an answer is refused. The transaction of an INVITE goes on, so that a 2xx which crosses the
+//! CANCEL is acknowledged and ended.
 //!
 //! ```text
-//! rings, answered, new target -> Kept::Up -> (a store) -> part: CANCEL, or BYE along the route set -> final response -> Kept::Over
+//! INVITE, answered, new target -> Kept::Up -> (a store) -> part: CANCEL, or BYE along the route set -> final response -> Kept::Over
 //! ```
 //!
 //! Connections do not outlive a program, so a kept dialog names the peer's address; the route set and the target decide as ever
 //! where the BYE goes. A peer that is reachable on its own connection only (RFC 7118 §5) must have come back first.
+//!
+//! Whoever sends what this agent wants sent may wait with an INVITE, its responses and its ACK until the store knows of it: then no
+//! crash, however soon, leaves a peer with a call that nobody ends. A next run sends its CANCEL without having heard from the peer
+//! (which RFC 3261 §9.1 wants, lest the CANCEL overtake its INVITE): a program's restart lies between the two.
 //!
 //! Why the CSeq number is not followed: gaps are allowed (RFC 3261 §12.2.2), so the BYE counts on from far above whatever the
 //! earlier run may have sent, and no request within a dialog costs a write.
@@ -35,7 +40,7 @@ pub struct KeptDialog {
     /// Call-ID, tags, route set, target, once it is answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dialog: Option<Dialog>,
-    /// The INVITE without body and credentials, while it rings.
+    /// The INVITE without body and credentials, while there is no answer to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     invite: Option<String>,
     /// The INVITE came to us, and nobody has answered it.
@@ -178,7 +183,7 @@ impl Call {
         let Some(queue) = &mut core.kept else { return };
         let waits = self.uas.as_ref().filter(|uas| !uas.answered && self.main.is_none() && !self.ended);
         let said = self.ended && !self.bye_wanted && self.queries == 0 && !self.is_parting();
-        let rings = self.rings_at().filter(|_| self.main.is_none());
+        let rings = self.invited().filter(|_| self.main.is_none());
         if said && rings.is_none() {
             if self.kept.take().is_some() {
                 queue.push_back(Kept::Over { key: self.key() });

@@ -149,10 +149,10 @@ impl Call {
         Some(call)
     }
 
-    /// The INVITE that rings somewhere, and where it went.
-    pub fn rings_at(&self) -> Option<(&Message, &Hop)> {
+    /// The INVITE that waits for its answer, and where it went.
+    pub fn invited(&self) -> Option<(&Message, &Hop)> {
         let mut attempts = self.uac.as_ref()?.attempts.iter();
-        let attempt = attempts.rfind(|attempt| attempt.heard && !attempt.done && !attempt.superseded)?;
+        let attempt = attempts.rfind(|attempt| !attempt.done && !attempt.superseded)?;
         Some((&attempt.request, &attempt.to))
     }
 
