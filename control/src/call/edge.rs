@@ -7,6 +7,7 @@
 mod dials;
 mod figures;
 mod joins;
+mod originate;
 
 use super::arrive;
 use super::backends::Backends;
@@ -43,6 +44,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 pub use figures::{EdgeAlive, EdgeCounters, GateFigures, TrunkFigures};
+pub use originate::{NEW_CALL_BYTES_MAX, NewCall};
 
 /// Codecs of sessions where the configuration says nothing, best first.
 pub const CODECS_DEFAULT: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
