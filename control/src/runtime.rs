@@ -166,6 +166,8 @@ pub struct Figures {
     pub edge: Option<(EdgeAlive, EdgeCounters)>,
     /// Trunks, in the order of the configuration.
     pub trunks: Vec<TrunkFigures>,
+    /// Whether the SIP target answers OPTIONS, if it is asked.
+    pub target_alive: Option<bool>,
     /// Who is registered.
     pub registered: GateFigures,
     /// Of calls over time.
@@ -755,6 +757,7 @@ impl Runtime {
             orchestrator: self.orchestrator.as_ref().map(|o| (o.orchestrator.alive(), o.orchestrator.counters())),
             edge: self.edge.as_ref().map(|edge| (edge.edge.alive(), edge.edge.counters())),
             trunks: self.edge.as_ref().map(|edge| edge.edge.trunks(clock::now())).unwrap_or_default(),
+            target_alive: self.edge.as_ref().and_then(|edge| edge.edge.target_alive()),
             registered: self.edge.as_ref().map(|edge| edge.edge.registered()).unwrap_or_default(),
             observed: self.observed.clone(),
             records_lost: self.records.as_ref().map_or(0, cdr::Writer::lost),
