@@ -137,8 +137,18 @@ fn check_browsers(sent: &[Vec<u8>], browsers: &[&[Frame]; 2]) {
 
 /// What the trunk got is what the browsers' encoders made, in order and without a gap but at the seams; its own stream has none at all.
 fn check_trunk(heard: &[Heard], browsers: &[&[Frame]; 2]) {
-    for pair in heard.windows(2) {
-        assert_eq!(pair[1].sequence.wrapping_sub(pair[0].sequence), 1, "the stream to the trunk has a gap");
+    for (index, pair) in heard.windows(2).enumerate() {
+        let (before, after) = (&pair[0], &pair[1]);
+        assert_eq!(
+            after.sequence.wrapping_sub(before.sequence),
+            1,
+            "the stream to the trunk has a gap: packet {index} of {}, {} at {} and {} at {}",
+            heard.len(),
+            before.sequence,
+            before.timestamp,
+            after.sequence,
+            after.timestamp
+        );
         assert_eq!(pair[1].ssrc, pair[0].ssrc, "the stream to the trunk changed its source");
     }
     let made: Vec<String> = browsers.iter().flat_map(|frames| frames.iter().map(|frame| frame.0.clone())).collect();
