@@ -14,7 +14,7 @@
 //!
 //! Every error it returns is final; noise it drops by itself.
 
-use super::farewell::{self, Ear, Farewell};
+use super::farewell::{self, Farewell, Seen};
 use super::record::{self, CLIENT_HELLO, ClientHello};
 use super::{
     Admission, Backend, BackendEvent, DTLS_DATAGRAM_BYTES_MAX, DtlsRole, DtlsVersion, DtlsVersions, Failure,
@@ -114,8 +114,9 @@ pub(super) struct Association {
     /// What stands between the peer and a library that has not settled on a version.
     gate: Gate,
     certificate_seen: bool,
-    /// Of the last record of 1.2 that was opened: the peer's Finished shows it first.
-    ear: Option<Ear>,
+    role: DtlsRole,
+    /// What was shown of the peer's keys.
+    seen: Seen,
 }
 
 /// Which datagrams reach the library.
@@ -160,7 +161,7 @@ impl Association {
             (DtlsVersions::Auto, DtlsRole::Server) => Gate::UndecidedServer { seen: Vec::new() },
             _ => Gate::Open,
         };
-        Association { dtls, gate, certificate_seen: false, ear: None }
+        Association { dtls, gate, certificate_seen: false, role, seen: Seen::default() }
     }
 
     /// One answer of the library, with everything that does not concern us left out.
@@ -212,10 +213,10 @@ impl Backend for Association {
             (Gate::UndecidedServer { seen }, Some(first)) => seen.push(first.bytes.to_vec()),
             _ => {}
         }
-        // Of another association, or of what `poll` opened.
-        let _ = farewell::opened();
+        // Of another association.
+        farewell::forget();
         let handled = self.dtls.handle_packet(datagram).map_err(failure);
-        self.ear = farewell::opened().or(self.ear);
+        self.seen.absorb();
         handled?;
         if self.dtls.protocol_version().is_some() {
             self.gate = Gate::Open;
@@ -254,9 +255,8 @@ impl Backend for Association {
         let _ = self.dtls.close();
     }
 
-    /// 1.2 only: of 1.3 the library shows neither the IV nor the key of the record numbers before the peer has used them.
     fn settle(&mut self) -> Option<Box<dyn Backend>> {
-        let ear = self.ear.filter(|_| self.dtls.protocol_version() == Some(ProtocolVersion::DTLS1_2))?;
+        let ear = self.seen.ear(self.role)?;
         self.dtls.close().ok()?;
         // Everything else was drained: it is the one thing that waits.
         let mut sealed = [0; DTLS_DATAGRAM_BYTES_MAX];

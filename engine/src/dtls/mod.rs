@@ -41,6 +41,10 @@ pub const DTLS_DATAGRAM_BYTES_MAX: usize = 1200;
 /// be on the way.
 pub const DTLS_QUEUE_MAX: usize = 16;
 
+/// Silence after which a peer of 1.3 misses no flight of ours: it would have repeated its own four times (RFC 9147 §5.8.2: after a second,
+/// and twice as long each time).
+const SETTLE_MS: u64 = 30_000;
+
 /// Our certificate: ECDSA P-256, self-signed, one per process.
 /// Cloning shares it.
 #[derive(Clone)]
@@ -228,6 +232,8 @@ pub struct DtlsSession {
     ticked: Option<Instant>,
     /// The backend may be asked whether it needs less memory.
     may_settle: bool,
+    /// When it may, of 1.3: unless the peer says something before.
+    settle_at: Instant,
     detail: Option<String>,
 }
 
@@ -273,6 +279,7 @@ impl DtlsSession {
             now,
             ticked: None,
             may_settle: false,
+            settle_at: Instant::NEVER,
             detail: None,
         }
     }
@@ -322,22 +329,30 @@ impl DtlsSession {
                 return DtlsOutput::Ended(cause);
             }
             let Some(datagram) = self.next_datagram() else {
-                self.settle();
+                self.settle(next);
                 return DtlsOutput::Timeout(self.next_deadline(next));
             };
+            if self.settle_at != Instant::NEVER {
+                self.settle_at = self.now.plus_millis(SETTLE_MS);
+            }
             self.decide(&datagram);
             let result = self.backend.handle_datagram(self.now, &datagram);
             self.fail_if(result);
         }
     }
 
-    /// Says that the peer has shown that it has the keys: it cannot miss our last flight any more. Poll once more afterwards.
+    /// Says that the peer has shown that it has the keys: it cannot miss the last flight of 1.2 any more. Poll once more afterwards.
     pub fn confirm(&mut self) {
-        self.may_settle |= self.state == State::Connected;
+        self.may_settle |= self.state == State::Connected && self.settle_at == Instant::NEVER;
     }
 
-    /// Lets the backend go when it has been drained and a smaller one can do what is left.
-    fn settle(&mut self) {
+    /// Lets the backend go when it has been drained, waits for nothing until `next`, and a smaller one can do what is left.
+    fn settle(&mut self, next: Instant) {
+        if self.now >= self.settle_at {
+            let is_idle = next == Instant::NEVER;
+            self.settle_at = if is_idle { Instant::NEVER } else { self.now.plus_millis(SETTLE_MS) };
+            self.may_settle = is_idle;
+        }
         if core::mem::take(&mut self.may_settle)
             && self.state == State::Connected
             && let Some(rest) = self.backend.settle()
@@ -398,6 +413,7 @@ impl DtlsSession {
     fn next_deadline(&self, backend: Instant) -> Instant {
         match self.state {
             State::Handshake { .. } => backend.min(self.deadline),
+            State::Connected => backend.min(self.settle_at),
             _ => backend,
         }
     }
@@ -425,7 +441,10 @@ impl DtlsSession {
                 let version = (*version)?;
                 self.state = State::Connected;
                 // The last flight of 1.2 is the server's (RFC 6347 §4.2.4): a client that has it owes nothing.
-                self.may_settle = self.role == DtlsRole::Client;
+                match version {
+                    DtlsVersion::V12 => self.may_settle = self.role == DtlsRole::Client,
+                    DtlsVersion::V13 => self.settle_at = self.now.plus_millis(SETTLE_MS),
+                }
                 return Some(DtlsOutput::Connected { version, keys: split_keys(profile, self.role, &material) });
             }
             BackendEvent::Closed => self.end(Cause::DtlsClosed, "close_notify"),

@@ -62,6 +62,32 @@ pub(super) fn sealed_alert(datagram: &[u8]) -> Option<SealedAlert<'_>> {
     (datagram[0] == ALERT && number[..2] == [0, 1]).then_some(SealedAlert { number, body })
 }
 
+/// A record of DTLS 1.3 (RFC 9147 §4) under the first application keys of an association.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sealed13<'d> {
+    /// The unified header: flags, the masked number, a length if it has one.
+    pub header: &'d [u8],
+    /// Bytes of the number behind the flags.
+    pub number_bytes: usize,
+    /// Ciphertext and tag.
+    pub body: &'d [u8],
+}
+
+/// The first record, if it is of epoch 3 and without a connection id: keys are never updated here.
+pub(super) fn sealed_13(datagram: &[u8]) -> Option<Sealed13<'_>> {
+    const EPOCH: u8 = 3;
+    let flags = *datagram.first()?;
+    // 001CSLEE
+    if flags & 0b1111_0011 != 0b0010_0000 | EPOCH {
+        return None;
+    }
+    let number_bytes = if flags & 0b1000 == 0 { 1 } else { 2 };
+    let has_length = flags & 0b0100 != 0;
+    let (header, rest) = datagram.split_at_checked(1 + number_bytes + if has_length { 2 } else { 0 })?;
+    let len = if has_length { header.last_chunk().map(|&len| u16::from_be_bytes(len).into())? } else { rest.len() };
+    Some(Sealed13 { header, number_bytes, body: rest.get(..len)? })
+}
+
 /// A handshake message's fragment at the beginning of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fragment<'d> {
