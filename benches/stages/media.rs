@@ -1,6 +1,7 @@
 //! What one packet time (20 ms) of audio costs at each step. `cargo bench -p benches --bench media`.
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use engine::limits::JITTER_PAYLOAD_BYTES_MAX;
 use engine::media::decode::{DECODED_SAMPLES_MAX, Decoder};
 use engine::media::encode::{ENCODED_BYTES_MAX, Encoder, FRAME_SAMPLES};
 use engine::media::g711::Law;
@@ -104,7 +105,7 @@ fn resample(criterion: &mut Criterion) {
 
 fn jitter(criterion: &mut Criterion) {
     let mut buffer = JitterBuffer::new(48_000);
-    let payload = [7; 60];
+    let (payload, mut out) = ([7; 60], [0; JITTER_PAYLOAD_BYTES_MAX]);
     let mut tick = 0u64;
     criterion.bench_function("jitter buffer, one in and one out", |bencher| {
         bencher.iter(|| {
@@ -114,7 +115,7 @@ fn jitter(criterion: &mut Criterion) {
                 Arriving { sequence, timestamp, ticks: 960, payload: black_box(&payload), kind: Kind::Audio };
             let _ = buffer.insert(now, &arriving);
             tick += 1;
-            matches!(black_box(buffer.pop(Instant::from_millis(tick * 20))), Playout::Packet(_))
+            matches!(black_box(buffer.pop(Instant::from_millis(tick * 20), &mut out)), Playout::Packet(_))
         })
     });
 }
@@ -131,7 +132,7 @@ fn jitter_on_a_bad_path(criterion: &mut Criterion) {
         .collect();
     arrivals.sort_unstable();
     let mut buffer = JitterBuffer::new(48_000);
-    let payload = [7; 60];
+    let (payload, mut out) = ([7; 60], [0; JITTER_PAYLOAD_BYTES_MAX]);
     let (mut tick, mut place, mut round) = (0u64, 0, 0);
     criterion.bench_function("jitter buffer, 50 ms of jitter and 5 % lost", |bencher| {
         bencher.iter(|| {
@@ -150,7 +151,7 @@ fn jitter_on_a_bad_path(criterion: &mut Criterion) {
                     (place, round) = (0, round + 1);
                 }
             }
-            let is_late = matches!(black_box(buffer.pop(Instant::from_millis(now_ms))), Playout::Late);
+            let is_late = matches!(black_box(buffer.pop(Instant::from_millis(now_ms), &mut out)), Playout::Late);
             if is_late {
                 buffer.made_up(960);
             }

@@ -124,6 +124,8 @@ pub struct WebrtcLeg {
 /// What DTLS gave us.
 struct Keys {
     since: Instant,
+    /// The peer has protected something with its keys.
+    is_confirmed: bool,
     protect: Protect,
     unprotect: Unprotect,
 }
@@ -132,6 +134,7 @@ impl Keys {
     fn new(now: Instant, keys: &SrtpKeys) -> Keys {
         Keys {
             since: now,
+            is_confirmed: false,
             protect: Protect::new(keys.profile, &keys.local),
             unprotect: Unprotect::new(keys.profile, &keys.remote),
         }
@@ -315,6 +318,12 @@ impl WebrtcLeg {
         let is_known = self.is_known_source(from);
         let keys = Self::keys_for(is_known, &mut self.keys)?;
         let len = keys.unprotect.rtp(datagram)?;
+        let is_first = !core::mem::replace(&mut keys.is_confirmed, true);
+        if is_first && let Some(session) = &mut self.dtls {
+            // Whoever protects media has our last flight.
+            session.confirm();
+            self.dtls_deadline = DUE;
+        }
         let received = self.stream.receive(now, &datagram[..len]);
         if received == Err(DropReason::RtpPayloadType) {
             self.stream.keep_alive(now);

@@ -21,6 +21,7 @@ pub mod jitter;
 pub mod opus;
 pub mod redundancy;
 pub mod resample;
+mod silk;
 pub mod simd;
 pub mod stretch;
 
