@@ -26,6 +26,7 @@ bench:
 # PART="transcoded memory" runs some of it, DENSITY_RIVAL=1 measures Debian's rtpengine too (benches/density/main.rs says more).
 density:
 	tests/install.sh test
+	$(if $(DENSITY_RIVAL),tests/install.sh rival)
 	cargo build --release --locked -p control -p benches --bin tandem --bin density
 	target/release/density $(PART)
 

@@ -38,6 +38,30 @@ fn a_call_is_bridged_and_both_sides_hear_each_other() {
     assert!(sim.end_of(&call).is_some());
 }
 
+/// A number that is set to SDES: nothing leaves before the accept (the simulation watches), the first packet is ours, the bot's first
+/// words are not lost.
+#[test]
+fn a_call_of_a_number_that_is_set_to_sdes_is_bridged_and_both_sides_hear_each_other() {
+    let mut sim = Sim::new(seed_from_env_or(16));
+    (sim.whatsapp.sdes, sim.whatsapp.listening) = (true, true);
+    let call = sim.place_call();
+    sim.run_for_ms(4_000);
+    assert!(sim.is_bridged(&call) && sim.whatsapp.get(&call).accepts == 1, "{:#?}", sim.steps(&call));
+    assert!(!sim.has_step(&call, Step::IcePair) && !sim.has_step(&call, Step::Dtls), "{:#?}", sim.steps(&call));
+    sim.assert_bot_hears_caller(&call);
+    sim.assert_caller_hears_bot(&call);
+    sim.webrtc_link().set(Faults { loss_pct: 20, reorder_pct: 5, duplicate_pct: 2, jitter_ms: 40, delay_ms: 0 });
+    sim.run_for_ms(5_000);
+    sim.webrtc_link().heal();
+    sim.run_for_ms(2_000);
+    sim.assert_bot_hears_caller(&call);
+    sim.user_hangs_up_in(&call, 100);
+    sim.run_for_ms(1_000);
+    let end = sim.bot.call_of(&call).and_then(|call| call.end.clone());
+    assert!(matches!(end, Some(control::sip::SipEnd::ByeReceived(_))), "{end:?}: {:#?}", sim.steps(&call));
+    sim.settle();
+}
+
 #[test]
 fn the_bot_hangs_up_and_whatsapp_is_told() {
     let mut sim = Sim::new(seed_from_env_or(8));

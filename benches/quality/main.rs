@@ -170,7 +170,8 @@ fn matrix() -> Vec<Point> {
 
 /// Senders that leave something to networks, without them and with them.
 fn deep() -> Vec<Point> {
-    assert!(cfg!(feature = "deep-plc"), "`quality deep` needs the feature deep-plc");
+    let has_networks = cfg!(feature = "deep-plc");
+    assert!(has_networks, "`quality deep` needs the feature deep-plc");
     let mut points = Vec::new();
     for (word, sender) in [("plain20", Sender::Plain20), ("fec32", Sender::Fec32), ("dred32", Sender::Dred32)] {
         for (loss, loss_pct, burst) in [("l5", 5, 1), ("l10", 10, 1), ("l20", 20, 1), ("b10", 10, 3)] {

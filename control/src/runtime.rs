@@ -11,7 +11,7 @@
 
 mod withheld;
 
-use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput, GateFigures, TrunkFigures};
+use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput, GateFigures, NewCall, TrunkFigures};
 use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, OrchestratorOutput};
 use crate::call::outbound::{DialEvent, DialEventKind, DialRequest};
 use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, limits};
@@ -112,6 +112,20 @@ pub enum Input {
         /// Where the outcome goes.
         reply: oneshot::Sender<Result<EdgeReply, EdgeError>>,
     },
+    /// A program wants a user of WhatsApp called.
+    Originate {
+        /// Who, and for whom.
+        new: Box<NewCall>,
+        /// Where the call's id goes.
+        reply: oneshot::Sender<Result<String, EdgeError>>,
+    },
+    /// A program ends such a call.
+    HangUp {
+        /// Which.
+        call_id: String,
+        /// Whether there is one of that id.
+        reply: oneshot::Sender<bool>,
+    },
     /// A name was looked up.
     Resolved {
         /// Which question.
@@ -152,6 +166,8 @@ pub struct Figures {
     pub edge: Option<(EdgeAlive, EdgeCounters)>,
     /// Trunks, in the order of the configuration.
     pub trunks: Vec<TrunkFigures>,
+    /// Whether the SIP target answers OPTIONS, if it is asked.
+    pub target_alive: Option<bool>,
     /// Who is registered.
     pub registered: GateFigures,
     /// Of calls over time.
@@ -404,6 +420,13 @@ impl Runtime {
                 }
             }
             Input::EdgeRequest { what, reply } => self.ask_local_edge(now, Origin::Http(reply), what),
+            Input::Originate { new, reply } => {
+                let no_edge = || Err(EdgeError::busy(503, "no_edge", "no edge runs here"));
+                drop(reply.send(self.edge.as_mut().map_or_else(no_edge, |local| local.edge.originate(now, *new))));
+            }
+            Input::HangUp { call_id, reply } => {
+                let _ = reply.send(self.edge.as_mut().is_some_and(|local| local.edge.hang_up(now, &call_id)));
+            }
             Input::Resolved { query, records } => {
                 if let Some(edge) = &mut self.edge {
                     edge.edge.resolved(now, query, &records);
@@ -734,6 +757,7 @@ impl Runtime {
             orchestrator: self.orchestrator.as_ref().map(|o| (o.orchestrator.alive(), o.orchestrator.counters())),
             edge: self.edge.as_ref().map(|edge| (edge.edge.alive(), edge.edge.counters())),
             trunks: self.edge.as_ref().map(|edge| edge.edge.trunks(clock::now())).unwrap_or_default(),
+            target_alive: self.edge.as_ref().and_then(|edge| edge.edge.target_alive()),
             registered: self.edge.as_ref().map(|edge| edge.edge.registered()).unwrap_or_default(),
             observed: self.observed.clone(),
             records_lost: self.records.as_ref().map_or(0, cdr::Writer::lost),

@@ -134,6 +134,33 @@ fn a_dead_trunk_is_followed_by_the_next_and_tried_last_afterwards() {
 
 /// A provider of two servers, found by NAPTR and SRV: the one that is to be asked first is dead, or refuses.
 #[test]
+fn a_trunk_that_does_not_answer_options_is_tried_last_until_it_does() {
+    let mut world = World::with(12, |routes| routes.trunks.iter_mut().for_each(|trunk| trunk.options_s = Some(30)));
+    world.gateway.register_trunks(world.now);
+    world.run_ms(1_000);
+    let alive = |world: &World| world.gateway.trunks(world.now).iter().map(|trunk| trunk.alive).collect::<Vec<_>>();
+    assert_eq!(alive(&world), [Some(true), Some(true)]);
+    world.phone(TRUNK_A).does = Does::Dead;
+    // A question, and the 32 s after which nobody answers (RFC 3261 §17.1.2.2).
+    world.run_ms(30_000 + 33_000);
+    assert_eq!(alive(&world), [Some(false), Some(true)]);
+    let call = world.dial(ALICE, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(1_000);
+    assert_eq!(
+        (world.phone(TRUNK_A).offers_seen, world.phone(TRUNK_B).live()),
+        (0, 1),
+        "nobody waits for the dead one"
+    );
+    world.hang_up(ALICE, call);
+    world.phone(TRUNK_A).does = Does::Answer { after_ms: 200 };
+    world.run_ms(70_000);
+    assert_eq!(alive(&world), [Some(true), Some(true)]);
+    world.dial(ALICE, "+447700900123", Offer::rtp(&[Codec::Opus]));
+    world.run_ms(1_000);
+    assert_eq!((world.phone(TRUNK_A).live(), world.phone(TRUNK_B).live()), (1, 0));
+}
+
+#[test]
 fn the_servers_behind_a_trunks_name_are_tried_in_their_order_and_a_dead_one_last_afterwards() {
     for (does, within_ms) in [(Does::Dead, 6_000), (Does::Refuse { code: 503, after_ms: 10 }, 2_000)] {
         let mut world = World::with(28, |routes| {

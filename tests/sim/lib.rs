@@ -422,6 +422,8 @@ pub fn one_seeded_call(seed: u64) -> Outcome {
     let mut sim = Sim::new(seed);
     sim.draw_faults();
     sim.bot.behaviour = draw_behaviour(sim.random());
+    // One number in five is set to SDES.
+    sim.whatsapp.sdes = seed.is_multiple_of(5);
     let call = sim.place_call();
     if sim.random().below(2) == 0 {
         let at = u64::from(sim.random().below(8_000));

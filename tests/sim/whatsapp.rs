@@ -1,5 +1,5 @@
 //! WhatsApp's side: webhooks, Graph with its checks, and an ICE-lite media relay that is DTLS server on one fixed port for
-//! all calls, as Meta's is.
+//! all calls, as Meta's is. Where the number is set to SDES, the keys stand in the descriptions and there is no ICE.
 
 use crate::tone;
 use control::whatsapp::event::{Connect, Terminate, WebhookEvent};
@@ -7,12 +7,14 @@ use control::whatsapp::graph::{GraphAction, GraphError, GraphErrorKind, GraphReq
 use engine::bridge::Shared;
 use engine::dtls::{DtlsRole, DtlsVersions};
 use engine::ice::IceRole;
+use engine::leg::rtp::{RtpConfig, RtpLeg, RtpRemote};
 use engine::leg::webrtc::{WebrtcConfig, WebrtcLeg, WebrtcRemote};
-use engine::leg::{EventFormat, LegEvent, LegOutput, LocalLeg, MediaFormat, Received};
+use engine::leg::{Component, EventFormat, Leg, LegEvent, LegOutput, LocalLeg, MediaFormat, Received};
 use engine::limits::DATAGRAM_BYTES_MAX;
 use engine::random::Random;
 use engine::rtp::header::HEADER_BYTES;
-use engine::sdp::{self, Codec, CodecFormat, OpusParameters, Setup, TelephoneEventFormat, WebrtcLocal};
+use engine::sdp::{self, Codec, CodecFormat, OpusParameters, Sdes, Setup, TelephoneEventFormat, WebrtcLocal};
+use engine::srtp::SrtpProfile;
 use engine::time::Instant;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,7 +32,9 @@ const HEARD_SAMPLES: usize = 8_000;
 pub struct UserCall {
     /// Its id.
     pub id: String,
-    leg: WebrtcLeg,
+    leg: Leg,
+    /// Where the number is set to it.
+    sdes: Option<Sdes>,
     deadline: Instant,
     answer: Option<String>,
     gateway: Option<SocketAddr>,
@@ -73,6 +77,8 @@ pub struct WhatsApp {
     pub faults: HttpFaults,
     /// Whether callers decode what they hear (costs time).
     pub listening: bool,
+    /// Whether the number is set to SDES.
+    pub sdes: bool,
 }
 
 impl WhatsApp {
@@ -85,24 +91,30 @@ impl WhatsApp {
             random,
             faults: HttpFaults::default(),
             listening: false,
+            sdes: false,
         }
     }
 
     /// A user presses the button: answers the call's id and its webhook.
     pub fn call(&mut self, now: Instant) -> (String, WebhookEvent) {
         let id = format!("wacid.{}==", self.random.token(24));
-        let config = WebrtcConfig {
-            ice: IceRole::Lite,
-            versions: DtlsVersions::Auto,
-            credentials: None,
-            hold: false,
-            remote: None,
+        let (leg, sdes, sdp) = match self.sdes {
+            false => {
+                let leg = self.webrtc_leg(now);
+                let sdp = offer(&leg);
+                (Leg::Webrtc(Box::new(leg)), None, sdp)
+            }
+            true => {
+                let leg = RtpLeg::new(now, RtpConfig { remote: None }, self.shared.anchor, self.random.fork());
+                let mut sdes = Sdes::new(&[SrtpProfile::AesCm128HmacSha1_80], self.random.fork());
+                let sdp = sdes_offer(&mut sdes);
+                (Leg::Rtp(Box::new(leg)), Some(sdes), sdp)
+            }
         };
-        let leg = WebrtcLeg::new(now, config, &self.shared.identity, self.shared.anchor, self.random.fork());
-        let sdp = offer(&leg);
         let call = UserCall {
             id: id.clone(),
             leg,
+            sdes,
             deadline: now,
             answer: None,
             gateway: None,
@@ -127,6 +139,17 @@ impl WhatsApp {
             sdp,
         };
         (id, WebhookEvent::Connect(connect))
+    }
+
+    fn webrtc_leg(&mut self, now: Instant) -> WebrtcLeg {
+        let config = WebrtcConfig {
+            ice: IceRole::Lite,
+            versions: DtlsVersions::Auto,
+            credentials: None,
+            hold: false,
+            remote: None,
+        };
+        WebrtcLeg::new(now, config, &self.shared.identity, self.shared.anchor, self.random.fork())
     }
 
     /// A call.
@@ -165,7 +188,7 @@ impl WhatsApp {
             return;
         }
         call.deadline = now;
-        if let Received::Rtp(packet) = call.leg.handle_datagram(now, from, bytes) {
+        if let Received::Rtp(packet) = call.leg.handle_datagram(now, Component::Rtp, from, bytes) {
             call.received += 1;
             if self.listening && packet.payload_type == 111 {
                 let decoder = call
@@ -244,11 +267,18 @@ impl WhatsApp {
 impl UserCall {
     fn pre_accept(&mut self, now: Instant, sdp: &str) -> SocketAddr {
         let answer = sdp::parse(sdp).expect("the gateway's answer is valid SDP");
-        let ice = answer.ice.expect("the answer has credentials");
-        assert!(!ice.lite, "a lite answer to a lite offer: nobody would check");
-        assert_eq!(answer.setup, Some(Setup::Active), "the gateway must be DTLS client toward WhatsApp");
         assert_eq!(answer.mid.as_deref(), Some("audio"));
-        let gateway = ice.candidates.first().expect("a candidate").address;
+        let gateway = match &answer.ice {
+            Some(ice) => {
+                assert!(!ice.lite, "a lite answer to a lite offer: nobody would check");
+                assert_eq!(answer.setup, Some(Setup::Active), "the gateway must be DTLS client toward WhatsApp");
+                ice.candidates.first().expect("a candidate").address
+            }
+            None => {
+                assert!(self.sdes.is_some() && answer.fingerprint.is_none() && answer.rtcp_mux, "{sdp}");
+                answer.address.expect("an address")
+            }
+        };
         if let Some(earlier) = &self.answer {
             assert_eq!(earlier, sdp, "two different answers for one call");
             return gateway;
@@ -261,8 +291,20 @@ impl UserCall {
             opus: OpusParameters::default(),
             telephone_event: Some(event),
         };
-        let fingerprint = answer.fingerprint.expect("a sha-256 fingerprint");
-        self.leg.set_remote(now, WebrtcRemote { ice, fingerprint, dtls: DtlsRole::Server, format });
+        match (&mut self.leg, &mut self.sdes) {
+            (Leg::Rtp(leg), Some(sdes)) => {
+                let srtp = Some(sdes.read_answer(&answer).expect("our tag and suite, with another key").clone());
+                let (address, rtcp_address) = (gateway, gateway);
+                leg.set_remote(now, RtpRemote { address, rtcp_address, rtcp_mux: true, format, sending: true, srtp });
+                self.connected = true;
+            }
+            (Leg::Webrtc(leg), _) => {
+                let ice = answer.ice.expect("the answer has credentials");
+                let fingerprint = answer.fingerprint.expect("a sha-256 fingerprint");
+                leg.set_remote(now, WebrtcRemote { ice, fingerprint, dtls: DtlsRole::Server, format });
+            }
+            (Leg::Rtp(_), None) => unreachable!("an rtp leg has its keys from the descriptions"),
+        }
         self.answer = Some(sdp.to_owned());
         self.gateway = Some(gateway);
         self.deadline = now;
@@ -282,7 +324,8 @@ impl UserCall {
     fn speak(&mut self, now: Instant, out: &mut Vec<(SocketAddr, Vec<u8>)>) {
         while self.next_frame <= now {
             self.next_frame = self.next_frame.plus_millis(20);
-            if !self.leg.can_send() {
+            // Keyed by SDES, WhatsApp waits for our first packet.
+            if !self.leg.can_send() || (self.sdes.is_some() && self.received == 0) {
                 continue;
             }
             let packets = tone::caller_packets();
@@ -340,6 +383,18 @@ fn offer(leg: &WebrtcLeg) -> String {
         session_version: 1,
     };
     sdp::write_webrtc_offer(&local, "audio", &[], &[])
+}
+
+/// The same where the number is set to SDES.
+fn sdes_offer(sdes: &mut Sdes) -> String {
+    let crypto = sdes.offer().first().map(ToString::to_string).expect("one suite");
+    let (ip, port) = (RELAY.ip(), RELAY.port());
+    format!(
+        "v=0\r\no=- 1767225612345 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE audio\r\nm=audio {port} RTP/SAVP 111 126\r\n\
+         c=IN IP4 {ip}\r\na=rtcp:9 IN IP4 0.0.0.0\r\na=mid:audio\r\na=sendrecv\r\na=rtcp-mux\r\na=crypto:{crypto}\r\n\
+         a=rtpmap:111 opus/48000/2\r\na=fmtp:111 maxaveragebitrate=20000;maxplaybackrate=16000;minptime=20;useinbandfec=1\r\n\
+         a=rtpmap:126 telephone-event/8000\r\na=maxptime:20\r\na=ptime:20\r\n"
+    )
 }
 
 fn failure(status: u16) -> GraphError {

@@ -7,6 +7,8 @@
 mod dials;
 mod figures;
 mod joins;
+mod originate;
+mod peers;
 
 use super::arrive;
 use super::backends::Backends;
@@ -29,7 +31,7 @@ use crate::sip::locate::{Question, Records};
 use crate::sip::transport::{Hop, PeerIdentity};
 use crate::sip::{
     Arrival, Credentials, Kept, KeptDialog, RegistrationId, SipAgent, SipCallId, SipConfig, SipEvent, SipOutput,
-    TraceMessage,
+    TraceMessage, WatchId,
 };
 use crate::store::Change;
 use crate::trace::timeline::Entry;
@@ -43,6 +45,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 pub use figures::{EdgeAlive, EdgeCounters, GateFigures, TrunkFigures};
+pub use originate::{NEW_CALL_BYTES_MAX, NewCall};
 
 /// Codecs of sessions where the configuration says nothing, best first.
 pub const CODECS_DEFAULT: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];
@@ -115,12 +118,21 @@ pub struct Route {
     pub from_host: Option<String>,
     /// Headers beside `X-WA-Call-ID`, such as `X-Twilio-Account`.
     pub headers: Vec<(String, String)>,
+    /// Seconds between two OPTIONS; `None`: it is never asked.
+    pub options_s: Option<u32>,
 }
 
 impl Route {
     /// Straight to `target`, without credentials.
     pub fn new(target: &str) -> Route {
-        Route { target: target.to_owned(), proxy: None, credentials: None, from_host: None, headers: Vec::new() }
+        Route {
+            target: target.to_owned(),
+            proxy: None,
+            credentials: None,
+            from_host: None,
+            headers: Vec::new(),
+            options_s: None,
+        }
     }
 }
 
@@ -195,6 +207,8 @@ pub struct Edge {
     by_call_id: BTreeMap<String, u64>,
     /// Trunks that we register at, by name, and whether they hold it.
     registrations: BTreeMap<RegistrationId, (String, bool)>,
+    /// Whom we ask with OPTIONS whether they live.
+    watched: BTreeMap<WatchId, peers::Watched>,
     by_token: BTreeMap<String, u64>,
     calls: Calls,
     backends: Backends,
@@ -241,6 +255,7 @@ impl Edge {
             sessions: BTreeMap::new(),
             by_call_id: BTreeMap::new(),
             registrations: BTreeMap::new(),
+            watched: BTreeMap::new(),
             by_token: BTreeMap::new(),
             calls: Calls::default(),
             backends: Backends::default(),
@@ -616,7 +631,7 @@ impl Edge {
     }
 
     fn handle_sip_event(&mut self, now: Instant, event: SipEvent) {
-        let Some(call) = event.call() else { return self.note_registration(&event) };
+        let Some(call) = event.call() else { return self.note_peer(&event) };
         if let SipEvent::Incoming { target, from, sdp, arrival, .. } = event {
             if let Err(refusal) = self.arrive(now, call, &target, &from, sdp.as_deref(), &arrival) {
                 self.counters.sessions_refused += 1;
@@ -673,33 +688,6 @@ impl Edge {
         let forget = |change| self.out.push_back(EdgeOutput::Store(change));
         self.counters.sip_calls_cut +=
             self.farewells.handle_timeout(now, &mut self.sip, registrar, credentials, forget);
-    }
-
-    /// Registers at every trunk that wants it. For a program that starts.
-    pub fn register_trunks(&mut self, now: Instant) {
-        let wanted =
-            self.gate.routes.trunks.iter().filter_map(|trunk| Some((trunk.name.clone(), trunk.registration()?)));
-        for (name, register) in wanted.collect::<Vec<_>>() {
-            let id = self.sip.register(now, register);
-            self.registrations.insert(id, (name, false));
-        }
-    }
-
-    fn note_registration(&mut self, event: &SipEvent) {
-        let (SipEvent::Registered { registration, .. } | SipEvent::RegistrationFailed { registration, .. }) = event
-        else {
-            return;
-        };
-        let Some((name, held)) = self.registrations.get_mut(registration) else { return };
-        *held = matches!(event, SipEvent::Registered { .. });
-        match event {
-            SipEvent::Registered { expires_s, .. } => tracing::info!("registered at trunk {name} for {expires_s} s"),
-            SipEvent::RegistrationFailed { code, reason, retry_ms, .. } => {
-                let retry_s = retry_ms / 1_000;
-                tracing::warn!("trunk {name} does not register us: {code} {reason}; next try in {retry_s} s");
-            }
-            _ => {}
-        }
     }
 
     /// A call of a trunk or a user.

@@ -179,6 +179,8 @@ pub struct SipSettings {
     pub from_host: Option<String>,
     /// Routes that a session may name: name to SIP URI.
     pub routes: BTreeMap<String, String>,
+    /// Headers of INVITEs to the target and to routes, beside those that the gateway writes.
+    pub headers: Vec<(String, String)>,
     /// Whether TCP is served beside UDP, at the same address.
     pub tcp: bool,
     /// Where TLS is served; `None`: nowhere.
@@ -191,6 +193,8 @@ pub struct SipSettings {
     pub private_key: Option<PathBuf>,
     /// PEM file of authorities that are trusted beside the system's.
     pub trusted: Option<PathBuf>,
+    /// Seconds between two OPTIONS that ask whether the default route's target lives; 0: never.
+    pub options_s: u32,
     /// Domain of our users: realm of digest, host of their addresses.
     pub domain: Option<String>,
 }
@@ -405,7 +409,7 @@ impl Config {
     pub fn edge(&self, sip_address: SocketAddr, webrtc_addresses: Vec<IpAddr>, rtp_address: IpAddr) -> EdgeConfig {
         let credentials = (!self.sip.user.is_empty())
             .then(|| Credentials { username: self.sip.user.clone(), password: self.sip.pass.0.clone() });
-        let mut headers = Vec::new();
+        let mut headers = self.sip.headers.clone();
         if self.sip.account_header && !self.sip.account_sid.is_empty() {
             headers.push(("X-Twilio-Account".to_owned(), self.sip.account_sid.clone()));
         }
@@ -415,6 +419,7 @@ impl Config {
             credentials: credentials.clone(),
             from_host: self.sip.from_host.clone(),
             headers: headers.clone(),
+            options_s: None,
         };
         EdgeConfig {
             sip: SipConfig {
@@ -425,7 +430,10 @@ impl Config {
             rtp_address,
             dialplan: self.routes.clone(),
             realm: self.sip.domain.clone().unwrap_or_else(|| "tandem".to_owned()),
-            default_route: self.sip.target.as_ref().map(route),
+            default_route: self.sip.target.as_ref().map(|target| Route {
+                options_s: Some(self.sip.options_s).filter(|seconds| *seconds != 0),
+                ..route(target)
+            }),
             routes: self.sip.routes.iter().map(|(name, target)| (name.clone(), route(target))).collect(),
             destinations_allowed: self.edge.destinations_allowed.clone(),
             callbacks_allowed: self.edge.callbacks_allowed.clone(),

@@ -73,6 +73,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "SIP_TRUSTED",
         "write the name of a PEM file with the authorities that are trusted beside the system's",
     ),
+    setting("sip.options_s", "SIP_OPTIONS_S", "write seconds from 10 to 3600, or 0 for never"),
     setting("sip.domain", "SIP_DOMAIN", "write the domain of the softphones, such as voice.example.com"),
     setting("trace.messages", "TRACE_MESSAGES", "write true or false"),
     setting("trace.numbers", "TRACE_NUMBERS", "write shown or hidden"),
@@ -99,7 +100,7 @@ pub(super) const SETTINGS: &[Setting] = &[
 ];
 
 /// Tables whose keys are the operator's own.
-pub(super) const TABLES: [&str; 2] = ["whatsapp.accept_by_number", "sip.routes"];
+pub(super) const TABLES: [&str; 3] = ["whatsapp.accept_by_number", "sip.routes", "sip.headers"];
 
 /// What is wrong with a setting, under both of its names, and what to write.
 pub(super) fn complain(key: &str, what: &str) -> ConfigError {

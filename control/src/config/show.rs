@@ -112,6 +112,7 @@ impl Config {
             ("sip.certificate", path(sip.certificate.as_ref())),
             ("sip.private_key", path(sip.private_key.as_ref())),
             ("sip.trusted", path(sip.trusted.as_ref())),
+            ("sip.options_s", if sip.options_s == 0 { "never".to_owned() } else { sip.options_s.to_string() }),
             ("sip.domain", optional(sip.domain.as_ref())),
             ("trace.messages", trace.messages.to_string()),
             ("trace.numbers", if trace.numbers { "shown" } else { "hidden" }.to_owned()),

@@ -24,6 +24,10 @@ fn what_would_fail_every_call_is_refused_at_start() {
         ("", "WABA_TOKEN", "a\nb", ["WABA_TOKEN (whatsapp.token", "access token"]),
         ("", "EDGE_TOKEN", "a\nb", ["EDGE_TOKEN (edge.token", "secret"]),
         ("[sip.routes]\nsales = \"nonsense\"", "", "", ["sip.routes.sales", "sip:bot@127.0.0.1:5080"]),
+        ("[sip.headers]\nVia = \"x\"", "", "", ["the configuration file:2: sip.headers.Via", "X-Account"]),
+        ("[sip.headers]\n\"X-A b\" = \"x\"", "", "", ["sip.headers.X-A b cannot be added", "X-Account"]),
+        ("[sip]\noptions_s = 5", "", "", ["SIP_OPTIONS_S", "seconds from 10 to 3600"]),
+        ("[sip]\ntcp = true\n[sip]\nbind = \"x\"", "", "", ["the configuration file:3", "stands once"]),
     ] {
         let error = with(text, &[(variable, value)]).unwrap_err().0;
         assert!(names.iter().all(|name| error.contains(name)), "{error}");
@@ -76,10 +80,14 @@ fn the_account_is_named_to_twilio_only_where_it_is_known_and_wanted() {
 
 #[test]
 fn the_environment_wins_over_the_file_and_an_empty_variable_does_not() {
-    let file = "[http]\nport = 4000\n[sip]\ntarget = \"sip:file@h\"\n[sip.routes]\nsales = \"sip:s@h\"\n[media]\npublic_ip = [\"192.0.2.1\"]";
+    let file = "[http]\nport = 4000\n[sip]\ntarget = \"sip:file@h\"\n[sip.routes]\nsales = \"sip:s@h\"\n[sip.headers]\nX-Bot = \"b 1\"\n[media]\npublic_ip = [\"192.0.2.1\"]";
     let config = with(file, &[("PORT", "5000"), ("SIP_TARGET", "")]).unwrap();
     assert_eq!((config.http.port, config.sip.target.as_deref()), (5_000, Some("sip:file@h")));
     assert_eq!(config.sip.routes["sales"], "sip:s@h");
+    let edge = config.edge("192.0.2.1:5060".parse().unwrap(), Vec::new(), "192.0.2.1".parse().unwrap());
+    for route in [edge.default_route.as_ref().unwrap(), &edge.routes["sales"]] {
+        assert!(route.headers.contains(&("X-Bot".to_owned(), "b 1".to_owned())), "{:?}", route.headers);
+    }
     assert_eq!(config.media.public_ip, [IpAddr::from([192, 0, 2, 1])]);
 }
 

@@ -43,6 +43,9 @@ const RESERVED_HEADERS: [&str; 14] = [
 /// Shortest and longest registration, seconds.
 const REGISTER_S: std::ops::RangeInclusive<u32> = 60..=86_400;
 
+/// How often a peer may be asked whether it lives.
+pub(super) const OPTIONS_S: std::ops::RangeInclusive<u32> = 10..=3_600;
+
 pub(super) fn read(name: &str, section: &Section<'_>, numbering: &Numbering) -> Result<ReadTrunk, ConfigError> {
     let host = host(section, "host")?
         .ok_or_else(|| section.missing("host", "write the name or address of the provider's SIP server"))?;
@@ -60,6 +63,7 @@ pub(super) fn read(name: &str, section: &Section<'_>, numbering: &Numbering) -> 
     trunk.inbound = credentials(section, "inbound_user", "inbound_password", "inbound_password_env")?;
     trunk.inbound_md5 = section.one_of("inbound_digest", &[("sha-256", false), ("md5", true)], false)?;
     read_registration(section, &mut trunk)?;
+    trunk.options_s = options_s(section)?;
     read_sources(section, &mut trunk)?;
     read_media(section, &mut trunk)?;
     trunk.weight = section.number("weight", 0..=1_000_000, trunk.weight)?;
@@ -143,6 +147,13 @@ fn read_registration(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), Con
         trunk.register_s = Some(every);
     }
     Ok(())
+}
+
+/// Seconds between two OPTIONS; 0 is never.
+fn options_s(section: &Section<'_>) -> Result<Option<u32>, ConfigError> {
+    let remedy = "write seconds from 10 to 3600, or 0 for never";
+    let seconds = |text: &str| text.parse().ok().filter(|seconds| *seconds == 0 || OPTIONS_S.contains(seconds));
+    Ok(section.parsed("options_s", remedy, seconds)?.filter(|seconds| *seconds != 0))
 }
 
 fn read_sources(section: &Section<'_>, trunk: &mut Trunk) -> Result<(), ConfigError> {
@@ -253,16 +264,20 @@ fn read_caller_id(section: &Section<'_>, trunk: &mut Trunk, numbering: &Numberin
     Ok(())
 }
 
+/// What to write instead of a header that is not the operator's to write.
+pub(super) const HEADERS_REMEDY: &str = "write headers of your own, such as X-Account";
+
+/// Whether an operator may add it to INVITEs.
+pub(super) fn is_own_header(name: &str, value: &str) -> bool {
+    let reserved = RESERVED_HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name));
+    !reserved && is_token(name) && !value.chars().any(char::is_control)
+}
+
 fn headers(section: &Section<'_>) -> Result<Vec<(String, String)>, ConfigError> {
     let headers = section.pairs("headers", "write headers = { X-Name = \"value\" }")?;
     for (name, value) in &headers {
-        let reserved = RESERVED_HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name));
-        if reserved || !is_token(name) || value.chars().any(char::is_control) {
-            return Err(section.wrong(
-                "headers",
-                &format!("holds {name}, which cannot be added"),
-                "write headers of your own, such as X-Account",
-            ));
+        if !is_own_header(name, value) {
+            return Err(section.wrong("headers", &format!("holds {name}, which cannot be added"), HEADERS_REMEDY));
         }
     }
     Ok(headers)

@@ -2,7 +2,7 @@
 
 use super::section::{Source, plain};
 use super::settings::{SETTINGS, TABLES, complain};
-use super::trunks::{DTLS_BACKENDS, codec_named};
+use super::trunks::{DTLS_BACKENDS, HEADERS_REMEDY, OPTIONS_S, codec_named, is_own_header};
 use super::{
     Config, ConfigError, EdgeSettings, HttpSettings, MediaSettings, SipSettings, TlsFiles, TraceSettings,
     WhatsappSettings,
@@ -121,12 +121,15 @@ impl Values {
                 account_sid: v.matching("sip.account_sid", |c| c.is_ascii_alphanumeric())?,
                 from_host: v.host("sip.from_host")?,
                 routes: v.routes("sip.routes")?,
+                headers: v.headers("sip.headers")?,
                 tcp: v.one_of("sip.tcp", &YES_NO, true)?,
                 tls_bind: v.address("sip.tls_bind")?,
                 wss_bind: v.address("sip.wss_bind")?,
                 certificate: v.optional("sip.certificate").map(PathBuf::from),
                 private_key: v.optional("sip.private_key").map(PathBuf::from),
                 trusted: v.optional("sip.trusted").map(PathBuf::from),
+                options_s: v
+                    .parsed_if("sip.options_s", 0, |seconds: &u32| *seconds == 0 || OPTIONS_S.contains(seconds))?,
                 domain: v.host("sip.domain")?,
             },
             media: MediaSettings {
@@ -233,6 +236,15 @@ impl Values {
                 let remedy = "write a SIP URI, such as sip:bot@127.0.0.1:5080";
                 Err(ConfigError(format!("{place}: {key}.{name} {fault}: {remedy}")))
             }
+        });
+        read.collect()
+    }
+
+    fn headers(&self, key: &str) -> Result<Vec<(String, String)>, ConfigError> {
+        let written = self.tables.get(key).into_iter().flatten();
+        let read = written.map(|(name, (value, place))| match is_own_header(name, value) {
+            true => Ok((name.clone(), value.clone())),
+            false => Err(ConfigError(format!("{place}: {key}.{name} cannot be added: {HEADERS_REMEDY}"))),
         });
         read.collect()
     }

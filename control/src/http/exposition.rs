@@ -69,6 +69,8 @@ const HELP: &[(&str, &str)] = &[
     ("tandem_store_lost_total", "Changes that the store could not take: a restart may forget calls."),
     ("tandem_store_waiting", "Changes that wait for the store's disk."),
     ("tandem_talk_seconds", "From the far side's answer until the end of a call."),
+    ("tandem_target_alive", "1 while the SIP target answers OPTIONS, where it is asked."),
+    ("tandem_trunk_alive", "1 while a trunk that is asked with OPTIONS answers."),
     ("tandem_trunk_calls", "Calls that each trunk carries."),
     ("tandem_trunk_registered", "1 while a trunk that shall register us does."),
     ("tandem_trunk_resting", "1 while a trunk is tried last because it gave no answer a moment ago."),

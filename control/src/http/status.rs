@@ -248,6 +248,12 @@ fn people(text: &mut Samples, figures: &Figures) {
         if let Some(registered) = trunk.registered {
             line(text, "tandem_trunk_registered", &labels, registered.into());
         }
+        if let Some(alive) = trunk.alive {
+            line(text, "tandem_trunk_alive", &labels, alive.into());
+        }
+    }
+    if let Some(alive) = figures.target_alive {
+        line(text, "tandem_target_alive", "", alive.into());
     }
     let gate = &figures.registered;
     line(text, "tandem_registered_users", "", gate.users as u64);

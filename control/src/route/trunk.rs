@@ -10,7 +10,7 @@ use super::number::{NumberFormat, Numbering, without_separators};
 use super::pattern::Pattern;
 use super::{Caller, Transport};
 use crate::sip::uri::escape_user;
-use crate::sip::{Credentials, Register};
+use crate::sip::{Credentials, Register, Watch};
 use engine::sdp::Codec;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -100,6 +100,8 @@ pub struct Trunk {
     pub credentials: Option<Credentials>,
     /// Whether we register there, and every how many seconds.
     pub register_s: Option<u32>,
+    /// Seconds between two OPTIONS that ask whether it lives; `None`: it is not asked.
+    pub options_s: Option<u32>,
     /// What its calls must know: digest toward us.
     pub inbound: Option<Credentials>,
     /// Whether it is asked for MD5 alone and not for SHA-256 first: SIPp and older servers give up at a challenge that they do not know,
@@ -166,6 +168,7 @@ impl Trunk {
             proxy: None,
             credentials: None,
             register_s: None,
+            options_s: None,
             inbound: None,
             inbound_md5: false,
             allowed_sources: Vec::new(),
@@ -230,6 +233,14 @@ impl Trunk {
             credentials: self.credentials.clone(),
             expires_s,
         })
+    }
+
+    /// How it is asked whether it lives; `None`: it is not.
+    pub fn watch(&self) -> Option<Watch> {
+        let every_ms = u64::from(self.options_s?) * 1_000;
+        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        let target = format!("sip:{}{port};transport={}", bracketed(&self.host), self.transport.parameter());
+        Some(Watch { target, proxy: self.proxy.clone(), every_ms })
     }
 
     /// Whom the called party sees when `caller` calls through this trunk.
@@ -363,7 +374,9 @@ mod tests {
 
     #[test]
     fn a_trunk_that_wants_it_is_registered_at_with_its_own_user() {
-        assert!(trunk().registration().is_none());
+        assert!(trunk().registration().is_none() && trunk().watch().is_none());
+        let watch = Trunk { options_s: Some(30), ..trunk() }.watch().unwrap();
+        assert_eq!((watch.target.as_str(), watch.every_ms), ("sip:sbc.example:5061;transport=tls", 30_000));
         let credentials = Some(Credentials { username: "gw 1".into(), password: "p".into() });
         let registration = Trunk { register_s: Some(300), credentials, ..trunk() }.registration().unwrap();
         assert_eq!(registration.registrar, "sip:sbc.example:5061;transport=tls");

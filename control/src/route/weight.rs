@@ -20,6 +20,8 @@ pub struct Load {
 struct State {
     calls: usize,
     rests_until: Option<Instant>,
+    /// It does not answer OPTIONS.
+    is_silent: bool,
 }
 
 impl Load {
@@ -41,7 +43,16 @@ impl Load {
 
     /// The trunk has answered.
     pub fn answered(&mut self, trunk: TrunkId) {
-        self.trunks.entry(trunk).or_default().rests_until = None;
+        let state = self.trunks.entry(trunk).or_default();
+        (state.rests_until, state.is_silent) = (None, false);
+    }
+
+    /// The trunk answers OPTIONS, or has ceased to.
+    pub fn alive(&mut self, trunk: TrunkId, alive: bool) {
+        match alive {
+            true => self.answered(trunk),
+            false => self.trunks.entry(trunk).or_default().is_silent = true,
+        }
     }
 
     /// Calls on this trunk.
@@ -49,9 +60,10 @@ impl Load {
         self.trunks.get(&trunk).map_or(0, |state| state.calls)
     }
 
-    /// Whether the trunk failed a moment ago.
+    /// Whether the trunk failed a moment ago, or does not answer OPTIONS.
     pub fn is_resting(&self, now: Instant, trunk: TrunkId) -> bool {
-        self.trunks.get(&trunk).and_then(|state| state.rests_until).is_some_and(|until| now < until)
+        let rests = |state: &State| state.is_silent || state.rests_until.is_some_and(|until| now < until);
+        self.trunks.get(&trunk).is_some_and(rests)
     }
 
     /// Sorts trunks, given with their weights in the order of the file.
@@ -79,6 +91,10 @@ mod tests {
         assert_eq!(sorted(&load, now + TRUNK_REST), [1, 2, 0]);
         load.failed(now, TrunkId(1));
         load.answered(TrunkId(1));
+        assert_eq!(sorted(&load, now), [1, 2, 0]);
+        load.alive(TrunkId(1), false);
+        assert_eq!(sorted(&load, now + 10 * TRUNK_REST), [2, 0, 1], "who does not answer rests until it does");
+        load.alive(TrunkId(1), true);
         assert_eq!(sorted(&load, now), [1, 2, 0]);
     }
 

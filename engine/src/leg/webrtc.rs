@@ -23,6 +23,7 @@ use crate::dtls::{DtlsOutput, DtlsRole, DtlsSession, DtlsVersions, Identity};
 use crate::error::{Cause, DropReason};
 use crate::ice::{IceAgent, IceCredentials, IceOutput, IceRole};
 use crate::limits::MEDIA_MS_MAX;
+use crate::prefetch::prefetch;
 use crate::random::Random;
 use crate::rtp::header::RtpPacket;
 use crate::rtp::rtcp::ReportBlock;
@@ -193,6 +194,41 @@ impl WebrtcLeg {
             leg.set_remote(now, remote);
         }
         leg
+    }
+
+    /// Asks for the memory that a packet of the peer needs.
+    pub(super) fn prefetch_received(&self) {
+        self.prefetch_common();
+        if let Some(keys) = &self.keys {
+            prefetch(&keys.is_confirmed);
+            keys.unprotect.prefetch();
+        }
+        self.stream.prefetch_received();
+    }
+
+    /// Asks for the memory that a packet to the peer needs.
+    pub(super) fn prefetch_sent(&self) {
+        self.prefetch_common();
+        prefetch(&self.is_unwanted);
+        if let Some(keys) = &self.keys {
+            keys.protect.prefetch();
+        }
+        self.stream.prefetch_sent();
+    }
+
+    fn prefetch_common(&self) {
+        prefetch(&self.phase);
+        prefetch(&self.nominated);
+        self.stream.notices.prefetch();
+    }
+
+    /// Asks for the keys of what is received or sent.
+    pub(super) fn prefetch_keys(&self, is_received: bool) {
+        match (&self.keys, is_received) {
+            (Some(keys), true) => keys.unprotect.prefetch_keys(),
+            (Some(keys), false) => keys.protect.prefetch_keys(),
+            (None, _) => {}
+        }
     }
 
     /// What to write into our description (port 0).

@@ -130,10 +130,10 @@ fn a_packet_lost_in_a_burst_is_told_with_the_first_one_after_it_and_how_far_that
     let mut bench = Bench::in_steady_state(200);
     bench.insert(204).unwrap();
     bench.now += 15 * MS;
+    let mut out = [0; JITTER_PAYLOAD_BYTES_MAX];
     for packets in [3, 2] {
-        let mut out = [0; JITTER_PAYLOAD_BYTES_MAX];
-        let now = Instant::from_nanos(bench.now);
-        let Playout::Missing { next, distance_ticks, .. } = bench.buffer.pop(now, &mut out) else {
+        let Playout::Missing { next, distance_ticks, .. } = bench.buffer.pop(Instant::from_nanos(bench.now), &mut out)
+        else {
             panic!("packets are missing");
         };
         assert_eq!((next, distance_ticks), (&204u64.to_be_bytes()[..], packets * PACKET_TICKS));

@@ -1,4 +1,4 @@
-//! Opus through libopus (RFC 6716, RFC 7587): this file, `silk.rs` and `deep.rs` alone name the library.
+//! Opus through libopus (RFC 6716, RFC 7587): with `silk.rs` and `deep.rs`, the only file that names the library.
 //!
 //! Why no in-band FEC and a fixed complexity at first: FEC costs clean quality and belongs to the loss that receiver reports show
 //! (`redundancy.rs`); the complexity that a core can afford depends on its load (the worker). Both are decided there, with these as the

@@ -3,6 +3,7 @@
 //! Why names of trunks are labels and those of users are not: trunks stand in the configuration and are few; users and numbers are
 //! people, and belong into no figure.
 
+use super::peers::Peer;
 use super::{Edge, Talk};
 use crate::registrar::GateCounters;
 use engine::bridge::BridgeId;
@@ -49,6 +50,8 @@ pub struct TrunkFigures {
     pub resting: bool,
     /// Whether it registers us; `None`: we do not ask it to.
     pub registered: Option<bool>,
+    /// Whether it answers OPTIONS; `None`: it is not asked, or has not answered yet.
+    pub alive: Option<bool>,
 }
 
 /// Who is registered here, and who was let in.
@@ -90,8 +93,14 @@ impl Edge {
             calls: self.load.calls(id),
             resting: self.load.is_resting(now, id),
             registered: registered(&trunk.name),
+            alive: self.is_alive(Peer::Trunk(id)),
         });
         figures.collect()
+    }
+
+    /// Whether the SIP target answers OPTIONS, if it is asked.
+    pub fn target_alive(&self) -> Option<bool> {
+        self.is_alive(Peer::Target)
     }
 
     /// Who is registered.
