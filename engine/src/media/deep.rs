@@ -5,13 +5,13 @@
 //!   played       1   2  ←── from 6 ──►  6       6 carries DRED: its features of the last second lead the network through 3, 4 and 5
 //! ```
 //!
-//! Why an option: a decoder takes 88 KB in place of 18, an encoder 109 in place of 32, though nothing of ours is coded with DRED, and a
+//! Why an option: a decoder takes 88 KB in place of 18, an encoder 102 in place of 25, though nothing of ours is coded with DRED, and a
 //! packet that is made up costs 0.3 to 0.5 ms in place of 0.01. What it gains stands in `docs/decisions.md`. The networks know 16 kHz
 //! alone: where the sender's libopus has fallen back to a narrow band, which in-band FEC at 20 kbit/s makes it do, nothing changes.
 //!
 //! Why a wrapper of our own: the `opus` crate cannot set a decoder's complexity, which is what turns the networks on, and knows no DRED.
 
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "the bindings' safe interface lacks a decoder's complexity, and DRED")]
 
 use super::decode::DecodeError;
 use ::opus::Channels;
@@ -24,7 +24,10 @@ const NETWORKS_FROM: u8 = 5;
 
 /// DRED is parsed this much further back than asked for: it comes in pieces of 40 ms, and which one holds the asked instant is
 /// known only when it is parsed.
-const PIECE_MS: u32 = 40;
+const PIECE_MS: usize = 40;
+
+/// The longest reach that libopus codes: 26 pieces.
+const REACH_MS_MAX: usize = 26 * PIECE_MS;
 
 /// A decoder of one mono stream.
 #[derive(Debug)]
@@ -102,10 +105,12 @@ impl DeepDecoder {
     /// Recovers what began `distance` samples before `next` from the DRED in it, all of `output`; `None` where it carries none that
     /// reaches there. LBRR, which is the voice itself, is preferred: it tells of the packet just before.
     pub fn recover(&mut self, next: &[u8], distance: usize, output: &mut [i16]) -> Option<usize> {
-        if !self.uses_networks || next.is_empty() || (distance <= output.len() && has_lbrr(next)) {
+        let samples_per_ms = self.rate_hz as usize / 1_000;
+        let is_beyond = distance >= samples_per_ms * REACH_MS_MAX + output.len();
+        if !self.uses_networks || next.is_empty() || is_beyond || (distance <= output.len() && has_lbrr(next)) {
             return None;
         }
-        let wanted = i32::try_from(distance).ok()? + (self.rate_hz * PIECE_MS / 1_000) as i32;
+        let wanted = distance + samples_per_ms * PIECE_MS;
         let mut end = 0;
         // SAFETY: all three objects are alive, the length is that of the slice, and `end` is a place for one int.
         let reaches = unsafe {
@@ -114,7 +119,7 @@ impl DeepDecoder {
                 self.features.as_ptr(),
                 next.as_ptr(),
                 next.len() as i32,
-                wanted,
+                wanted as i32,
                 self.rate_hz as i32,
                 &mut end,
                 0,
