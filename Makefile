@@ -13,9 +13,10 @@ test:
 	tests/install.sh test
 	tests/run.sh
 
-# The shipped program. CPU=x86-64-v3 or CPU=native builds it, libopus included, for such processors only.
+# The shipped program. CPU=x86-64-v3 or CPU=native builds it, libopus included, for such processors only. DEEP_PLC=1 links libopus's
+# networks: better concealment, DRED; 2 MB more, 160 KB more a call (docs/decisions.md).
 build:
-	$(if $(CPU),RUSTFLAGS="-C target-cpu=$(CPU)") cargo build --release --locked -p control
+	$(if $(CPU),RUSTFLAGS="-C target-cpu=$(CPU)") cargo build --release --locked -p control $(if $(DEEP_PLC),--features deep-plc)
 
 # What each stage of a call costs.
 bench:
@@ -25,18 +26,20 @@ bench:
 # PART="transcoded memory" runs some of it, DENSITY_RIVAL=1 measures Debian's rtpengine too (benches/density/main.rs says more).
 density:
 	tests/install.sh test
+	$(if $(DENSITY_RIVAL),tests/install.sh rival)
 	cargo build --release --locked -p control -p benches --bin tandem --bin density
 	target/release/density $(PART)
 
-# How it sounds on bad networks: about a minute; QUALITY=full measures the whole matrix and draws the charts.
+# How it sounds on bad networks: about a minute; QUALITY=full measures the whole matrix and draws the charts, QUALITY=deep what
+# libopus's networks gain.
 QUALITY ?= quick
 quality:
 	tests/install.sh quality
-	cargo build --locked -p benches --bin quality
+	cargo build --locked -p benches --bin quality $(if $(filter deep,$(QUALITY)),--features deep-plc)
 	benches/quality/speech.sh target/quality/speech
 	target/debug/quality $(QUALITY) target/quality/speech target/quality/$(QUALITY)
 	target/tools/quality/bin/python benches/quality/score.py target/quality/$(QUALITY) \
-		$(if $(filter full,$(QUALITY)),benches/results,target/quality/$(QUALITY)) $(QUALITY)
+		$(if $(filter full deep,$(QUALITY)),benches/results,target/quality/$(QUALITY)) $(QUALITY)
 
 # Known vulnerabilities of what is linked in. Fetches the advisory database, so it needs the network.
 audit:

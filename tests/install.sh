@@ -1,5 +1,5 @@
 #!/bin/sh
-# install.sh demo|quality|test: installs from Debian's packages (and PyPI, for scoring speech) what the machine lacks.
+# install.sh demo|quality|test|rival: installs from Debian's packages (and PyPI, for scoring speech) what the machine lacks.
 # demo needs a compiler and cmake; quality also what makes and scores speech; test also the independent programs that the interop tests call.
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,8 +13,9 @@ quality_packages="$demo_packages sox espeak-ng python3-venv python3-dev"
 case "${1:-}" in
 demo) packages=$demo_packages ;;
 quality) packages=$quality_packages ;;
+rival) packages="rtpengine-daemon" ;;
 test) packages=$test_packages ;;
-*) echo "usage: install.sh demo|quality|test" >&2; exit 2 ;;
+*) echo "usage: install.sh demo|quality|test|rival" >&2; exit 2 ;;
 esac
 
 as_root() {

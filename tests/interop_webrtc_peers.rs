@@ -39,7 +39,18 @@ fn aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6() {
             command.arg(script("aiortc_peer.py")).args(["--edge", EDGE, "--call-id", &id, "--seconds", "7"]);
             command.arg("--play").arg(&said[1]).arg("--record").arg(&heard);
             command.args(["--setup", setup, "--profile", profile, "--address", address]);
+            // One of them comes up over a path that loses every fifth datagram, each way: checks and flights are sent again.
+            let is_lossy = number == 1;
+            if is_lossy {
+                lose_every_fifth();
+            }
             let mut aiortc = Program::start(folder, &id, &mut command);
+            if is_lossy {
+                until("DTLS over a lossy path", 20, async || timeline(&id).await.contains("DTLS 1.2").then_some(()))
+                    .await;
+                assert!(dropped() > 2, "too little was lost to prove anything: {}", dropped());
+                output_of(Command::new("ip6tables").args(["-F"]));
+            }
             assert!(aiortc.ended(40).await, "aiortc failed");
             let output = aiortc.output();
             let last = output.lines().last().unwrap_or_default();
@@ -47,7 +58,7 @@ fn aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6() {
             println!("{id}: {} as DTLS {} at {}", seen["profile"], seen["dtls"], seen["nominated"]);
             assert_eq!((&seen["profile"], &seen["dtls"]), (&profile.into(), &role.into()), "{seen}");
             assert_eq!(seen["nominated"], address, "{seen}");
-            assert_reports(&seen);
+            assert_reports(&seen, if is_lossy { 30 } else { 0 });
             let timeline = timeline(&id).await;
             assert!(seen["heard"].as_u64() > Some(200), "{seen}\n{timeline}");
             assert!(timeline.contains(name) && timeline.contains("DTLS 1.2"), "{timeline}");
@@ -57,13 +68,29 @@ fn aiortc_calls_in_each_dtls_role_with_each_srtp_profile_over_ipv4_and_ipv6() {
     });
 }
 
-/// What an independent stack makes of our RTCP: reports about its stream from ours, with a round trip; our CNAME and our BYE.
-fn assert_reports(seen: &Value) {
+/// Every fifth datagram of IPv6 to and from tandem's media ports is lost.
+fn lose_every_fifth() {
+    for side in ["--dport", "--sport"] {
+        let rule = format!("-A INPUT -p udp {side} 30000:30999 -m statistic --mode nth --every 5 --packet 1 -j DROP");
+        output_of(Command::new("ip6tables").args(rule.split(' ')));
+    }
+}
+
+/// Datagrams that those rules have dropped.
+fn dropped() -> u64 {
+    let rules = output_of(Command::new("ip6tables").args("-L INPUT -v -x -n".split(' ')));
+    let counts = rules.lines().filter(|line| line.contains("DROP") && line.contains("udp"));
+    counts.filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok()).sum()
+}
+
+/// What an independent stack makes of our RTCP: reports about its stream, in which `lost_max` packets are missing at most, with a round
+/// trip; our CNAME and our BYE.
+fn assert_reports(seen: &Value, lost_max: u64) {
     let remote = &seen["remote"];
     println!("tandem reports {remote}, names itself {}, says BYE for {}", seen["names"], seen["bye"]);
-    assert_eq!((&remote["packetsLost"], &remote["fractionLost"]), (&0.into(), &0.into()), "{seen}");
-    assert!(remote["roundTripTime"].as_f64().is_some_and(|seconds| (0.0..0.2).contains(&seconds)), "{seen}");
-    assert!(remote["jitter"].as_u64().is_some_and(|ticks| ticks < 48 * 60), "{seen}");
+    assert!(remote["packetsLost"].as_u64().is_some_and(|lost| lost <= lost_max), "{seen}");
+    assert!(remote["roundTripTime"].as_f64().is_some_and(|seconds| (0.0..0.5).contains(&seconds)), "{seen}");
+    assert!(remote["jitter"].as_u64().is_some_and(|ticks| ticks < 48_000 / 2), "{seen}");
     let answer = seen["answer"].as_str().expect("an answer");
     let ssrc = answer.lines().find_map(|line| line.strip_prefix("a=ssrc:")).expect("an SSRC");
     let ssrc = ssrc.split(' ').next().unwrap_or_default();

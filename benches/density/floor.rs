@@ -74,7 +74,7 @@ pub fn run(flows_max: usize, complexity: Option<i32>, folder: &Path) -> Result<(
                 Err(_) => break,
             }
         }
-        ring.turn(Duration::from_millis(5))?;
+        ring.turn(1, Duration::from_millis(5))?;
     }
 }
 

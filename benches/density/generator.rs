@@ -26,6 +26,13 @@ const SLOT_NANOS: u64 = PTIME_NANOS / SLOTS;
 /// One call in this many is decoded and scored.
 const SCORED_EVERY: usize = 50;
 
+/// Datagrams for which a generator whose calls are up waits, unless it is time to speak: the kernel notes when each came, so that nothing
+/// is measured later for it, and neither side pays for waking a thread for every datagram, which no network card would do either.
+const GATHER_DATAGRAMS: usize = 64;
+
+/// A packet that is sent later than this may come after its turn, nanoseconds.
+const EXCUSED_NANOS: u64 = 5_000_000;
+
 /// A call that is not up after so long never will be.
 const RISE_SECONDS_MAX: u64 = 10;
 
@@ -58,6 +65,8 @@ pub struct Call {
     pub token: String,
     /// Whether it is told to keep silent.
     pub hung_up: bool,
+    /// When the second end first spoke while the first could already hear.
+    pub spoken_to: Option<Instant>,
 }
 
 impl Call {
@@ -68,8 +77,23 @@ impl Call {
 
     /// From the dialling until both have heard something.
     pub fn set_up(&self) -> Option<Duration> {
-        let [a, b] = &self.ends;
-        Some(a.hear.first?.max(b.hear.first?).since(self.dialled))
+        Some(self.first_media_toward_a()?.max(self.ends[1].hear.first?.since(self.dialled)))
+    }
+
+    /// From the dialling until the first end has heard something, less the time for which the second had nothing to say: its next word
+    /// comes when its 20 ms are over, which no gateway can hasten.
+    pub fn first_media_toward_a(&self) -> Option<Duration> {
+        let [a, _] = &self.ends;
+        let (heard, ready) = (a.hear.first?, a.ready_at?);
+        let silence = self.spoken_to.map_or(Duration::ZERO, |spoken| spoken.min(heard).since(ready));
+        Some(heard.since(self.dialled).saturating_sub(silence))
+    }
+
+    /// Notes that the second end is about to speak.
+    fn note_spoken(&mut self, side: Side, now: Instant) {
+        if side == Side::B && self.ends[0].ready && self.ends[1].ready && self.spoken_to.is_none() {
+            self.spoken_to = Some(now);
+        }
     }
 }
 
@@ -175,7 +199,8 @@ impl Generator {
         };
         self.rising.push(index as u32);
         let dialled = clock::now();
-        self.calls.push(Call { ends: [a, b], dialled, status: 0, token: String::new(), hung_up: false });
+        let token = String::new();
+        self.calls.push(Call { ends: [a, b], dialled, status: 0, token, hung_up: false, spoken_to: None });
         self.dialler.dial(order)
     }
 
@@ -230,6 +255,12 @@ impl Generator {
         self.common.window = true;
     }
 
+    /// Of `packets` that came through, how many it sent itself so late that a gateway may have made up for them.
+    pub fn sent_late(&self, packets: u64) -> u64 {
+        let late = self.lateness.iter().filter(|nanos| **nanos > EXCUSED_NANOS).count();
+        (packets * late as u64).div_ceil(self.lateness.len().max(1) as u64)
+    }
+
     /// Ends the measuring.
     pub fn close_window(&mut self) {
         self.common.window = false;
@@ -249,6 +280,18 @@ impl Generator {
         self.dialler.hang_up(call.token.clone())
     }
 
+    /// Calls that were not hung up.
+    pub fn running(&self) -> usize {
+        self.calls.iter().filter(|call| !call.hung_up).count()
+    }
+
+    /// Hangs up the youngest calls beyond `count`.
+    pub fn keep(&mut self, count: usize) -> Result<()> {
+        let running = (0..self.calls.len()).filter(|&index| !self.calls[index].hung_up);
+        let youngest: Vec<usize> = running.skip(count).collect();
+        youngest.into_iter().try_for_each(|index| self.hang_up(index))
+    }
+
     /// Ends every call that is up. Answers how many ever were.
     pub fn hang_up_those_up(&mut self) -> Result<usize> {
         while let Some(index) = self.risen.pop() {
@@ -260,7 +303,8 @@ impl Generator {
 
     /// One turn of the loop.
     pub fn turn(&mut self) -> Result<()> {
-        self.ring.turn(self.next.since(clock::now()))?;
+        let wanted = if self.rising.is_empty() { GATHER_DATAGRAMS } else { 1 };
+        self.ring.turn(wanted, self.next.since(clock::now()))?;
         let now = clock::now();
         while let Some(arrival) = self.ring.next(&mut self.buffer) {
             let datagram = &mut self.buffer[..arrival.len];
@@ -295,6 +339,7 @@ impl Generator {
         for &(call, side) in due {
             let call = &mut self.calls[call as usize];
             if !call.hung_up {
+                call.note_spoken(side, now);
                 call.ends[side as usize].speak(now, &mut self.ring, &mut self.common);
             }
         }
@@ -309,12 +354,14 @@ impl Generator {
         let patience = Duration::from_secs(RISE_SECONDS_MAX);
         self.rising.retain(|&index| {
             let call = &mut calls[index as usize];
-            for end in &mut call.ends {
+            for side in [Side::A, Side::B] {
+                let end = &mut call.ends[side as usize];
                 if end.deadline() <= now {
                     end.timeout(now, ring, common);
                 }
                 if end.ready && end.sent == 0 && !call.hung_up {
-                    end.speak(now, ring, common);
+                    call.note_spoken(side, now);
+                    call.ends[side as usize].speak(now, ring, common);
                 }
             }
             if call.is_up() {

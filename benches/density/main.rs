@@ -9,8 +9,10 @@
 //!                         none: all but rival, written to benches/results; some: written to target/density
 //! DENSITY_SECONDS=5       length of one window
 //! DENSITY_CALLS=100,200   steps instead of a search for the knee
-//! DENSITY_PROFILE=...     wideband-20k (ICE-lite callers, as WhatsApp's) or fullband-32k (full ICE, as a browser)
-//! DENSITY_RIVAL=1         also Debian's rtpengine (apt-get install rtpengine-daemon)
+//! DENSITY_PROFILE=...     wideband-20k (ICE-lite callers, as WhatsApp's) or fullband-32k (full ICE, as a browser); without it all of the
+//!                         first, then what differs with the second
+//! DENSITY_RENEW=1         the parts are written to benches/results too, in the place of the same parts of the run before
+//! DENSITY_RIVAL=1         also Debian's rtpengine (`make density` installs it)
 //! DENSITY_NICE=-20        a better place among the programs of a busy machine, for this program and all that it starts
 //! ```
 //!
@@ -33,11 +35,17 @@ mod rival;
 mod score;
 mod sip;
 mod subject;
+mod targets;
+mod work;
 
 use anyhow::{Result, bail};
 use parts::{Run, progress};
 use serde_json::{Value, json};
 use std::path::Path;
+
+/// The allocator of the program that is shipped: `driver` stands for it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures something and answers what goes into the record.
 type Part = fn(&Run) -> Result<Value>;
@@ -62,18 +70,45 @@ fn main() -> Result<()> {
     match words[..] {
         ["floor", flows, complexity, folder] => floor::run(flows.parse()?, complexity.parse().ok(), Path::new(folder)),
         ["gateway", port, workers] => driver::run(port.parse()?, workers.parse()?),
-        _ => measure(&words),
+        ["work", core] => work::neighbour(core.parse()?),
+        _ => measure_profiles(&words),
     }
 }
 
-fn measure(wanted: &[&str]) -> Result<()> {
+/// Parts that depend on the caller's shape and codec more than by what they have been measured with already.
+const SECOND_PROFILE: [&str; 4] = ["transcoded", "relay_rtp", "relay_webrtc", "set_up"];
+
+fn measure_profiles(wanted: &[&str]) -> Result<()> {
+    let profile = parts::variable("DENSITY_PROFILE");
+    match (profile.as_deref(), wanted) {
+        (None, []) => {
+            let first = measure(false, &[], true);
+            first.and(measure(true, &SECOND_PROFILE, true))
+        }
+        (None | Some("wideband-20k"), _) => measure(false, wanted, wanted.is_empty()),
+        (Some("fullband-32k"), _) => measure(true, wanted, wanted.is_empty()),
+        (Some(other), _) => bail!("DENSITY_PROFILE={other}: write wideband-20k or fullband-32k"),
+    }
+}
+
+/// `kept`: the results belong to the project's.
+fn measure(full: bool, wanted: &[&str], kept: bool) -> Result<()> {
     if let Some(unknown) = wanted.iter().find(|word| !PARTS.iter().any(|(name, _)| name == *word)) {
         let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
         bail!("{unknown} is no part: write some of {}", names.join(", "));
     }
-    let run = Run::new()?;
+    let run = Run::new(full)?;
     let mut failed = Vec::new();
-    let mut results = json!({"conditions": run.conditions()});
+    let renews = parts::variable("DENSITY_RENEW").is_some() && !kept;
+    // A part of a run must not replace a whole one, unless it is asked to take its part's place.
+    let folder = if kept || renews { Path::new("benches/results") } else { &run.site.folder };
+    let stem = folder.join(format!("density-{}", run.profile()));
+    let mut results = if renews { report::read(&stem) } else { json!({}) };
+    let renewed = results["conditions"]["renewed"].as_str().unwrap_or_default().to_owned();
+    results["conditions"] = run.conditions();
+    if renews {
+        results["conditions"]["renewed"] = json!(format!("{renewed} {}", wanted.join(" ")).trim());
+    }
     for (name, part) in PARTS {
         let asked = wanted.is_empty() && (name != "rival" || parts::variable("DENSITY_RIVAL").is_some());
         if asked || wanted.contains(&name) {
@@ -85,13 +120,11 @@ fn measure(wanted: &[&str]) -> Result<()> {
             });
         }
     }
-    results["conditions"]["command"] = match wanted.is_empty() {
+    results["targets"] = targets::judge(&results);
+    results["conditions"]["command"] = match kept || renews {
         true => json!("make density"),
         false => json!(format!("target/release/density {}", wanted.join(" "))),
     };
-    // A part of a run must not replace a whole one.
-    let folder = if wanted.is_empty() { Path::new("benches/results") } else { &run.site.folder };
-    let stem = folder.join(format!("density-{}", run.profile()));
     report::write(&results, &stem)?;
     print!("{}", report::table(&results));
     progress(&format!("written to {}.json, .txt and .svg", stem.display()));

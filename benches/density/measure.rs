@@ -13,8 +13,6 @@ use std::time::Duration;
 pub const GENERATOR_MAX: f64 = 0.80;
 /// Other programs on the measured core may use so much of it before a result is marked.
 const OTHERS_MAX: f64 = 0.05;
-/// A packet that the generator sends later than this may come after its turn, nanoseconds.
-const EXCUSED_NANOS: u64 = 5_000_000;
 /// Packets of each direction.
 const PACKETS_PER_SECOND: f64 = 50.0;
 
@@ -71,7 +69,7 @@ pub struct Step {
     pub wrong: u64,
     /// Packets that the gateway made up because none came in time.
     pub concealed: u64,
-    /// Packets that the generator itself sent late by more than `EXCUSED_NANOS`: a gateway that waits no longer than its path
+    /// Packets that the generator itself sent late by more than 5 ms: a gateway that waits no longer than its path
     /// has shown must make up for them.
     pub sent_late: u64,
     /// Datagrams that found a full socket, on either side.
@@ -182,10 +180,8 @@ pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, 
         ..Step::default()
     };
     account(generator, &mut step);
-    let lateness = std::mem::take(&mut generator.lateness);
-    let late = lateness.iter().filter(|nanos| **nanos > EXCUSED_NANOS).count();
-    step.sent_late = (step.received * late as u64).div_ceil(lateness.len().max(1) as u64);
-    step.generator_late = Spread::of(lateness);
+    step.sent_late = generator.sent_late(step.received);
+    step.generator_late = Spread::of(std::mem::take(&mut generator.lateness));
     Ok(step)
 }
 

@@ -27,6 +27,8 @@ const RELAY_BUSY_MAX: f64 = 0.92;
 const TRANSCODE_BUSY_MAX: f64 = 0.85;
 /// The encoder's effort where the gateway reports none: what it was built with.
 const COMPLEXITY_UNREPORTED: i32 = 5;
+/// Where the rare residences are looked at, as a part of the knee.
+const CALM_SHARE: f64 = 0.7;
 /// Steps after those that the first costs suggest, and how much larger each is.
 const MORE_STEPS_MAX: usize = 8;
 const MORE_CALLS: f64 = 1.08;
@@ -53,7 +55,7 @@ type Start<'s> = &'s dyn Fn(&Generator) -> Result<(Subject, Dialler)>;
 
 impl Run {
     /// Reads the variables, speaks and codes the speech, and moves this program off the measured core.
-    pub fn new() -> Result<Run> {
+    pub fn new(full: bool) -> Result<Run> {
         let cores = engine::io::system::cores();
         let (Some((&measured, others)), true) = (cores.split_last(), cores.len() >= 2) else {
             bail!("two cores are needed: one for the gateway, one for the load");
@@ -69,11 +71,6 @@ impl Run {
         let corpus = Corpus::load(&folder)?;
         let seconds = variable("DENSITY_SECONDS").map_or(Ok(5.0), |text| text.parse()).context("DENSITY_SECONDS")?;
         let counts = variable("DENSITY_CALLS").map(|text| text.split(',').map(|n| n.trim().parse()).collect());
-        let full = match variable("DENSITY_PROFILE").as_deref() {
-            None | Some("wideband-20k") => false,
-            Some("fullband-32k") => true,
-            Some(other) => bail!("DENSITY_PROFILE={other}: write wideband-20k or fullband-32k"),
-        };
         let opus = if full { corpus.fullband()? } else { corpus.wideband()? };
         let pcmu = corpus.pcmu();
         let counts = counts.transpose().context("DENSITY_CALLS")?;
@@ -171,16 +168,23 @@ impl Run {
         let (mut subject, dialler) = start(&generator)?;
         generator.set_dialler(dialler);
         let steps = self.climb(name, FIRST_CALLS, &mut generator, &mut subject, busy_max)?;
+        let calm = self.calm(name, &steps, busy_max, &mut generator, &mut subject)?;
         let scores = self.scores(&mut generator, &steps)?;
         drop((generator, subject));
 
         let compared: Vec<&Step> = compared(&steps, busy_max);
         let counts: Vec<usize> = compared.iter().map(|step| step.calls).collect();
-        let floors = self.floors(name, bare, transcodes, &compared)?;
+        let mut floors = self.floors(name, bare, transcodes, calm.iter().chain(compared.iter().copied()))?;
+        let calm_floor = calm.as_ref().map(|_| floors.remove(0));
         let ratio = |(step, floor): (&&Step, &Step)| round(step.micros_per_frame() / floor.micros_per_frame(), 3);
         let ratios: Vec<f64> = compared.iter().zip(&floors).map(ratio).collect();
         progress(&format!("{name}: {ratios:?} times the floor at {counts:?} calls"));
-        let knee = knee(&steps, busy_max);
+        let mut knee = knee(&steps, busy_max);
+        knee["calls_less_the_floors_pacing"] = json!(beside_floors(&compared, &floors, busy_max));
+        if let Some((calm, floor)) = calm.zip(calm_floor) {
+            knee["at_70_percent"] = json!({"calls": calm.calls, "residence_p999_us": residence_p999(&calm),
+                "floor_residence_p999_us": residence_p999(&floor)});
+        }
         progress(&format!("{name}: knee {knee}"));
         Ok(json!({
             "complexity": compared.iter().map(|step| step.complexity).collect::<Vec<_>>(), "knee": knee,
@@ -192,7 +196,13 @@ impl Run {
     }
 
     /// The floor at the calls of each of `steps`, with the encoder's effort that the gateway reported there.
-    fn floors(&self, name: &str, bare: [EndKind; 2], transcodes: bool, steps: &[&Step]) -> Result<Vec<Step>> {
+    fn floors<'s>(
+        &self,
+        name: &str,
+        bare: [EndKind; 2],
+        transcodes: bool,
+        steps: impl Iterator<Item = &'s Step>,
+    ) -> Result<Vec<Step>> {
         let (mut floors, mut running) = (Vec::new(), None);
         for step in steps {
             let effort = transcodes.then(|| step.complexity.map_or(COMPLEXITY_UNREPORTED, |c| c.round() as i32));
@@ -206,6 +216,7 @@ impl Run {
                 running = Some((generator, subject, effort));
             }
             if let Some((generator, subject, effort)) = &mut running {
+                generator.keep(step.calls)?;
                 let title = effort.map_or(String::new(), |effort| format!(" at complexity {effort}"));
                 let title = format!("floor of {name}{title}");
                 let mut visited = self.visit(&title, generator, subject, &[step.calls])?;
@@ -216,14 +227,37 @@ impl Run {
         Ok(floors)
     }
 
+    /// Goes back to seven tenths of the knee, or of where it would be if pacing were no matter.
+    fn calm(
+        &self,
+        name: &str,
+        steps: &[Step],
+        busy_max: f64,
+        generator: &mut Generator,
+        subject: &mut Subject,
+    ) -> Result<Option<Step>> {
+        let good = |step: &&Step| step.is_clean() && step.busy < busy_max;
+        let strict =
+            steps.iter().filter(good).filter(|step| step.pacing_p99_ms() < PACING_MS_MAX).map(|step| step.calls);
+        let Some(knee) = strict.max().or(steps.iter().filter(good).map(|step| step.calls).max()) else {
+            return Ok(None);
+        };
+        if self.counts.is_some() {
+            return Ok(None);
+        }
+        generator.keep((knee as f64 * CALM_SHARE) as usize)?;
+        generator.run_for(SETTLE)?;
+        let step = window(generator, subject, self.window, &self.site)?;
+        progress(&describe(&format!("{name}, seven tenths"), &step));
+        Ok(Some(step))
+    }
+
     /// Goes back to the most calls that were carried without a fault, records a few seconds and has them judged.
     fn scores(&self, generator: &mut Generator, steps: &[Step]) -> Result<Value> {
         let Some(first) = steps.first() else { return Ok(Value::Null) };
         let good = steps.iter().filter(|step| step.defects() == 0 && step.busy < TRANSCODE_BUSY_MAX);
         let calls = good.map(|step| step.calls).max().unwrap_or(first.calls);
-        for index in calls..generator.calls.len() {
-            generator.hang_up(index)?;
-        }
+        generator.keep(calls)?;
         generator.run_for(SETTLE)?;
         let begun = generator.places();
         let time = self.window.clamp(Duration::from_secs(3), Duration::from_secs(6));
@@ -251,7 +285,7 @@ impl Run {
         if steps.iter().any(Step::is_bad) {
             return Ok(steps);
         }
-        let shares = [0.5, 0.7, 0.85, 0.95, 1.0, 1.05, 1.1].into_iter().map(Some);
+        let shares = [0.6, 0.8, 0.95, 1.0, 1.05].into_iter().map(Some);
         for share in shares.chain([None; MORE_STEPS_MAX]) {
             let Some(last) = steps.last() else { break };
             let wanted = match share {
@@ -285,7 +319,7 @@ impl Run {
     ) -> Result<Vec<Step>> {
         let mut steps = Vec::new();
         for &count in counts {
-            let more = count.saturating_sub(generator.calls.len());
+            let more = count.saturating_sub(generator.running());
             generator.ramp(more, RAMP_PER_SECOND, Duration::from_secs(5))?;
             generator.run_for(SETTLE)?;
             let mut step = window(generator, subject, self.window, &self.site)?;
@@ -333,7 +367,12 @@ impl Run {
             }
             generator.turn()?;
             up = generator.hang_up_those_up()?;
+            // Those that are missing were refused, or died.
+            if generator.calls.len() == SET_UPS && generator.under_way() == 0 {
+                break;
+            }
         }
+        let refused = generator.calls.iter().filter(|call| call.status == 503).count();
         let seconds = clock::now().since(began).as_secs_f64();
         let cores = (self.cores().0 as f64, self.cores().1 as f64);
         let busy = Usage::of(subject.pid())?.since(before).nanos as f64 / 1e9 / seconds / cores.0;
@@ -358,7 +397,11 @@ impl Run {
             Spread::of(generator.calls.iter().filter_map(of).map(|time| time.as_nanos() as u64).collect())
         };
         let connected = nanos(&|call| Some(call.ends[0].ready_at?.since(call.dialled)));
-        let first_a = nanos(&|call| Some(call.ends[0].hear.first?.since(call.dialled)));
+        let first_a = nanos(&|call| call.first_media_toward_a());
+        let with_clock = nanos(&|call| {
+            let [a, b] = &call.ends;
+            Some(a.hear.first?.max(b.hear.first?).since(call.dialled))
+        });
         let both = nanos(&|call| call.set_up());
         progress(&format!(
             "{name}: {rate:.0} a second with the core {:.0} % busy ({:.0} us each, {capacity:.0} a second and core), generator {:.0} %; at \
@@ -372,9 +415,9 @@ impl Run {
         Ok(json!({
             "per_second": round(rate, 0), "core_percent": round(busy * 100.0, 1), "generator_percent": round(own * 100.0, 1),
             "generator_limited": own > GENERATOR_MAX, "us_each": round(busy / rate * 1e6, 0),
-            "extrapolated_per_second_and_core": round(capacity, 0), "failed": SET_UPS - up,
+            "extrapolated_per_second_and_core": round(capacity, 0), "failed": SET_UPS - up - refused, "refused_with_503": refused,
             "half_rate": round(half, 0), "connected": connected.json(), "first_media_toward_a": first_a.json(),
-            "media_both_ways": both.json(),
+            "media_both_ways": both.json(), "media_both_ways_with_the_ends_frame_clock": with_clock.json(),
         }))
     }
 
@@ -439,6 +482,9 @@ impl Run {
         }
         let first_refused = generator.calls.len();
         generator.run_for(SETTLE)?;
+        // The same calls, first while nobody else calls: what is concealed then is no matter of those that are refused.
+        let still = window(&mut generator, &mut subject, self.window, &self.site)?;
+        progress(&describe("overload, nobody calls", &still));
         generator.open_window(self.window);
         let before = Usage::of(subject.pid())?;
         let concealed =
@@ -454,11 +500,14 @@ impl Run {
         let busy = Usage::of(subject.pid())?.since(before).nanos as f64 / 1e9 / seconds;
         let mut step = Step { seconds, busy, ..Step::default() };
         account(&generator, &mut step);
+        let (lost, late) = (concealed(&mut subject) - concealed_before, generator.sent_late(step.received) as f64);
         let value = json!({
             "complexity": 10, "running_calls": step.calls, "broken": step.broken,"offered_until_the_first_was_refused": first_refused,
             "refused_with_503": refused(&generator), "offered": generator.calls.len(),
             "core_percent": round(busy * 100.0, 1), "running_calls_lost_packets": step.lost,
-            "concealed": concealed(&mut subject) - concealed_before,
+            "concealed": lost, "concealed_beyond_the_generators": (lost - late).max(0.0), "sent_late": late,
+            "while_nobody_calls": {"concealed": still.concealed, "sent_late": still.sent_late, "core_percent": round(still.busy * 100.0, 1),
+                "pacing_p99_ms": round(still.pacing_p99_ms(), 2)},
             "pacing_p99_ms": round(step.pacing_p99_ms(), 2),
         });
         progress(&format!("overload by load: {value}"));
@@ -487,25 +536,14 @@ impl Run {
         Ok(value)
     }
 
-    /// The cost of a call with one worker and with two, on all cores: more workers must not make calls dearer.
+    /// What a worker pays for another one on the next core.
     pub fn scaling(&self) -> Result<Value> {
-        const CALLS: usize = 120;
-        let all: Vec<usize> = self.site.others.iter().chain(&self.site.measured).copied().collect();
-        let mut rows = Vec::new();
-        for workers in [1, 2] {
-            let site = Site { measured: all.clone(), ..self.site.clone() };
-            let mut generator = self.generator(self.caller(), self.telephone())?;
-            let settings = Settings { workers, ..Settings::default() };
-            let (mut subject, dialler) = Subject::tandem(&site, generator.sip_port, &settings)?;
-            generator.set_dialler(dialler);
-            generator.ramp(CALLS, RAMP_PER_SECOND, Duration::from_secs(5))?;
-            generator.run_for(SETTLE)?;
-            let step = window(&mut generator, &mut subject, self.window, &self.site)?;
-            progress(&describe(&format!("{workers} workers"), &step));
-            rows.push(json!({"workers": workers, "calls": step.calls,
-                "us_per_call_and_20ms": round(step.micros_per_frame(), 2), "lost": step.lost}));
-        }
-        Ok(json!({"rows": rows, "note": "workers share the machine with the generator"}))
+        let (Some(&measured), Some(&other)) = (self.site.measured.first(), self.site.others.last()) else {
+            bail!("two cores are needed");
+        };
+        let value = super::work::measure([measured, other])?;
+        progress(&format!("scaling: {value}"));
+        Ok(value)
     }
 }
 
@@ -544,18 +582,28 @@ fn limit(step: &Step, busy_max: f64) -> f64 {
 fn knee(steps: &[Step], busy_max: f64) -> Value {
     let is_good = |step: &&Step| step.is_clean() && step.pacing_p99_ms() < PACING_MS_MAX && step.busy < busy_max;
     let good = steps.iter().filter(is_good).max_by_key(|step| step.calls);
-    let wanted = good.map_or(0.0, |step| step.calls as f64) * 0.7;
-    let distance = |step: &&Step| (step.calls as f64 - wanted).abs() as u64;
-    let calm = steps.iter().min_by_key(distance).filter(|_| good.is_some());
     json!({
         "calls": good.map(|step| step.calls),
-        "near_70_percent": calm.map(|step| json!({"calls": step.calls,
-            "residence_p999_us": round(step.residence[0].p999.max(step.residence[1].p999), 0)})),
         "extrapolated": steps.last().map(|last| round(limit(last, busy_max), 0)),
         "generator_limited": steps.iter().any(Step::generator_limited),
         "core_percent_at_most": busy_max * 100.0,
         "pacing_p99_ms_at_most": PACING_MS_MAX,
     })
+}
+
+/// The most calls that were carried well where the floor, at the same load, is forgiven what the machine does to both.
+fn beside_floors(steps: &[&Step], floors: &[Step], busy_max: f64) -> Option<usize> {
+    let is_good = |step: &Step, floor: &Step| {
+        let own = step.pacing_p99_ms() - floor.pacing_p99_ms();
+        step.is_clean() && step.busy < busy_max && own < PACING_MS_MAX
+    };
+    let pairs = steps.iter().zip(floors);
+    pairs.filter(|(step, floor)| is_good(step, floor)).map(|(step, _)| step.calls).max()
+}
+
+/// The worse direction's.
+fn residence_p999(step: &Step) -> f64 {
+    round(step.residence[0].p999.max(step.residence[1].p999), 0)
 }
 
 fn describe(name: &str, step: &Step) -> String {

@@ -28,6 +28,12 @@ pub fn write(results: &Value, stem: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What was written before; nothing where there is none.
+pub fn read(stem: &Path) -> Value {
+    let text = std::fs::read_to_string(stem.with_extension("json")).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_else(|_| Value::Object(serde_json::Map::new()))
+}
+
 fn steps<'r>(results: &'r Value, part: &str, who: &str) -> &'r [Value] {
     let steps = match who {
         "rival" => &results["rival"][part]["steps"],
@@ -51,6 +57,9 @@ pub fn table(results: &Value) -> String {
         conditions["generator_cores"],
         text(&conditions["command"]),
     );
+    if let Some(renewed) = conditions["renewed"].as_str() {
+        let _ = writeln!(out, "measured anew since, each part with its floor beside it: {renewed}");
+    }
     for (part, title) in STEPPED {
         if results[part].is_null() {
             continue;
@@ -58,7 +67,7 @@ pub fn table(results: &Value) -> String {
         let _ = writeln!(out, "\n{title}");
         let _ = writeln!(
             out,
-            "{:>10} {:>6} {:>7} {:>9} {:>6} {:>6} {:>11} {:>11} {:>11} {:>9} {:>10}",
+            "{:>10} {:>6} {:>7} {:>9} {:>6} {:>6} {:>11} {:>11} {:>11} {:>9} {:>9} {:>10}",
             "",
             "calls",
             "core %",
@@ -68,6 +77,7 @@ pub fn table(results: &Value) -> String {
             "pacing p99",
             "resid. p50",
             "resid. p99",
+            "p99.9",
             "wakes/s",
             "generator"
         );
@@ -89,6 +99,9 @@ pub fn table(results: &Value) -> String {
             let _ = writeln!(out, "  {}: {value}", name.replace('_', " "));
         }
     }
+    if results["targets"].as_array().is_some_and(|rows| !rows.is_empty()) {
+        let _ = writeln!(out, "\ntargets\n{}", super::targets::table(&results["targets"]).trim_end());
+    }
     if let Some(version) = results["rival"]["version"].as_str() {
         let _ = writeln!(out, "\nrival: {version}");
     }
@@ -101,7 +114,7 @@ fn row(name: &str, step: &Value) -> String {
     let residence = &step["residence_toward_a"];
     let limited = if step["generator_limited"] == Value::Bool(true) { "!" } else { "" };
     format!(
-        "{name:>10} {:>6} {:>7.1} {:>9.1} {:>6} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>9.0} {:>8.0} %{limited}\n",
+        "{name:>10} {:>6} {:>7.1} {:>9.1} {:>6} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>6.0} us {:>9.0} {:>8.0} %{limited}\n",
         number(&step["calls"]),
         number(&step["core_percent"]),
         number(&step["us_per_call_and_20ms"]),
@@ -110,6 +123,7 @@ fn row(name: &str, step: &Value) -> String {
         pacing[0].max(pacing[1]) / 1_000.0,
         number(&residence["p50_us"]),
         number(&residence["p99_us"]),
+        number(&residence["p999_us"]),
         number(&step["wakeups_per_second"]),
         number(&step["generator_percent"]),
     )

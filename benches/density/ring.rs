@@ -201,11 +201,11 @@ impl Ring {
         self.queued = 0;
     }
 
-    /// Hands over what is queued, waits at most `timeout` for something to come, and collects it.
-    pub fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+    /// Hands over what is queued, waits at most `timeout` for `datagrams` to come, and collects what did.
+    pub fn turn(&mut self, datagrams: usize, timeout: Duration) -> io::Result<()> {
         self.arm();
         let timeout = Timespec::from(timeout);
-        match self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout)) {
+        match self.ring.submitter().submit_with_args(datagrams, &SubmitArgs::new().timespec(&timeout)) {
             Ok(_) => {}
             Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY)) => {}
             Err(error) => return Err(error),

@@ -134,6 +134,10 @@ pub fn play(point: &Point, sent: &Packets, flights: &[Option<u64>]) -> (Heard, F
         deadline: now,
         kept_alive: 0,
     };
+    // Of concealment alone: PCMU, which the bridge encodes here, knows no effort.
+    if point.direction == Direction::OpusToPcmu {
+        world.bridge.set_complexity(if point.networks { 5 } else { 0 });
+    }
     world.drain(now);
     let end = Instant::from_nanos(FIRST_NANOS + point.network.sent_nanos(sent.len()) + 500_000_000);
     // Sequence numbers count packets that were sent, timestamps count time: a pause shows in these alone.

@@ -21,6 +21,7 @@ mod speech;
 
 use crate::gateway::{Direction, Figures};
 use crate::network::Network;
+use crate::reference::Sender;
 use crate::speech::Speech;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -35,14 +36,28 @@ pub struct Point {
     network: Network,
     /// The sender pauses (Opus DTX).
     dtx: bool,
+    /// Of Opus.
+    sender: Sender,
+    /// The gateway conceals with libopus's networks, which the feature `deep-plc` links.
+    networks: bool,
 }
+
+impl Point {
+    /// What decides the packets' fate: the same for points that compare two gateways.
+    fn seed(&self) -> &str {
+        self.name.strip_suffix(NETWORKS).unwrap_or(&self.name)
+    }
+}
+
+/// Ends the names of points where the networks conceal.
+const NETWORKS: &str = "-networks";
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let (mode, speech, out) = match (arguments.next(), arguments.next(), arguments.next()) {
         (Some(mode), Some(speech), Some(out)) => (mode, PathBuf::from(speech), PathBuf::from(out)),
         _ => {
-            eprintln!("usage: quality quick|full|POINT,POINT.. SPEECH_FOLDER OUT_FOLDER");
+            eprintln!("usage: quality quick|full|deep|POINT,POINT.. SPEECH_FOLDER OUT_FOLDER");
             std::process::exit(2);
         }
     };
@@ -66,7 +81,7 @@ fn main() {
         }
     });
     let manifest = json!({
-        "sender": reference::SENDER,
+        "sender": Sender::Fec20.describe(),
         "sentences": speech.sentences_ms(),
         "points": *results.lock().expect("no worker panics with it"),
     });
@@ -79,6 +94,7 @@ fn chosen(mode: &str) -> Vec<Point> {
     let all = matrix();
     match mode {
         "full" => all,
+        "deep" => deep(),
         "quick" => all.into_iter().filter(|point| QUICK.contains(&point.name.as_str())).collect(),
         names => all.into_iter().filter(|point| names.split(',').any(|name| name == point.name)).collect(),
     }
@@ -103,7 +119,9 @@ const QUICK: [&str; 13] = [
 
 fn matrix() -> Vec<Point> {
     let mut points = Vec::new();
-    let mut add = |name: String, direction, dtx, network: Network| points.push(Point { name, direction, network, dtx });
+    let mut add = |name: String, direction, dtx, network: Network| {
+        points.push(Point { name, direction, network, dtx, sender: Sender::Fec20, networks: false })
+    };
     let calm = Network { loss_pct: 0, burst: 1, jitter_ms: 0, drift_ppm: 0, spike_ms: 0 };
     for jitter_ms in [0, 20, 50, 100] {
         for loss_pct in [0, 1, 3, 5, 10, 20] {
@@ -150,10 +168,27 @@ fn matrix() -> Vec<Point> {
     points
 }
 
+/// Senders that leave something to networks, without them and with them.
+fn deep() -> Vec<Point> {
+    let has_networks = cfg!(feature = "deep-plc");
+    assert!(has_networks, "`quality deep` needs the feature deep-plc");
+    let mut points = Vec::new();
+    for (word, sender) in [("plain20", Sender::Plain20), ("fec32", Sender::Fec32), ("dred32", Sender::Dred32)] {
+        for (loss, loss_pct, burst) in [("l5", 5, 1), ("l10", 10, 1), ("l20", 20, 1), ("b10", 10, 3)] {
+            let network = Network { loss_pct, burst, jitter_ms: 0, drift_ppm: 0, spike_ms: 0 };
+            for (suffix, networks) in [("", false), (NETWORKS, true)] {
+                let name = format!("{word}-{loss}-j0{suffix}");
+                points.push(Point { name, direction: Direction::OpusToPcmu, network, dtx: false, sender, networks });
+            }
+        }
+    }
+    points
+}
+
 /// Plays one point three ways and writes what was heard.
 fn measure(point: &Point, speech: &Speech, out: &Path) -> Value {
-    let sent = reference::packets(point.direction, &speech.wide, point.dtx);
-    let flights = point.network.flights(&point.name, sent.len());
+    let sent = reference::packets(point.direction, &speech.wide, point.sender, point.dtx);
+    let flights = point.network.flights(point.seed(), sent.len());
     let (heard, figures) = gateway::play(point, &sent, &flights);
     let oracle = reference::oracle(point.direction, &sent, &flights);
     let naive = reference::naive(point.direction, &sent, &flights);
@@ -175,6 +210,7 @@ fn measure(point: &Point, speech: &Speech, out: &Path) -> Value {
     json!({
         "name": point.name,
         "direction": format!("{:?}", point.direction),
+        "sender": point.sender.describe(),
         "network": point.network.to_json(),
         "dtx": point.dtx,
         "gateway_begins_ms": heard.begins_ms,

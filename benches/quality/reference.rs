@@ -10,9 +10,35 @@ use engine::media::resample::Decimator;
 use engine::sdp::{Codec, OpusParameters};
 use opus::{Application, Bandwidth, Bitrate, Channels};
 
-/// The Opus sender, in words.
-pub const SENDER: &str =
-    "libopus 1.6.1, 16 kHz mono, wideband, VoIP, 20 kbit/s, complexity 9, in-band FEC at 10 % expected loss";
+/// The Opus sender: libopus 1.6.1, 16 kHz mono, wideband, VoIP, complexity 9.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// 20 kbit/s with in-band FEC, which makes it fall back to a narrow band.
+    Fec20,
+    /// 20 kbit/s without redundancy.
+    Plain20,
+    /// 32 kbit/s with in-band FEC.
+    Fec32,
+    /// 32 kbit/s with a fifth of a second of deep redundancy.
+    Dred32,
+}
+
+impl Sender {
+    /// In words, for the table.
+    pub fn describe(self) -> String {
+        let how = match self {
+            Sender::Fec20 => "20 kbit/s, complexity 9, in-band FEC at 10 % expected loss",
+            Sender::Plain20 => "20 kbit/s, complexity 9, no FEC",
+            Sender::Fec32 => "32 kbit/s, complexity 9, in-band FEC at 10 % expected loss",
+            Sender::Dred32 => "32 kbit/s, complexity 9, DRED of 200 ms at 10 % expected loss, no FEC",
+        };
+        format!("libopus 1.6.1, 16 kHz mono, wideband, VoIP, {how}")
+    }
+}
+
+#[cfg(feature = "deep-plc")]
+#[path = "../../engine/tests/dred/mod.rs"]
+mod dred;
 
 /// The delay of the naive reference.
 const NAIVE_US: u64 = 60_000;
@@ -21,9 +47,14 @@ const NAIVE_US: u64 = 60_000;
 pub type Packets = Vec<Option<Vec<u8>>>;
 
 /// What the sender makes of the speech.
-pub fn packets(direction: Direction, wide: &[i16], dtx: bool) -> Packets {
+pub fn packets(direction: Direction, wide: &[i16], sender: Sender, dtx: bool) -> Packets {
     match direction {
-        Direction::OpusToPcmu => opus_packets(wide, dtx),
+        #[cfg(feature = "deep-plc")]
+        Direction::OpusToPcmu if sender == Sender::Dred32 => {
+            let mut encoder = dred::DredEncoder::new(32_000, 20, 10);
+            wide.chunks_exact(320).map(|frame| Some(encoder.encode(frame))).collect()
+        }
+        Direction::OpusToPcmu => opus_packets(wide, sender, dtx),
         Direction::PcmuToOpus | Direction::PcmuToLossyOpus => {
             let mut encoder = Encoder::new(Codec::Pcmu, &OpusParameters::default());
             halved(wide).chunks_exact(FRAME_SAMPLES).map(|frame| Some(encoded(&mut encoder, frame))).collect()
@@ -31,15 +62,16 @@ pub fn packets(direction: Direction, wide: &[i16], dtx: bool) -> Packets {
     }
 }
 
-fn opus_packets(wide: &[i16], dtx: bool) -> Packets {
+fn opus_packets(wide: &[i16], sender: Sender, dtx: bool) -> Packets {
     let mut encoder =
         opus::Encoder::new(16_000, Channels::Mono, Application::Voip).expect("16 kHz mono is a mode of libopus");
     let mut configure = || -> opus::Result<()> {
-        encoder.set_bitrate(Bitrate::Bits(20_000))?;
+        encoder.set_bitrate(Bitrate::Bits(if sender == Sender::Fec32 { 32_000 } else { 20_000 }))?;
         encoder.set_bandwidth(Bandwidth::Wideband)?;
         encoder.set_complexity(9)?;
-        encoder.set_inband_fec(true)?;
-        encoder.set_packet_loss_perc(10)?;
+        let is_redundant = sender != Sender::Plain20;
+        encoder.set_inband_fec(is_redundant)?;
+        encoder.set_packet_loss_perc(if is_redundant { 10 } else { 0 })?;
         encoder.set_dtx(dtx)
     };
     configure().expect("every setting is one that libopus has");
@@ -139,6 +171,8 @@ fn reference(direction: Direction, sent: &Packets, is_here: &dyn Fn(usize) -> bo
 fn decoded(direction: Direction, sent: &Packets, is_here: &dyn Fn(usize) -> bool, uses_fec: bool) -> Vec<i16> {
     let source = direction.source();
     let mut decoder = Decoder::new(source);
+    // Both references are libopus without networks, whatever is linked.
+    decoder.set_complexity(0);
     let mut pcm = Vec::new();
     for (index, packet) in sent.iter().enumerate() {
         let mut out = [0; DECODED_SAMPLES_MAX];

@@ -54,7 +54,7 @@ impl Feeder {
         for port in &self.ports {
             self.ring.send(self.socket, Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, *port)), &DATAGRAM);
         }
-        self.ring.turn(Duration::ZERO).expect("a turn");
+        self.ring.turn(1, Duration::ZERO).expect("a turn");
         while self.ring.next(&mut sink).is_some() {}
     }
 
@@ -122,7 +122,7 @@ fn bare(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, sockets: usize, co
             rounds(&mut feeder, count, || {
                 let (mut answered, start) = (0, clock::now());
                 while answered < SOCKETS && clock::now().since(start) < ROUND_TIME_MAX {
-                    ring.turn(Duration::from_millis(1)).expect("a turn");
+                    ring.turn(1, Duration::from_millis(1)).expect("a turn");
                     while let Some(arrival) = ring.next(&mut datagram) {
                         ring.send(arrival.socket, (!connected).then_some(to), &DATAGRAM);
                         answered += 1;

@@ -1,11 +1,13 @@
 //! What one packet time (20 ms) of audio costs at each step. `cargo bench -p benches --bench media`.
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use engine::limits::JITTER_PAYLOAD_BYTES_MAX;
 use engine::media::decode::{DECODED_SAMPLES_MAX, Decoder};
 use engine::media::encode::{ENCODED_BYTES_MAX, Encoder, FRAME_SAMPLES};
 use engine::media::g711::Law;
 use engine::media::jitter::{Arriving, JitterBuffer, Kind, Playout};
 use engine::media::resample::Decimator;
+use engine::random::Random;
 use engine::rtp::sequence::ExtendedSequence;
 use engine::sdp::{Codec, OpusParameters};
 use engine::time::{Instant, RtpTimestamp};
@@ -103,7 +105,7 @@ fn resample(criterion: &mut Criterion) {
 
 fn jitter(criterion: &mut Criterion) {
     let mut buffer = JitterBuffer::new(48_000);
-    let payload = [7; 60];
+    let (payload, mut out) = ([7; 60], [0; JITTER_PAYLOAD_BYTES_MAX]);
     let mut tick = 0u64;
     criterion.bench_function("jitter buffer, one in and one out", |bencher| {
         bencher.iter(|| {
@@ -113,10 +115,49 @@ fn jitter(criterion: &mut Criterion) {
                 Arriving { sequence, timestamp, ticks: 960, payload: black_box(&payload), kind: Kind::Audio };
             let _ = buffer.insert(now, &arriving);
             tick += 1;
-            matches!(black_box(buffer.pop(Instant::from_millis(tick * 20))), Playout::Packet(_))
+            matches!(black_box(buffer.pop(Instant::from_millis(tick * 20), &mut out)), Playout::Packet(_))
         })
     });
 }
 
-criterion_group!(stages, codecs, g711, resample, jitter);
+/// The same on a path that delays each packet by up to 50 ms, so that they overtake each other, and loses one in twenty.
+fn jitter_on_a_bad_path(criterion: &mut Criterion) {
+    const PACKETS: u64 = 5_000;
+    let mut random = Random::from_test_seed(5);
+    let mut arrivals: Vec<(u64, u64)> = (0..PACKETS)
+        .filter_map(|number| {
+            let flight_ms = u64::from(random.below(51));
+            (random.below(20) > 0).then_some((number * 20 + flight_ms, number))
+        })
+        .collect();
+    arrivals.sort_unstable();
+    let mut buffer = JitterBuffer::new(48_000);
+    let (payload, mut out) = ([7; 60], [0; JITTER_PAYLOAD_BYTES_MAX]);
+    let (mut tick, mut place, mut round) = (0u64, 0, 0);
+    criterion.bench_function("jitter buffer, 50 ms of jitter and 5 % lost", |bencher| {
+        bencher.iter(|| {
+            let now_ms = tick * 20;
+            tick += 1;
+            while let Some(&(at_ms, number)) =
+                arrivals.get(place).filter(|(at_ms, _)| *at_ms + round * PACKETS * 20 <= now_ms)
+            {
+                let number = number + round * PACKETS;
+                let (sequence, timestamp) = (ExtendedSequence(100_000 + number), RtpTimestamp(number as u32 * 960));
+                let arriving =
+                    Arriving { sequence, timestamp, ticks: 960, payload: black_box(&payload), kind: Kind::Redundant };
+                let _ = buffer.insert(Instant::from_millis(at_ms + round * PACKETS * 20), &arriving);
+                place += 1;
+                if place == arrivals.len() {
+                    (place, round) = (0, round + 1);
+                }
+            }
+            let is_late = matches!(black_box(buffer.pop(Instant::from_millis(now_ms), &mut out)), Playout::Late);
+            if is_late {
+                buffer.made_up(960);
+            }
+        })
+    });
+}
+
+criterion_group!(stages, codecs, g711, resample, jitter, jitter_on_a_bad_path);
 criterion_main!(stages);

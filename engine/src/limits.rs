@@ -49,8 +49,9 @@ const _: () = assert!(JITTER_PACKETS_MAX * PTIME_MS >= 2 * PLAYOUT_DELAY_MS_MAX)
 pub const PLAYOUT_DELAY_MS_MAX: usize = 500;
 
 /// Bytes of all payloads in one jitter buffer, in pieces of 64. Opus at 20 kbit/s needs about 60 a packet: all 64 find room; at
-/// 64 kbit/s 42, at the 510 kbit/s of music six. Past it the oldest are pushed out, and counted as `JitterFull`.
-pub const JITTER_BYTES_MAX: usize = 8_192;
+/// 64 kbit/s 26, the longest delay of playout; at the 510 kbit/s of music four. Past it the oldest are pushed out, and counted as `JitterFull`.
+pub const JITTER_BYTES_MAX: usize = 5_120;
+const _: () = assert!(JITTER_BYTES_MAX / 64 / 3 * PTIME_MS >= PLAYOUT_DELAY_MS_MAX);
 
 /// Bytes of one packet in a jitter buffer: an Opus frame is at most 1,275 (RFC 6716 §3.2). A longer payload (several such frames) is
 /// dropped and counted as `JitterFull`.

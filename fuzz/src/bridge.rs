@@ -11,9 +11,9 @@ use engine::bridge::{
 };
 use engine::demux::{Class, classify};
 use engine::dtls::{DtlsRole, DtlsVersions};
-use engine::ice::IceRole;
+use engine::ice::{IceCredentials, IceRole};
 use engine::leg::rtp::{RtpConfig, RtpLeg, RtpRemote};
-use engine::leg::webrtc::{WebrtcConfig, WebrtcLeg, WebrtcRemote};
+use engine::leg::webrtc::{WebrtcChange, WebrtcConfig, WebrtcLeg, WebrtcRemote};
 use engine::leg::{Component, EventFormat, Leg, LegOutput, LocalLeg, MediaFormat};
 use engine::limits::DATAGRAM_BYTES_MAX;
 use engine::metrics::Metrics;
@@ -180,8 +180,11 @@ impl World {
             9 => self.peers[usize::from(script.byte() & 1)].leg.close(self.now),
             10 => self.disturb(script),
             11 => self.command(BridgeCommand::Release { leg: LegName::A }),
-            12 if script.byte() == 0xff => self.command(BridgeCommand::Close),
-            12 => self.wait(200),
+            12 => match script.byte() {
+                0xff => self.command(BridgeCommand::Close),
+                0xe0..=0xfe => self.restart(script),
+                _ => self.wait(200),
+            },
             _ => self.wait(20),
         }
     }
@@ -310,6 +313,35 @@ impl World {
             LegRemote::Webrtc(webrtc_remote(&local, is_lite, peer.address, dtls, mirrored(&peer.format)))
         };
         self.command(BridgeCommand::SetRemote { leg, remote: Box::new(remote) });
+    }
+
+    /// An ICE restart: offered by us, followed by the peer, described to the bridge, each of them or not.
+    fn restart(&mut self, script: &mut Script<'_>) {
+        let (leg, choices) = (leg_name(script.byte()), script.byte());
+        let mut random = Random::from_test_seed(u64::from(script.byte()));
+        let [ours, theirs] = [0, 1].map(|_| IceCredentials::draw(&mut random));
+        let credentials = (choices & 1 != 0).then(|| ours.clone());
+        self.command(BridgeCommand::OfferRestart { leg, credentials });
+        let (bridge, index) = (bridge_address(Port { leg, component: Component::Rtp }), leg as usize);
+        let (is_lite, local) = (self.kinds[index] == Kind::WhatsApp, self.bridge.local(leg));
+        let Peer { leg: Leg::Webrtc(peer), format, address, .. } = &mut self.peers[index] else { return };
+        let dtls = if is_lite { DtlsRole::Server } else { DtlsRole::Client };
+        let described = webrtc_remote(&peer.local(), is_lite, *address, dtls, mirrored(format));
+        if choices & 2 != 0 {
+            let WebrtcRemote { mut ice, fingerprint, .. } = webrtc_remote(&local, !is_lite, bridge, dtls, *format);
+            (ice.ufrag, ice.pwd) = (ours.ufrag.clone(), ours.pwd.clone());
+            let (credentials, format) = (theirs.clone(), *format);
+            peer.change(self.now, WebrtcChange { ice, credentials, fingerprint, dtls, format, sending: true });
+        }
+        if choices & 4 != 0 {
+            let WebrtcRemote { mut ice, mut fingerprint, format, .. } = described;
+            (ice.ufrag, ice.pwd) = (theirs.ufrag, theirs.pwd);
+            fingerprint[0] ^= u8::from(choices & 8 != 0);
+            let dtls = if is_lite { DtlsRole::Client } else { DtlsRole::Server };
+            let sending = choices & 16 == 0;
+            let change = WebrtcChange { ice, credentials: ours, fingerprint, dtls, format, sending };
+            self.command(BridgeCommand::SetRemote { leg, remote: Box::new(LegRemote::WebrtcChange(change)) });
+        }
     }
 
     fn disturb(&mut self, script: &mut Script<'_>) {

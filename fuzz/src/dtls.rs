@@ -30,17 +30,19 @@ struct Side {
 pub fn dtls(data: &[u8]) {
     let mut script = Script::new(data);
     let roles = script.pick(&[[DtlsRole::Server, DtlsRole::Client], [DtlsRole::Client, DtlsRole::Server]]);
-    let versions = script.pick(&[DtlsVersions::Auto, DtlsVersions::V12, DtlsVersions::V13]);
+    // The honest peer of OpenSSL is the other library: neither may choke on what the other makes of damage.
+    let choice = script.pick(&[DtlsVersions::Auto, DtlsVersions::V12, DtlsVersions::V13, DtlsVersions::OpenSsl]);
+    let versions = [choice, if choice == DtlsVersions::OpenSsl { DtlsVersions::V12 } else { choice }];
     let now = Instant::from_millis(1_000);
     let fingerprint = identity().fingerprint();
-    let side = |role| Side {
-        session: DtlsSession::new(now, identity(), role, versions, fingerprint),
+    let side = |index: usize| Side {
+        session: DtlsSession::new(now, identity(), roles[index], versions[index], fingerprint),
         deadline: now,
         flying: VecDeque::new(),
         connected: 0,
         ended: 0,
     };
-    let mut table = Table { now, sides: roles.map(side) };
+    let mut table = Table { now, sides: [0, 1].map(side) };
     table.drain();
     while !script.is_over() {
         match script.byte() % 8 {

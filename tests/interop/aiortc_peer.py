@@ -118,9 +118,14 @@ async def main():
         return
     await recorder.start()
     await asyncio.sleep(chosen.seconds)
-    stats = (await peer.getStats()).values()
+    # A report that answers one of ours comes every five seconds, give or take a half.
+    for _ in range(80):
+        stats = (await peer.getStats()).values()
+        remote = next((entry for entry in stats if entry.type == "remote-inbound-rtp"), None)
+        if remote and remote.roundTripTime is not None:
+            break
+        await asyncio.sleep(0.1)
     inbound = next(entry for entry in stats if entry.type == "inbound-rtp")
-    remote = next((entry for entry in stats if entry.type == "remote-inbound-rtp"), None)
     remote = remote and {name: getattr(remote, name) for name in ("packetsLost", "fractionLost", "jitter", "roundTripTime")}
     transport = sender.transport
     pair = transport.transport._connection._nominated[1]

@@ -20,6 +20,7 @@ use super::relay::Relay;
 use super::transcode::{Arrival, Voice};
 use crate::error::DropReason;
 use crate::leg::MediaFormat;
+use crate::prefetch::prefetch;
 use crate::rtp::header::RtpPacket;
 use crate::rtp::telephone_event::{EventReceiver, Pressed};
 use crate::sdp::{Codec, OpusParameters};
@@ -88,6 +89,13 @@ impl Flow {
     /// Whether payloads pass as they are: no codec exists then.
     pub(super) fn is_relay(&self) -> bool {
         matches!(self.path, Path::Relay(_))
+    }
+
+    /// Asks for what a relay needs for a packet. Whoever codes spends a hundred times as long as any of it takes to come.
+    pub(super) fn prefetch(&self) {
+        if let Path::Relay(relay) = &self.path {
+            prefetch(&**relay);
+        }
     }
 
     /// Takes one packet across. Answers a key that ended with it.
@@ -176,11 +184,11 @@ impl Flow {
         }
     }
 
-    /// Sets the encoder's effort, where there is one.
+    /// Sets the effort of encoding and of concealment, where there are codecs.
     pub(super) fn set_complexity(&mut self, complexity: u8) {
         match &mut self.path {
             Path::Relay(_) => {}
-            Path::Playout(playout) => playout.voice().set_complexity(complexity),
+            Path::Playout(playout) => playout.set_complexity(complexity),
             Path::Arrival(arrival) => arrival.voice().set_complexity(complexity),
         }
     }

@@ -13,6 +13,9 @@ use crate::media::resample::{Decimator, Interpolator};
 use crate::media::stretch::{self, Need};
 use crate::sdp::Codec;
 
+/// What `decode` takes at once of a packet of G.711 or G.722; longer ones come in pieces.
+pub(super) const PIECE_MS: usize = 60;
+
 /// From the decoder's rate to the exit's.
 enum Resampling {
     None,
@@ -57,7 +60,7 @@ pub(super) struct Hearing {
     heard: Box<[i16]>,
     count: usize,
     /// The frame that was taken last.
-    past: [i16; FRAME_SAMPLES_MAX],
+    past: Box<[i16]>,
     frame_samples: usize,
     /// Packets that were made up, recovered ones included.
     concealed: u64,
@@ -77,10 +80,10 @@ impl Hearing {
             _ => Resampling::None,
         };
         let frame_samples = rate_hz as usize / 1_000 * PTIME_MS;
-        let packet_samples = match resampling {
-            Resampling::None => DECODED_SAMPLES_MAX,
-            Resampling::Halve(_) => DECODED_SAMPLES_MAX / 2,
-            Resampling::Double(_) => DECODED_SAMPLES_MAX * 2,
+        let packet_samples = match codec {
+            // Whole packets, of 16 kHz.
+            Codec::Opus => DECODED_SAMPLES_MAX * rate_hz as usize / decoder.sample_rate_hz() as usize,
+            Codec::Pcmu | Codec::Pcma | Codec::G722 => rate_hz as usize / 1_000 * PIECE_MS,
         };
         Hearing {
             decoder,
@@ -89,7 +92,7 @@ impl Hearing {
             comfort: Comfort::new(),
             heard: vec![0; packet_samples + 2 * frame_samples].into_boxed_slice(),
             count: 0,
-            past: [0; FRAME_SAMPLES_MAX],
+            past: vec![0; frame_samples].into_boxed_slice(),
             frame_samples,
             concealed: 0,
             recovered: 0,
@@ -163,6 +166,19 @@ impl Hearing {
         self.keep(&decoded[..samples], skip);
     }
 
+    /// The same for a packet that began `distance_ticks` before `next`, which may tell something of it.
+    pub(super) fn conceal_before(&mut self, next: &[u8], distance_ticks: u32, skip: usize) {
+        self.concealed += 1;
+        let mut decoded = [0; DECODED_SAMPLES_MAX];
+        let samples = self.decoder.conceal_before(next, distance_ticks, &mut decoded);
+        self.keep(&decoded[..samples], skip);
+    }
+
+    /// Sets the effort of concealment.
+    pub(super) fn set_complexity(&mut self, complexity: u8) {
+        self.decoder.set_complexity(complexity);
+    }
+
     /// Conceals one packet, but at most `samples`; answers how many there are now more.
     pub(super) fn conceal_at_most(&mut self, samples: usize) -> usize {
         self.concealed += 1;
@@ -222,7 +238,7 @@ impl Hearing {
 
     /// Puts up to `most` samples in, if nobody hears it.
     pub(super) fn lengthen(&mut self, most: usize, need: Need) {
-        let (scale, past) = (self.scale(), &self.past[..self.frame_samples]);
+        let (scale, past) = (self.scale(), &self.past[..]);
         let come = stretch::lengthen(past, &mut self.heard[..], self.count, most, scale, need);
         self.count += come;
         self.lengthened += come as u64;
@@ -247,7 +263,7 @@ impl Hearing {
     pub(super) fn take_frame(&mut self, frame: &mut [i16; FRAME_SAMPLES_MAX]) {
         let samples = self.frame_samples;
         frame[..samples].copy_from_slice(&self.heard[..samples]);
-        self.past[..samples].copy_from_slice(&self.heard[..samples]);
+        self.past.copy_from_slice(&self.heard[..samples]);
         self.heard.copy_within(samples..self.count, 0);
         self.count -= samples;
     }

@@ -42,6 +42,7 @@ use crate::leg::webrtc::{WebrtcChange, WebrtcConfig, WebrtcRemote};
 use crate::leg::{Component, Leg, LegEvent, LegOutput, LegStats, LocalLeg, Received};
 use crate::limits::SPARES_MAX;
 use crate::metrics::Metrics;
+use crate::prefetch::prefetch;
 use crate::random::Random;
 use crate::rtp::telephone_event::{Digit, Pressed};
 use crate::time::{Instant, WallAnchor};
@@ -428,6 +429,39 @@ impl Bridge {
             LegName::A => Some(&mut self.a),
             LegName::B => Some(&mut self.b),
             spare => self.spares.leg_mut(spare),
+        }
+    }
+
+    /// Asks for memory that a datagram at `port` will need. `step` counts from 0 to 2: each reads what the one before has asked for, so a
+    /// packet's time lies between two of them.
+    pub fn prefetch(&self, port: Port, step: usize) {
+        let (entrance, flow, exit) = match port.leg {
+            LegName::A => (&self.a, &self.a_to_b, &self.b),
+            LegName::B => (&self.b, &self.b_to_a, &self.a),
+            _ => return,
+        };
+        match step {
+            0 => {
+                prefetch(&self.phase);
+                prefetch(&self.quiet_until);
+                prefetch(entrance);
+                prefetch(flow);
+                prefetch(exit);
+                prefetch(&self.events);
+                self.outbox.prefetch();
+            }
+            1 => {
+                entrance.prefetch_received();
+                exit.prefetch_sent();
+                if let Some(flow) = flow {
+                    flow.prefetch();
+                }
+                self.outbox.prefetch_bytes();
+            }
+            _ => {
+                entrance.prefetch_keys(true);
+                exit.prefetch_keys(false);
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use super::hearing::Hearing;
 use super::source::{Place, Source};
 use super::transcode::Voice;
 use crate::error::DropReason;
-use crate::limits::PTIME_MS;
+use crate::limits::{JITTER_PAYLOAD_BYTES_MAX, PTIME_MS};
 use crate::media::encode::FRAME_SAMPLES_MAX;
 use crate::media::jitter::{Arriving, JitterBuffer, Kind, Playout as Next};
 use crate::media::stretch::Need;
@@ -172,10 +172,13 @@ impl Playout {
         let samples_per_tick = (self.voice.rate_hz(), self.clock_rate_hz);
         let samples =
             |ticks: u32| (u64::from(ticks) * u64::from(samples_per_tick.0) / u64::from(samples_per_tick.1)) as usize;
-        match self.jitter.pop(now) {
+        let mut payload = [0; JITTER_PAYLOAD_BYTES_MAX];
+        match self.jitter.pop(now, &mut payload) {
             Next::Packet(payload) => self.hearing.decode(payload),
             Next::Recover { next, skip_ticks } => self.hearing.recover(next, samples(skip_ticks)),
-            Next::Missing { skip_ticks } => self.hearing.conceal(samples(skip_ticks)),
+            Next::Missing { next, distance_ticks, skip_ticks } => {
+                self.hearing.conceal_before(next, distance_ticks, samples(skip_ticks));
+            }
             Next::Late => {
                 let made = self.hearing.stand_in();
                 let ticks = self.ticks(made);
@@ -251,6 +254,12 @@ impl Playout {
 
     pub(super) fn deadline(&self, can_send: bool) -> Instant {
         self.next.filter(|_| can_send).unwrap_or(Instant::NEVER)
+    }
+
+    /// Sets the effort of both codecs.
+    pub(super) fn set_complexity(&mut self, complexity: u8) {
+        self.hearing.set_complexity(complexity);
+        self.voice.set_complexity(complexity);
     }
 
     pub(super) fn voice(&mut self) -> &mut Voice {

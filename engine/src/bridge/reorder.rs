@@ -24,6 +24,12 @@ const HELD_PACKETS_MAX: usize = 8;
 /// Longest payload that waits: 40 ms. Longer packets are seldom overtaken; one gives up the gap before it.
 const HELD_BYTES_MAX: usize = 320;
 
+/// Payloads lie in blocks of 20 ms, one for each packet that waits; of 40 ms half as many wait.
+const BLOCK_BYTES: usize = 160;
+const BLOCKS_EACH_MAX: usize = HELD_BYTES_MAX / BLOCK_BYTES;
+const NO_BLOCK: u8 = u8::MAX;
+const _: () = assert!(HELD_PACKETS_MAX == u8::BITS as usize, "`taken` has a bit for each");
+
 /// Given-up numbers that are remembered, to learn from those that come after all.
 const GIVEN_UP_MAX: usize = 8;
 
@@ -36,15 +42,26 @@ const FADE: u64 = 2_048;
 /// A wait below this is none.
 const WAIT_NANOS_MIN: u64 = 1_000_000;
 
-/// One packet.
+/// One packet that waited.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
+    #[cfg(test)]
     sequence: u64,
-    at: Instant,
     pub(super) timestamp: u32,
     pub(super) kind: HeldKind,
     len: usize,
     bytes: [u8; HELD_BYTES_MAX],
+}
+
+/// One packet that waits.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    sequence: u64,
+    at: Instant,
+    timestamp: u32,
+    kind: HeldKind,
+    len: u16,
+    blocks: [u8; BLOCKS_EACH_MAX],
 }
 
 /// What a packet is.
@@ -74,7 +91,10 @@ pub(super) enum Turn {
 pub(super) struct Reorder {
     /// The number that goes on next.
     next: u64,
-    held: Box<[Option<Held>; HELD_PACKETS_MAX]>,
+    held: [Option<Waiting>; HELD_PACKETS_MAX],
+    bytes: Box<[[u8; BLOCK_BYTES]; HELD_PACKETS_MAX]>,
+    /// Bit `n`: block `n` is taken.
+    taken: u8,
     wait_nanos: u64,
     /// Numbers that were given up, and when they were first missed.
     given_up: [(u64, Instant); GIVEN_UP_MAX],
@@ -85,7 +105,9 @@ impl Reorder {
     pub(super) fn new() -> Reorder {
         Reorder {
             next: 0,
-            held: Box::new([None; HELD_PACKETS_MAX]),
+            held: [None; HELD_PACKETS_MAX],
+            bytes: Box::new([[0; BLOCK_BYTES]; HELD_PACKETS_MAX]),
+            taken: 0,
             wait_nanos: 0,
             given_up: [(u64::MAX, Instant::ZERO); GIVEN_UP_MAX],
             given_up_next: 0,
@@ -95,6 +117,7 @@ impl Reorder {
     /// A stream begins with `sequence`, which goes on at once. What the one before left is forgotten, not the wait: the path is the same.
     pub(super) fn begin(&mut self, sequence: u64) {
         self.held.fill(None);
+        self.taken = 0;
         self.given_up = [(u64::MAX, Instant::ZERO); GIVEN_UP_MAX];
         self.next = sequence + 1;
     }
@@ -127,16 +150,14 @@ impl Reorder {
             return Ok(Turn::Now);
         }
         let is_behind_others = !self.is_empty();
-        let room = self.held.iter_mut().find(|held| held.is_none());
-        let waits = payload.len() <= HELD_BYTES_MAX && (self.wait_nanos > 0 || is_behind_others);
-        let (Some(room), true) = (room, waits) else {
+        let waits = self.has_room(payload.len()) && (self.wait_nanos > 0 || is_behind_others);
+        let Some(place) = self.held.iter().position(Option::is_none).filter(|_| waits) else {
             self.give_up_before(sequence, now);
             self.next = sequence + 1;
             return Ok(Turn::Now);
         };
-        let mut bytes = [0; HELD_BYTES_MAX];
-        bytes[..payload.len()].copy_from_slice(payload);
-        *room = Some(Held { sequence, at: now, timestamp, kind, len: payload.len(), bytes });
+        let blocks = self.store(payload);
+        self.held[place] = Some(Waiting { sequence, at: now, timestamp, kind, len: payload.len() as u16, blocks });
         Ok(Turn::Later)
     }
 
@@ -145,14 +166,48 @@ impl Reorder {
         let missed = self.missed()?;
         let first = self.held.iter().flatten().map(|held| held.sequence).min()?;
         if first != self.next {
-            let is_full = self.held.iter().all(Option::is_some);
+            let is_full = self.held.iter().all(Option::is_some) || self.taken == u8::MAX;
             if !all && !is_full && now < self.deadline() {
                 return None;
             }
             self.give_up_before(first, missed);
         }
         self.next = first + 1;
-        self.held.iter_mut().find(|held| held.is_some_and(|held| held.sequence == first))?.take()
+        let waiting = self.held.iter_mut().find(|held| held.is_some_and(|held| held.sequence == first))?.take()?;
+        Some(self.release(&waiting))
+    }
+
+    /// Copies a payload for which there is room into free blocks.
+    fn store(&mut self, payload: &[u8]) -> [u8; BLOCKS_EACH_MAX] {
+        let mut blocks = [NO_BLOCK; BLOCKS_EACH_MAX];
+        for (piece, block) in payload.chunks(BLOCK_BYTES).zip(&mut blocks) {
+            *block = self.taken.trailing_ones() as u8;
+            self.taken |= 1 << *block;
+            self.bytes[usize::from(*block)][..piece.len()].copy_from_slice(piece);
+        }
+        blocks
+    }
+
+    /// Frees the blocks of a packet and puts it together.
+    fn release(&mut self, waiting: &Waiting) -> Held {
+        let &Waiting { timestamp, kind, len, blocks, .. } = waiting;
+        let mut bytes = [0; HELD_BYTES_MAX];
+        for (piece, block) in bytes.chunks_mut(BLOCK_BYTES).zip(blocks).filter(|&(_, block)| block != NO_BLOCK) {
+            piece.copy_from_slice(&self.bytes[usize::from(block)]);
+            self.taken &= !(1 << block);
+        }
+        Held {
+            #[cfg(test)]
+            sequence: waiting.sequence,
+            timestamp,
+            kind,
+            len: usize::from(len),
+            bytes,
+        }
+    }
+
+    fn has_room(&self, len: usize) -> bool {
+        len <= HELD_BYTES_MAX && len.div_ceil(BLOCK_BYTES) <= self.taken.count_zeros() as usize
     }
 
     /// When the gap is given up.
@@ -166,7 +221,7 @@ impl Reorder {
 
     /// Whether a packet of `len` can be taken; if not, all that waits has to go first.
     pub(super) fn can_take(&self, sequence: u64, len: usize) -> bool {
-        sequence <= self.next || len <= HELD_BYTES_MAX
+        sequence <= self.next || self.has_room(len)
     }
 
     /// Since when the gap is known.
@@ -272,6 +327,38 @@ mod tests {
         let out = run(&mut reorder, &burst);
         assert_eq!(out, burst);
         assert!(reorder.is_empty());
+    }
+
+    #[test]
+    fn payloads_that_wait_come_back_as_they_were() {
+        let mut reorder = Reorder::new();
+        reorder.begin(0);
+        run(&mut reorder, &[(40, 2), (60, 1)]);
+        let payload = |sequence: u64| -> Vec<u8> {
+            let len = [0, 1, 160, 161, 320, 80][sequence as usize % 6];
+            (0..len).map(|at| (at as u64 * 7 + sequence) as u8).collect()
+        };
+        let mut heard = Vec::new();
+        for sequence in 3..100u64 {
+            // Every third is overtaken by the two behind it.
+            let sequence = [sequence + 1, sequence + 1, sequence - 2][sequence as usize % 3];
+            let bytes = payload(sequence);
+            assert!(reorder.can_take(sequence, bytes.len()));
+            match reorder.take(ms(80), sequence, 0, HeldKind::Audio, &bytes) {
+                Ok(Turn::Now) => heard.push((sequence, bytes)),
+                other => assert_eq!(other, Ok(Turn::Later)),
+            }
+            while let Some(held) = reorder.pop(ms(80), false) {
+                heard.push((held.sequence, held.payload().to_vec()));
+            }
+        }
+        assert!(heard.len() > 90);
+        for (sequence, bytes) in heard {
+            assert_eq!(bytes, payload(sequence), "{sequence}");
+        }
+        let blocks =
+            reorder.held.iter().flatten().map(|held| usize::from(held.len).div_ceil(BLOCK_BYTES)).sum::<usize>();
+        assert_eq!(reorder.taken.count_ones() as usize, blocks);
     }
 
     #[test]

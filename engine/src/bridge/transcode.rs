@@ -9,7 +9,7 @@
 //! receivers have small buffers and no FEC. The receivers of Opus have large ones of their own: two in a row only add delay.
 
 use super::exit::{Exit, frame_ticks};
-use super::hearing::Hearing;
+use super::hearing::{Hearing, PIECE_MS};
 use super::hold::Backlog;
 use super::pace::{PAUSE_MS, Pace};
 use super::reorder::{HeldKind, Reorder, Turn};
@@ -31,6 +31,9 @@ const FILL_MS_MAX: i32 = PAUSE_MS as i32 + 2 * PTIME_MS as i32;
 
 /// How often the receiver's reports are looked at: once a second.
 const LOOK_FRAMES: u32 = 1_000 / PTIME_MS as u32;
+
+/// Bytes of a packet that are heard at once: a byte plays an eighth of a millisecond in all codecs of a trunk.
+const PIECE_BYTES: usize = 8 * PIECE_MS;
 
 /// How far comfort may have run ahead of a source that was only late, for the rest to be caught up by stretching.
 const DEBT_MS_MAX: i32 = 500;
@@ -135,9 +138,12 @@ impl Arrival {
             HeldKind::Audio => {
                 self.bridge_gap(timestamp, exit);
                 self.expected = timestamp.wrapping_add(self.ticks(payload).unwrap_or(0));
-                self.hearing.decode(payload);
-                self.pay_debt();
-                self.send_full_frames(exit);
+                // In pieces: what waits to be cut into frames is never longer than the longest usual packet.
+                for piece in payload.chunks(PIECE_BYTES) {
+                    self.hearing.decode(piece);
+                    self.pay_debt();
+                    self.send_full_frames(exit);
+                }
             }
         }
     }

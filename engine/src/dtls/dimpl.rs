@@ -14,6 +14,7 @@
 //!
 //! Every error it returns is final; noise it drops by itself.
 
+use super::farewell::{self, Ear, Farewell};
 use super::record::{self, CLIENT_HELLO, ClientHello};
 use super::{
     Admission, Backend, BackendEvent, DTLS_DATAGRAM_BYTES_MAX, DtlsRole, DtlsVersion, DtlsVersions, Failure,
@@ -69,6 +70,7 @@ impl Credentials {
         tune: impl FnOnce(ConfigBuilder) -> ConfigBuilder,
     ) -> Result<Credentials, IdentityError> {
         let mut builder = Config::builder()
+            .with_crypto_provider(farewell::watched())
             .mtu(DTLS_DATAGRAM_BYTES_MAX)
             .max_queue_rx(REASSEMBLY_DATAGRAMS_MAX)
             .max_queue_tx(FLIGHT_DATAGRAMS_MAX)
@@ -112,6 +114,8 @@ pub(super) struct Association {
     /// What stands between the peer and a library that has not settled on a version.
     gate: Gate,
     certificate_seen: bool,
+    /// Of the last record of 1.2 that was opened: the peer's Finished shows it first.
+    ear: Option<Ear>,
 }
 
 /// Which datagrams reach the library.
@@ -156,7 +160,7 @@ impl Association {
             (DtlsVersions::Auto, DtlsRole::Server) => Gate::UndecidedServer { seen: Vec::new() },
             _ => Gate::Open,
         };
-        Association { dtls, gate, certificate_seen: false }
+        Association { dtls, gate, certificate_seen: false, ear: None }
     }
 
     /// One answer of the library, with everything that does not concern us left out.
@@ -208,7 +212,11 @@ impl Backend for Association {
             (Gate::UndecidedServer { seen }, Some(first)) => seen.push(first.bytes.to_vec()),
             _ => {}
         }
-        self.dtls.handle_packet(datagram).map_err(failure)?;
+        // Of another association, or of what `poll` opened.
+        let _ = farewell::opened();
+        let handled = self.dtls.handle_packet(datagram).map_err(failure);
+        self.ear = farewell::opened().or(self.ear);
+        handled?;
         if self.dtls.protocol_version().is_some() {
             self.gate = Gate::Open;
         }
@@ -245,6 +253,16 @@ impl Backend for Association {
         // It fails only when there is nothing left to close.
         let _ = self.dtls.close();
     }
+
+    /// 1.2 only: of 1.3 the library shows neither the IV nor the key of the record numbers before the peer has used them.
+    fn settle(&mut self) -> Option<Box<dyn Backend>> {
+        let ear = self.ear.filter(|_| self.dtls.protocol_version() == Some(ProtocolVersion::DTLS1_2))?;
+        self.dtls.close().ok()?;
+        // Everything else was drained: it is the one thing that waits.
+        let mut sealed = [0; DTLS_DATAGRAM_BYTES_MAX];
+        let Output::Packet(close_notify) = self.dtls.poll_output(&mut sealed) else { return None };
+        Some(Box::new(Farewell::new(close_notify, ear)?))
+    }
 }
 
 /// The library says "in ten years" when no timer runs, and "now" for an acknowledgement of a gap. After a damaged record it
@@ -279,7 +297,7 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-fn alert(description: u8) -> Failure {
+pub(super) fn alert(description: u8) -> Failure {
     let detail = format!("peer sent a fatal alert: {} ({description})", record::alert_name(description));
     Failure { cause: Cause::DtlsRefused, detail }
 }

@@ -12,13 +12,14 @@
 //! first cannot serve.
 //!
 //! After `Connected` the session stays: it answers a peer that did not get our last flight and it hears close_notify. No
-//! media packet passes through it.
+//! media packet passes through it. Once that flight has certainly arrived, little is left of it (`farewell.rs`).
 //!
 //! Why a trait and two libraries: dimpl speaks ECDSA and AEAD suites only, and needs the extended master secret. A peer that
 //! it cannot serve needs OpenSSL behind the same session, chosen when the session is made ([`DtlsVersions::OpenSsl`]), or by a
 //! server that sees in the ClientHello that there is no other way: dimpl takes such a hello for noise, and the client waits.
 
 mod dimpl;
+mod farewell;
 mod openssl;
 mod record;
 
@@ -201,6 +202,12 @@ trait Backend: Send {
     fn handle_timeout(&mut self, now: Instant) -> Result<(), Failure>;
     fn poll(&mut self, now: Instant, out: &mut [u8]) -> BackendEvent;
     fn close(&mut self);
+
+    /// Called once everything was drained and the peer can miss no flight of ours any more: what may stand in for it from now on,
+    /// if it has something smaller. Unless it answers `None`, it is done.
+    fn settle(&mut self) -> Option<Box<dyn Backend>> {
+        None
+    }
 }
 
 /// One handshake and what follows it.
@@ -219,6 +226,8 @@ pub struct DtlsSession {
     now: Instant,
     /// The instant the backend has been brought to.
     ticked: Option<Instant>,
+    /// The backend may be asked whether it needs less memory.
+    may_settle: bool,
     detail: Option<String>,
 }
 
@@ -263,6 +272,7 @@ impl DtlsSession {
             received: VecDeque::new(),
             now,
             ticked: None,
+            may_settle: false,
             detail: None,
         }
     }
@@ -312,11 +322,28 @@ impl DtlsSession {
                 return DtlsOutput::Ended(cause);
             }
             let Some(datagram) = self.next_datagram() else {
+                self.settle();
                 return DtlsOutput::Timeout(self.next_deadline(next));
             };
             self.decide(&datagram);
             let result = self.backend.handle_datagram(self.now, &datagram);
             self.fail_if(result);
+        }
+    }
+
+    /// Says that the peer has shown that it has the keys: it cannot miss our last flight any more. Poll once more afterwards.
+    pub fn confirm(&mut self) {
+        self.may_settle |= self.state == State::Connected;
+    }
+
+    /// Lets the backend go when it has been drained and a smaller one can do what is left.
+    fn settle(&mut self) {
+        if core::mem::take(&mut self.may_settle)
+            && self.state == State::Connected
+            && let Some(rest) = self.backend.settle()
+        {
+            self.backend = rest;
+            self.received = VecDeque::new();
         }
     }
 
@@ -397,6 +424,8 @@ impl DtlsSession {
             BackendEvent::Keys(profile, material) => {
                 let version = (*version)?;
                 self.state = State::Connected;
+                // The last flight of 1.2 is the server's (RFC 6347 §4.2.4): a client that has it owes nothing.
+                self.may_settle = self.role == DtlsRole::Client;
                 return Some(DtlsOutput::Connected { version, keys: split_keys(profile, self.role, &material) });
             }
             BackendEvent::Closed => self.end(Cause::DtlsClosed, "close_notify"),

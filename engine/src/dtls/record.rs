@@ -9,7 +9,7 @@ const RECORD_HEADER_BYTES: usize = 13;
 /// Type, length, message_seq, fragment_offset, fragment_length.
 const HANDSHAKE_HEADER_BYTES: usize = 12;
 
-const ALERT: u8 = 21;
+pub(super) const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 
 /// Whether the datagram may begin with a DTLS record: a known type, a DTLS version and a length that fits, or the unified
@@ -44,6 +44,22 @@ pub(super) fn fatal_alert(datagram: &[u8]) -> Option<u8> {
         [2, description] => Some(*description),
         _ => None,
     }
+}
+
+/// An alert of DTLS 1.2 under the first keys of an association.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SealedAlert<'d> {
+    /// Epoch and sequence number.
+    pub number: &'d [u8; 8],
+    /// Explicit nonce, if the suite has one, ciphertext and tag.
+    pub body: &'d [u8],
+}
+
+/// The alert in the first record, if it is sealed under epoch 1: there is no renegotiation.
+pub(super) fn sealed_alert(datagram: &[u8]) -> Option<SealedAlert<'_>> {
+    let body = body(datagram)?;
+    let number = datagram.get(3..11)?.first_chunk()?;
+    (datagram[0] == ALERT && number[..2] == [0, 1]).then_some(SealedAlert { number, body })
 }
 
 /// A handshake message's fragment at the beginning of a datagram.

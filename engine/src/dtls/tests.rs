@@ -250,6 +250,54 @@ fn close_notify_is_heard_by_the_other_side() {
 }
 
 #[test]
+fn a_session_that_has_let_its_library_go_still_says_and_hears_goodbye() {
+    for (client, server, _) in PAIRINGS {
+        for closing in 0..2 {
+            let mut net = Net::new(client, server, 1, Faults::default());
+            net.run();
+            for side in 0..2 {
+                net.peers[side].confirm();
+                net.drain(side);
+                // A flight that comes once more is no goodbye.
+                let noise = random_datagram(&mut net.random);
+                net.peers[side].handle_datagram(net.now, &noise);
+                net.drain(side);
+                net.keys(side);
+            }
+            let sent = net.sent;
+            net.peers[closing].close();
+            net.outcomes[1 - closing] = None;
+            net.run();
+            assert_eq!(net.end(1 - closing), Some(Cause::DtlsClosed), "{client:?} {server:?} {closing}");
+            assert_eq!(net.peers[1 - closing].detail(), Some("close_notify"));
+            // One each: it is answered (RFC 5246 §7.2.1).
+            assert!(net.sent <= sent + 2, "{} {sent}", net.sent);
+        }
+    }
+}
+
+/// OpenSSL judges what was sealed in advance, and its own goodbye is heard without the library that shook hands with it.
+#[test]
+fn what_is_left_of_a_session_exchanges_goodbyes_with_openssl() {
+    for closing in 0..2 {
+        for (client, server) in [(DtlsVersions::OpenSsl, DtlsVersions::V12), (DtlsVersions::V12, DtlsVersions::OpenSsl)]
+        {
+            let mut net = Net::new(client, server, 1, Faults::default());
+            net.run();
+            for side in 0..2 {
+                net.peers[side].confirm();
+                net.drain(side);
+            }
+            net.peers[closing].close();
+            net.outcomes[1 - closing] = None;
+            net.drain(closing);
+            net.run();
+            assert_eq!(net.end(1 - closing), Some(Cause::DtlsClosed), "{client:?} {server:?} {closing}");
+        }
+    }
+}
+
+#[test]
 fn a_connected_session_waits_for_nothing() {
     let mut net = Net::new(DtlsVersions::V12, DtlsVersions::V12, 1, Faults::default());
     net.run();

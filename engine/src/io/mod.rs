@@ -181,6 +181,31 @@ impl Net {
         }
     }
 
+    /// Asks for the memory of the packet that stands `ahead` places behind the next one.
+    #[inline]
+    pub fn prefetch_packet(&self, ahead: usize) {
+        if let Net::Ring(ring) = self {
+            ring.prefetch_packet(ahead);
+        }
+    }
+
+    /// Asks for the memory of a socket that will be sent from.
+    #[inline]
+    pub fn prefetch_socket(&self, key: SocketKey) {
+        if let Net::Ring(ring) = self {
+            ring.prefetch_socket(key);
+        }
+    }
+
+    /// Whose the packet is that stands `ahead` places behind the next one; `None` where that is not known in advance.
+    #[inline]
+    pub fn owner_ahead(&self, ahead: usize) -> Option<Owner> {
+        match self {
+            Net::Ring(ring) => ring.owner_ahead(ahead),
+            Net::Mmsg(_) => None,
+        }
+    }
+
     /// The next socket that is closed for good.
     pub fn next_closed(&mut self) -> Option<Owner> {
         match self {

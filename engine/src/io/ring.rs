@@ -32,6 +32,7 @@ use super::{
 };
 use crate::limits::{DATAGRAM_BYTES_MAX, RING_BUFFERS_MAX, TURN_PACKETS_MAX};
 use crate::metrics::Metrics;
+use crate::prefetch::prefetch;
 use crate::time::{Duration, Instant};
 use buffers::{Buffers, GROUP, HEADER_BYTES, NAME_BYTES};
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
@@ -273,6 +274,7 @@ impl Ring {
         self.shown = 0;
         self.state.now = now;
         self.reap(metrics);
+        self.state.buffers.turned(self.state.received.len());
         while let Some(&(resume, key)) = self.state.paused.front() {
             if resume > now {
                 break;
@@ -315,6 +317,24 @@ impl Ring {
             let datagram = &mut self.state.buffers.bytes(buffer)[HEADER_BYTES..][..payload_bytes];
             return Some(Packet { owner, from, datagram });
         }
+    }
+
+    pub(super) fn prefetch_packet(&self, ahead: usize) {
+        if let Some(packet) = self.state.received.get(ahead) {
+            self.prefetch_socket(packet.key);
+            self.state.buffers.prefetch(packet.buffer, packet.len as usize);
+        }
+    }
+
+    pub(super) fn prefetch_socket(&self, key: SocketKey) {
+        if let Some(entry) = self.state.sockets.get(key.index as usize) {
+            prefetch(entry);
+        }
+    }
+
+    pub(super) fn owner_ahead(&self, ahead: usize) -> Option<Owner> {
+        let packet = self.state.received.get(ahead)?;
+        self.state.entry(packet.key).map(|entry| entry.owner)
     }
 
     pub(super) fn next_closed(&mut self) -> Option<Owner> {
@@ -569,6 +589,9 @@ impl State {
             self.queue(key, buffer, result, metrics);
         }
         let last = !cqueue::more(completion.flags());
+        if result == -libc::ENOBUFS {
+            self.buffers.ran_out();
+        }
         let Some(entry) = self.sockets.get_mut(key.index as usize).filter(|e| e.generation == key.generation) else {
             return;
         };

@@ -57,6 +57,30 @@ impl Leg {
         }
     }
 
+    /// Asks for the memory that a packet of the peer needs; `prefetch_keys` follows a packet later.
+    pub(crate) fn prefetch_received(&self) {
+        match self {
+            Leg::Webrtc(leg) => leg.prefetch_received(),
+            Leg::Rtp(leg) => leg.prefetch_received(),
+        }
+    }
+
+    /// The same for a packet to the peer.
+    pub(crate) fn prefetch_sent(&self) {
+        match self {
+            Leg::Webrtc(leg) => leg.prefetch_sent(),
+            Leg::Rtp(leg) => leg.prefetch_sent(),
+        }
+    }
+
+    /// Asks for the keys of what is received or sent.
+    pub(crate) fn prefetch_keys(&self, is_received: bool) {
+        match self {
+            Leg::Webrtc(leg) => leg.prefetch_keys(is_received),
+            Leg::Rtp(leg) => leg.prefetch_keys(is_received),
+        }
+    }
+
     /// What the DTLS library said about this leg's end, once.
     pub fn take_end_detail(&mut self) -> Option<Box<str>> {
         match self {

@@ -1,6 +1,7 @@
 //! What a leg has to say before `poll_output` goes on: a queue as long as one drain can fill.
 
 use super::LegEvent;
+use crate::prefetch::prefetch;
 
 /// Events between two drains: each kind happens at most once there, `IceNominated` twice (a browser may move at once).
 const NOTICES_MAX: usize = 8;
@@ -13,6 +14,11 @@ pub(super) struct Notices {
 }
 
 impl Notices {
+    /// Asks for what `is_empty` reads.
+    pub(super) fn prefetch(&self) {
+        prefetch(&self.count);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
     }

@@ -13,6 +13,7 @@ use super::{Component, LegEvent, LegOutput, LegStats, LocalLeg, MediaFormat, Rec
 use crate::demux::{self, Class};
 use crate::error::{Cause, DropReason};
 use crate::limits::MEDIA_MS_MAX;
+use crate::prefetch::prefetch;
 use crate::random::Random;
 use crate::rtp::header::RtpPacket;
 use crate::rtp::rtcp::ReportBlock;
@@ -84,6 +85,37 @@ impl RtpLeg {
             leg.set_remote(now, remote);
         }
         leg
+    }
+
+    /// Asks for the memory that a packet of the peer needs.
+    pub(super) fn prefetch_received(&self) {
+        prefetch(&self.phase);
+        prefetch(&self.srtp);
+        if let Some(remote) = &self.remote {
+            prefetch(&remote.latch);
+            prefetch(&remote.described.rtcp_mux);
+        }
+        self.stream.prefetch_received();
+        self.stream.notices.prefetch();
+    }
+
+    /// Asks for the memory that a packet to the peer needs.
+    pub(super) fn prefetch_sent(&self) {
+        prefetch(&self.phase);
+        prefetch(&self.srtp);
+        if let Some(remote) = &self.remote {
+            prefetch(&remote.latch);
+            prefetch(&remote.described.sending);
+        }
+        self.stream.prefetch_sent();
+        self.stream.notices.prefetch();
+    }
+
+    /// Asks for the keys of an SDES leg.
+    pub(super) fn prefetch_keys(&self, is_received: bool) {
+        if let Some(contexts) = &self.srtp {
+            contexts.prefetch(is_received);
+        }
     }
 
     /// What to write into our description (port 0).

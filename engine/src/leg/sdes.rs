@@ -37,6 +37,14 @@ impl Contexts {
         Contexts { keys, protect, unprotect, before: None }
     }
 
+    /// Asks for the context of one direction.
+    pub(super) fn prefetch(&self, is_received: bool) {
+        match is_received {
+            true => self.unprotect.prefetch(),
+            false => self.protect.prefetch(),
+        }
+    }
+
     /// Goes on with `keys`; what did not change keeps its state.
     pub(super) fn change(&mut self, now: Instant, keys: SrtpKeys) {
         let is_same_suite = keys.profile == self.keys.profile;

@@ -6,6 +6,7 @@
 use super::notices::Notices;
 use super::{BYE_GRACE_MS, LegEvent, LegStats, MediaFormat};
 use crate::error::DropReason;
+use crate::prefetch::prefetch;
 use crate::random::Random;
 use crate::rtp::header::{self, RtpPacket};
 use crate::rtp::rtcp::{Reception, ReportBlock, Rtcp};
@@ -55,6 +56,22 @@ impl Stream {
             dropped: 0,
             has_received: false,
         }
+    }
+
+    /// Asks for what `receive` reads and writes.
+    pub(super) fn prefetch_received(&self) {
+        prefetch(&self.format);
+        prefetch(&self.reception);
+        prefetch(&self.heard);
+        prefetch(&self.bye);
+        prefetch(&self.has_received);
+    }
+
+    /// Asks for what sending reads and writes.
+    pub(super) fn prefetch_sent(&self) {
+        prefetch(&self.format);
+        prefetch(&self.sender);
+        prefetch(&self.packets_sent);
     }
 
     /// Takes what was negotiated, first or anew. Sequence, timestamps and counters go on.

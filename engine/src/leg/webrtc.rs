@@ -23,6 +23,7 @@ use crate::dtls::{DtlsOutput, DtlsRole, DtlsSession, DtlsVersions, Identity};
 use crate::error::{Cause, DropReason};
 use crate::ice::{IceAgent, IceCredentials, IceOutput, IceRole};
 use crate::limits::MEDIA_MS_MAX;
+use crate::prefetch::prefetch;
 use crate::random::Random;
 use crate::rtp::header::RtpPacket;
 use crate::rtp::rtcp::ReportBlock;
@@ -124,6 +125,8 @@ pub struct WebrtcLeg {
 /// What DTLS gave us.
 struct Keys {
     since: Instant,
+    /// The peer has protected something with its keys.
+    is_confirmed: bool,
     protect: Protect,
     unprotect: Unprotect,
 }
@@ -132,6 +135,7 @@ impl Keys {
     fn new(now: Instant, keys: &SrtpKeys) -> Keys {
         Keys {
             since: now,
+            is_confirmed: false,
             protect: Protect::new(keys.profile, &keys.local),
             unprotect: Unprotect::new(keys.profile, &keys.remote),
         }
@@ -190,6 +194,41 @@ impl WebrtcLeg {
             leg.set_remote(now, remote);
         }
         leg
+    }
+
+    /// Asks for the memory that a packet of the peer needs.
+    pub(super) fn prefetch_received(&self) {
+        self.prefetch_common();
+        if let Some(keys) = &self.keys {
+            prefetch(&keys.is_confirmed);
+            keys.unprotect.prefetch();
+        }
+        self.stream.prefetch_received();
+    }
+
+    /// Asks for the memory that a packet to the peer needs.
+    pub(super) fn prefetch_sent(&self) {
+        self.prefetch_common();
+        prefetch(&self.is_unwanted);
+        if let Some(keys) = &self.keys {
+            keys.protect.prefetch();
+        }
+        self.stream.prefetch_sent();
+    }
+
+    fn prefetch_common(&self) {
+        prefetch(&self.phase);
+        prefetch(&self.nominated);
+        self.stream.notices.prefetch();
+    }
+
+    /// Asks for the keys of what is received or sent.
+    pub(super) fn prefetch_keys(&self, is_received: bool) {
+        match (&self.keys, is_received) {
+            (Some(keys), true) => keys.unprotect.prefetch_keys(),
+            (Some(keys), false) => keys.protect.prefetch_keys(),
+            (None, _) => {}
+        }
     }
 
     /// What to write into our description (port 0).
@@ -315,6 +354,12 @@ impl WebrtcLeg {
         let is_known = self.is_known_source(from);
         let keys = Self::keys_for(is_known, &mut self.keys)?;
         let len = keys.unprotect.rtp(datagram)?;
+        let is_first = !core::mem::replace(&mut keys.is_confirmed, true);
+        if is_first && let Some(session) = &mut self.dtls {
+            // Whoever protects media has our last flight.
+            session.confirm();
+            self.dtls_deadline = DUE;
+        }
         let received = self.stream.receive(now, &datagram[..len]);
         if received == Err(DropReason::RtpPayloadType) {
             self.stream.keep_alive(now);

@@ -7,6 +7,7 @@ use super::decode::{DECODED_SAMPLES_MAX, Decoder};
 use super::encode::{ENCODED_BYTES_MAX, Encoder, FRAME_SAMPLES};
 use super::jitter::{Arriving, JitterBuffer, Playout};
 use super::resample::Decimator;
+use crate::limits::JITTER_PAYLOAD_BYTES_MAX;
 use crate::rtp::sequence::ExtendedSequence;
 use crate::sdp::{Codec, OpusParameters};
 use crate::time::{Instant, RtpTimestamp};
@@ -74,9 +75,9 @@ fn through_playout(packets: &[Vec<u8>], lost: impl Fn(usize) -> bool) -> Vec<i16
             let (sequence, timestamp) = (ExtendedSequence(70_000 + index as u64), RtpTimestamp(index as u32 * 960));
             jitter.insert(now, &Arriving { sequence, timestamp, ticks: 960, payload: packet, kind }).unwrap();
         }
-        let mut wide = [0; DECODED_SAMPLES_MAX];
+        let (mut wide, mut out) = ([0; DECODED_SAMPLES_MAX], [0; JITTER_PAYLOAD_BYTES_MAX]);
         // Two packets behind: the one after a lost one is always there.
-        let decoded = match index.checked_sub(2).map(|_| jitter.pop(now)) {
+        let decoded = match index.checked_sub(2).map(|_| jitter.pop(now, &mut out)) {
             Some(Playout::Packet(payload)) => decoder.decode(payload, &mut wide).unwrap(),
             Some(Playout::Recover { next, .. }) => decoder.decode_fec(next, &mut wide),
             Some(Playout::Missing { .. } | Playout::Late) => decoder.conceal(&mut wide),

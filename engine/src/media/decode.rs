@@ -100,6 +100,21 @@ impl Decoder {
         }
     }
 
+    /// The same for a packet that began `distance_ticks` of the RTP clock before `next`, the first one that is there after it.
+    pub fn conceal_before(&mut self, next: &[u8], distance_ticks: u32, out: &mut [i16]) -> usize {
+        match &mut self.0 {
+            State::Opus(decoder) => decoder.conceal_before(next, distance_ticks, out),
+            State::G711 { .. } | State::G722 { .. } => self.conceal(out),
+        }
+    }
+
+    /// Sets the effort of concealment, 0 to 10, where there is a choice.
+    pub fn set_complexity(&mut self, complexity: u8) {
+        if let State::Opus(decoder) = &mut self.0 {
+            decoder.set_complexity(complexity);
+        }
+    }
+
     /// What a payload is to the jitter buffer. Opus: whether it carries redundancy for the packet before it, or begins a pause.
     pub fn kind(&self, payload: &[u8]) -> Kind {
         match &self.0 {

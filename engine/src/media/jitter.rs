@@ -19,7 +19,7 @@
 //! stretching has it out again.
 //!
 //! Why payloads lie in chunks of one small arena: Opus speech is 40 to 160 bytes, the longest legal frame 1,275. Slots of the longest take
-//! 80 KB a call, chunks 8 KB, and no pool is shared between calls.
+//! 80 KB a call, chunks 5 KB, and no pool is shared between calls.
 
 use super::arrivals::Arrivals;
 use crate::error::DropReason;
@@ -92,8 +92,13 @@ pub enum Playout<'b> {
         /// What is to be left out at the beginning.
         skip_ticks: u32,
     },
-    /// The packet is missing, newer ones are here. `skip_ticks` of it were made up already, or are to be left out.
+    /// The packet is missing, and so is the one after it; newer ones are here. `skip_ticks` of it were made up already, or are to be left
+    /// out.
     Missing {
+        /// The oldest of the newer ones. It stays in the buffer.
+        next: &'b [u8],
+        /// From the missing packet's beginning to that one's.
+        distance_ticks: u32,
         /// What is to be left out at the beginning.
         skip_ticks: u32,
     },
@@ -155,9 +160,10 @@ pub struct JitterBuffer {
     held: [Option<Held>; JITTER_PACKETS_MAX],
     held_count: usize,
     arena: Arena,
-    /// The payload that was last handed out, in one piece.
-    out: Box<[u8; JITTER_PAYLOAD_BYTES_MAX]>,
 }
+
+/// Where a payload is handed out, in one piece.
+pub type PayloadOut = [u8; JITTER_PAYLOAD_BYTES_MAX];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -200,7 +206,6 @@ impl JitterBuffer {
             held: [None; JITTER_PACKETS_MAX],
             held_count: 0,
             arena: Arena::new(),
-            out: Box::new([0; JITTER_PAYLOAD_BYTES_MAX]),
         }
     }
 
@@ -272,8 +277,8 @@ impl JitterBuffer {
     }
 
     /// What to play at `now`, when everything that was answered before has been played. Answers may be asked for ahead of time, one after
-    /// the other: each of them moves on by its own length.
-    pub fn pop(&mut self, now: Instant) -> Playout<'_> {
+    /// the other: each of them moves on by its own length. A payload is answered within `out`.
+    pub fn pop<'b>(&mut self, now: Instant, out: &'b mut PayloadOut) -> Playout<'b> {
         loop {
             if self.held_count == 0 {
                 return self.run_dry();
@@ -301,9 +306,12 @@ impl JitterBuffer {
                 continue;
             }
             if lost == 0 || gap <= 0 {
-                return if self.is_overdue(now, &held) { self.pass_by(oldest, held) } else { self.play(oldest, held) };
+                return match self.is_overdue(now, &held) {
+                    true => self.pass_by(oldest, held, out),
+                    false => self.play(oldest, held, out),
+                };
             }
-            return self.pass_over(now, oldest, held, gap);
+            return self.pass_over(now, oldest, held, gap, out);
         }
     }
 
@@ -429,7 +437,7 @@ impl JitterBuffer {
         self.made_up = 0;
     }
 
-    fn run_dry(&mut self) -> Playout<'_> {
+    fn run_dry<'b>(&mut self) -> Playout<'b> {
         if self.phase != Phase::Playing {
             return Playout::Empty;
         }
@@ -472,34 +480,40 @@ impl JitterBuffer {
     }
 
     /// Hands out a packet that is not to be heard.
-    fn pass_by(&mut self, sequence: u64, held: Held) -> Playout<'_> {
-        self.hand_out(sequence, held);
+    fn pass_by<'b>(&mut self, sequence: u64, held: Held, out: &'b mut PayloadOut) -> Playout<'b> {
         self.stats.skipped += 1;
-        Playout::Overdue(&self.out[..usize::from(held.len)])
+        Playout::Overdue(self.hand_out(sequence, held, out))
     }
 
     /// Hands out the packet that is next, whatever of it was made up while it was late: the delay has grown by that.
-    fn play(&mut self, sequence: u64, held: Held) -> Playout<'_> {
-        self.hand_out(sequence, held);
+    fn play<'b>(&mut self, sequence: u64, held: Held, out: &'b mut PayloadOut) -> Playout<'b> {
         self.stats.played += 1;
-        Playout::Packet(&self.out[..usize::from(held.len)])
+        Playout::Packet(self.hand_out(sequence, held, out))
     }
 
-    fn hand_out(&mut self, sequence: u64, held: Held) {
+    fn hand_out<'b>(&mut self, sequence: u64, held: Held, out: &'b mut PayloadOut) -> &'b [u8] {
         for _ in self.next..sequence {
             self.note_lost(false);
         }
         self.give_up_before(sequence);
-        self.arena.copy(held.first, held.len, &mut self.out[..]);
+        let payload = self.arena.copy(held.first, held.len, out);
         self.advance();
         self.head = held.timestamp + i64::from(held.ticks);
         self.made_up = 0;
         self.is_pausing = held.kind == Kind::Pause;
         self.arrivals.note_fate(false);
+        payload
     }
 
     /// The next packet is missing: its time passes.
-    fn pass_over(&mut self, now: Instant, oldest: u64, held: Held, gap: i64) -> Playout<'_> {
+    fn pass_over<'b>(
+        &mut self,
+        now: Instant,
+        oldest: u64,
+        held: Held,
+        gap: i64,
+        out: &'b mut PayloadOut,
+    ) -> Playout<'b> {
         let is_last = self.next + 1 == oldest;
         let ticks = if is_last { gap } else { self.packet_ticks.min(gap) };
         let is_recoverable = is_last && held.kind == Kind::Redundant;
@@ -514,11 +528,12 @@ impl JitterBuffer {
         self.played <<= 1;
         self.note_lost(is_recoverable);
         let skip_ticks = skip as u32;
-        if !is_last {
-            return Playout::Missing { skip_ticks };
+        let next = self.arena.copy(held.first, held.len, out);
+        if is_last {
+            Playout::Recover { next, skip_ticks }
+        } else {
+            Playout::Missing { next, distance_ticks: gap as u32, skip_ticks }
         }
-        self.arena.copy(held.first, held.len, &mut self.out[..]);
-        Playout::Recover { next: &self.out[..usize::from(held.len)], skip_ticks }
     }
 
     fn note_lost(&mut self, is_recoverable: bool) {
@@ -606,13 +621,15 @@ impl Arena {
         link
     }
 
-    fn copy(&self, first: u8, len: u16, out: &mut [u8]) {
+    fn copy<'b>(&self, first: u8, len: u16, out: &'b mut PayloadOut) -> &'b [u8] {
         let mut chunk = first;
-        for piece in out[..usize::from(len)].chunks_mut(CHUNK_BYTES) {
+        let out = &mut out[..usize::from(len)];
+        for piece in out.chunks_mut(CHUNK_BYTES) {
             let start = usize::from(chunk) * CHUNK_BYTES;
             piece.copy_from_slice(&self.bytes[start..start + piece.len()]);
             chunk = self.after[usize::from(chunk)];
         }
+        out
     }
 
     fn release(&mut self, first: u8) {

@@ -12,6 +12,8 @@ pub mod arrivals;
 pub mod comfort;
 pub mod conceal;
 pub mod decode;
+#[cfg(feature = "deep-plc")]
+pub mod deep;
 pub mod encode;
 pub mod g711;
 pub mod g722;
@@ -19,6 +21,7 @@ pub mod jitter;
 pub mod opus;
 pub mod redundancy;
 pub mod resample;
+mod silk;
 pub mod simd;
 pub mod stretch;
 

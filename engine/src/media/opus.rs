@@ -1,4 +1,4 @@
-//! Opus through libopus (RFC 6716, RFC 7587): the only file that names the library.
+//! Opus through libopus (RFC 6716, RFC 7587): with `silk.rs` and `deep.rs`, the only file that names the library.
 //!
 //! Why no in-band FEC and a fixed complexity at first: FEC costs clean quality and belongs to the loss that receiver reports show
 //! (`redundancy.rs`); the complexity that a core can afford depends on its load (the worker). Both are decided there, with these as the
@@ -6,8 +6,9 @@
 
 use super::decode::DecodeError;
 use super::jitter::Kind;
+use super::silk::{SilkEncoder, SilkError};
 use crate::sdp::OpusParameters;
-use ::opus::{Application, Bitrate, Channels};
+use ::opus::Channels;
 
 /// Rate that we decode at.
 pub const DECODE_RATE_HZ: u32 = 16_000;
@@ -33,10 +34,15 @@ const BITRATE_MIN: u32 = 6_000;
 /// The smallest step of concealment: 2.5 ms.
 const STEP_SAMPLES: usize = DECODE_RATE_HZ as usize / 400;
 
+#[cfg(not(feature = "deep-plc"))]
+type State = ::opus::Decoder;
+#[cfg(feature = "deep-plc")]
+type State = super::deep::DeepDecoder;
+
 /// A decoder of one stream to 16 kHz mono, whatever the sender codes.
 #[derive(Debug)]
 pub struct OpusDecoder {
-    state: ::opus::Decoder,
+    state: State,
     /// Of the last good packet: what a lost one is taken to have held.
     packet_samples: usize,
 }
@@ -47,7 +53,7 @@ impl OpusDecoder {
     /// # Panics
     /// When the system has no memory left.
     pub fn new() -> OpusDecoder {
-        let state = ::opus::Decoder::new(DECODE_RATE_HZ, Channels::Mono).expect("16 kHz mono is a mode of libopus");
+        let state = State::new(DECODE_RATE_HZ, Channels::Mono).expect("16 kHz mono is a mode of libopus");
         OpusDecoder { state, packet_samples: DECODE_RATE_HZ as usize / 50 }
     }
 
@@ -62,16 +68,43 @@ impl OpusDecoder {
         Ok(samples)
     }
 
-    /// Recovers the packet before `next` from its LBRR frame (RFC 6716 §2.1.7), or conceals where there is none.
+    /// Sets the effort of concealment, 0 to 10, where there is a choice: the networks of the feature `deep-plc`.
+    pub fn set_complexity(&mut self, complexity: u8) {
+        #[cfg(feature = "deep-plc")]
+        self.state.set_complexity(complexity);
+        #[cfg(not(feature = "deep-plc"))]
+        let _ = complexity;
+    }
+
+    /// Recovers the packet before `next` from its LBRR frame (RFC 6716 §2.1.7) or its DRED, or conceals where there is none.
     pub fn decode_fec(&mut self, next: &[u8], out: &mut [i16]) -> usize {
         let samples = self.missing_samples(out);
         if next.is_empty() {
             return self.conceal(out);
         }
+        #[cfg(feature = "deep-plc")]
+        if let Some(samples) = self.state.recover(next, samples, &mut out[..samples]) {
+            return samples;
+        }
         match self.state.decode(next, &mut out[..samples], true) {
             Ok(samples) => samples,
             Err(_) => self.conceal(out),
         }
+    }
+
+    /// Makes up one packet, which began `distance_ticks` (48 kHz) before `next`: of its DRED, where that reaches so far back.
+    pub fn conceal_before(&mut self, next: &[u8], distance_ticks: u32, out: &mut [i16]) -> usize {
+        #[cfg(feature = "deep-plc")]
+        {
+            let samples = self.missing_samples(out);
+            let distance = (distance_ticks / (48_000 / DECODE_RATE_HZ)) as usize;
+            if let Some(samples) = self.state.recover(next, distance, &mut out[..samples]) {
+                return samples;
+            }
+        }
+        #[cfg(not(feature = "deep-plc"))]
+        let _ = (next, distance_ticks);
+        self.conceal(out)
     }
 
     /// Makes up one packet.
@@ -140,7 +173,7 @@ pub fn kind(payload: &[u8]) -> Kind {
 /// An encoder of one stream, mono: from 8 kHz, or from 16 where the source has as much.
 #[derive(Debug)]
 pub struct OpusEncoder {
-    state: ::opus::Encoder,
+    state: SilkEncoder,
     rate_hz: u32,
     /// The receiver's `maxaveragebitrate`.
     ceiling: Option<u32>,
@@ -164,12 +197,11 @@ impl OpusEncoder {
     /// # Panics
     /// When the system has no memory left, or at another rate.
     pub fn at_rate(parameters: &OpusParameters, rate_hz: u32) -> OpusEncoder {
-        let configured = || -> ::opus::Result<::opus::Encoder> {
-            let mut state = ::opus::Encoder::new(rate_hz, Channels::Mono, Application::Voip)?;
-            state.set_complexity(COMPLEXITY.into())?;
-            state.set_bitrate(Bitrate::Bits(bitrate(parameters.max_average_bitrate, false) as i32))?;
-            state.set_vbr(true)?;
-            state.set_vbr_constraint(true)?;
+        let configured = || -> Result<SilkEncoder, SilkError> {
+            let mut state = SilkEncoder::new(rate_hz)?;
+            state.set_complexity(COMPLEXITY)?;
+            state.set_bitrate(bitrate(parameters.max_average_bitrate, false))?;
+            state.set_constrained_vbr()?;
             state.set_inband_fec(false)?;
             state.set_dtx(false)?;
             Ok(state)
@@ -205,11 +237,11 @@ impl OpusEncoder {
     fn apply(&mut self) {
         let is_redundant = self.is_redundant();
         let least = if is_redundant { COMPLEXITY_REDUNDANT_MIN } else { 0 };
-        let mut apply = || -> ::opus::Result<()> {
-            self.state.set_complexity(self.complexity.max(least).into())?;
+        let mut apply = || -> Result<(), SilkError> {
+            self.state.set_complexity(self.complexity.max(least))?;
             self.state.set_inband_fec(is_redundant)?;
-            self.state.set_packet_loss_perc(self.expected_loss_pct.into())?;
-            self.state.set_bitrate(Bitrate::Bits(bitrate(self.ceiling, is_redundant) as i32))
+            self.state.set_packet_loss_perc(self.expected_loss_pct)?;
+            self.state.set_bitrate(bitrate(self.ceiling, is_redundant))
         };
         let applied = apply();
         debug_assert!(applied.is_ok(), "every value is within libopus's bounds: {applied:?}");
@@ -270,6 +302,63 @@ mod tests {
         encoder.set_expected_loss(0);
         redundant_of_100(&mut encoder);
         assert_eq!(redundant_of_100(&mut encoder), 0);
+    }
+
+    /// What the application for speech, CELT half included, makes of the same frames.
+    fn whole(rate_hz: u32, complexity: u8) -> ::opus::Encoder {
+        let mut encoder = ::opus::Encoder::new(rate_hz, Channels::Mono, ::opus::Application::Voip).unwrap();
+        encoder.set_bitrate(::opus::Bitrate::Bits(BITRATE_MAX as i32)).unwrap();
+        encoder.set_vbr_constraint(true).unwrap();
+        encoder.set_complexity(complexity.into()).unwrap();
+        encoder
+    }
+
+    #[test]
+    fn the_half_encoder_codes_in_the_same_mode_and_bandwidth_and_at_the_same_rate_as_the_whole() {
+        for rate_hz in [8_000, 16_000] {
+            for complexity in [0, 1, 5, 10] {
+                let mut half = OpusEncoder::at_rate(&OpusParameters::default(), rate_hz);
+                half.set_complexity(complexity);
+                let mut whole = whole(rate_hz, complexity);
+                let (mut bytes, mut packet) = ([0; 2], [0; 400]);
+                for frame in 0..120 {
+                    let narrow = speech(frame);
+                    let wide: Vec<i16> = narrow.iter().flat_map(|&sample| [sample; 2]).collect();
+                    let pcm = if rate_hz == 8_000 { narrow } else { wide };
+                    let len = whole.encode(&pcm, &mut packet).unwrap();
+                    let configuration = packet[0];
+                    bytes[1] += len;
+                    bytes[0] += half.encode(&pcm, &mut packet);
+                    assert_eq!(packet[0], configuration, "{rate_hz} {complexity} {frame}");
+                }
+                let ratio = bytes[0] as f64 / bytes[1] as f64;
+                assert!((0.97..1.03).contains(&ratio), "{rate_hz} {complexity}: {bytes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_of_effort_in_the_middle_of_speech_is_heard_nowhere() {
+        let mut encoder = OpusEncoder::new(&OpusParameters::default());
+        let mut decoder = OpusDecoder::new();
+        let (mut said, mut heard) = (Vec::new(), Vec::new());
+        for frame in 0..120 {
+            encoder.set_complexity([0, 5, 1, 10][frame / 10 % 4]);
+            let (mut packet, mut pcm) = ([0; 400], [0; 1_920]);
+            let len = encoder.encode(&speech(frame), &mut packet);
+            let samples = decoder.decode(&packet[..len], &mut pcm).unwrap();
+            said.extend(speech(frame));
+            heard.extend(pcm[..samples].iter().step_by(2).copied());
+        }
+        let alike = (0..120)
+            .map(|delay| {
+                let pairs = || heard[delay..].iter().zip(&said).map(|(&a, &b)| (f64::from(a), f64::from(b)));
+                let [product, a, b] =
+                    pairs().fold([0.0; 3], |sum, (a, b)| [sum[0] + a * b, sum[1] + a * a, sum[2] + b * b]);
+                product / (a * b).sqrt()
+            })
+            .fold(0.0, f64::max);
+        assert!(alike > 0.9, "{alike:.3}");
     }
 
     #[test]

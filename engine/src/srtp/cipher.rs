@@ -6,14 +6,15 @@
 
 use crate::error::DropReason;
 use crate::limits::DATAGRAM_BYTES_MAX;
+use crate::prefetch::prefetch;
 use aes::cipher::generic_array::GenericArray;
 use aes::cipher::typenum::U16;
 use aes::cipher::{BlockEncrypt, KeyInit};
 use aes::{Aes128Enc, Aes256Enc};
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
 
+use super::aead::{AesGcm, NONCE_BYTES, TAG_BYTES as GCM_TAG_BYTES};
 use super::keys::{RTCP_HEADER_BYTES, RTCP_INDEX_BYTES};
 
 /// E: the packet is encrypted (RFC 3711 §3.4).
@@ -33,6 +34,14 @@ impl Transform {
         match self {
             Transform::CmHmac(cm) => cm.tag_bytes,
             Transform::Gcm(_) => GCM_TAG_BYTES,
+        }
+    }
+
+    /// Asks for the memory that the next packet needs.
+    pub(super) fn prefetch(&self) {
+        match self {
+            Transform::CmHmac(cm) => prefetch(&**cm),
+            Transform::Gcm(gcm) => prefetch(&**gcm),
         }
     }
 
@@ -248,59 +257,52 @@ impl CmHmac {
     }
 }
 
-/// RFC 7714 §13.2: the tag is never truncated.
-const GCM_TAG_BYTES: usize = 16;
-
 /// AES-GCM.
 pub(super) struct Gcm {
-    key: LessSafeKey,
-    salt: [u8; 12],
+    key: AesGcm,
+    salt: [u8; NONCE_BYTES],
 }
 
 impl Gcm {
     /// # Panics
     /// If `key` has neither 16 nor 32 bytes.
-    pub(super) fn new(key: &[u8], salt: [u8; 12]) -> Gcm {
-        let algorithm = if key.len() == 16 { &AES_128_GCM } else { &AES_256_GCM };
-        // unwrap: the key has the algorithm's length; nothing else can fail.
-        Gcm { key: LessSafeKey::new(UnboundKey::new(algorithm, key).unwrap()), salt }
+    pub(super) fn new(key: &[u8], salt: [u8; NONCE_BYTES]) -> Gcm {
+        Gcm { key: AesGcm::new(key), salt }
     }
 
     /// 0, SSRC, ROC, SEQ, in 16, 32, 32 and 16 bits, XOR salt (RFC 7714 §8.1).
-    fn rtp_nonce(&self, ssrc: u32, index: u64) -> Nonce {
+    fn rtp_nonce(&self, ssrc: u32, index: u64) -> [u8; NONCE_BYTES] {
         self.nonce((u128::from(ssrc) << 48) | u128::from(index))
     }
 
     /// 0, SSRC, 0, index, in 16, 32, 16 and 32 bits, XOR salt (RFC 7714 §9.1).
-    fn rtcp_nonce(&self, ssrc: u32, index: u32) -> Nonce {
+    fn rtcp_nonce(&self, ssrc: u32, index: u32) -> [u8; NONCE_BYTES] {
         self.nonce((u128::from(ssrc) << 48) | u128::from(index))
     }
 
-    fn nonce(&self, low_96_bits: u128) -> Nonce {
+    fn nonce(&self, low_96_bits: u128) -> [u8; NONCE_BYTES] {
         let mut bytes = self.salt;
         bytes.iter_mut().zip(&low_96_bits.to_be_bytes()[4..]).for_each(|(byte, x)| *byte ^= x);
-        Nonce::assume_unique_for_key(bytes)
+        bytes
     }
 
     /// Encrypts `rest[..len]` and puts the tag behind it.
-    fn seal(&self, nonce: Nonce, aad: &[u8], rest: &mut [u8], len: usize) {
+    fn seal(&self, nonce: [u8; NONCE_BYTES], aad: &[u8], rest: &mut [u8], len: usize) {
         let (plain, room) = rest.split_at_mut(len);
-        // unwrap: fails only past 2^36 bytes.
-        let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(aad), plain).unwrap();
-        room[..GCM_TAG_BYTES].copy_from_slice(tag.as_ref());
+        room[..GCM_TAG_BYTES].copy_from_slice(&self.key.seal(&nonce, aad, plain));
     }
 
     /// Decrypts `sealed`, ciphertext and tag.
-    fn open(&self, nonce: Nonce, aad: &[u8], sealed: &mut [u8]) -> Result<(), DropReason> {
-        match self.key.open_in_place(nonce, Aad::from(aad), sealed) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(DropReason::SrtpAuthFailed),
+    fn open(&self, nonce: [u8; NONCE_BYTES], aad: &[u8], sealed: &mut [u8]) -> Result<(), DropReason> {
+        match self.key.open(&nonce, aad, sealed) {
+            true => Ok(()),
+            false => Err(DropReason::SrtpAuthFailed),
         }
     }
 
     /// Checks an SRTCP packet that is only authenticated: the whole packet, E and index are associated data
     /// (RFC 7714 §9.3). `sealed` is `len` bytes of packet and the tag.
-    fn check(&self, nonce: Nonce, sealed: &mut [u8], len: usize, word: [u8; 4]) -> Result<(), DropReason> {
+    fn check(&self, nonce: [u8; NONCE_BYTES], sealed: &mut [u8], len: usize, word: [u8; 4]) -> Result<(), DropReason> {
         let mut aad = [0; DATAGRAM_BYTES_MAX];
         let end = len + RTCP_INDEX_BYTES;
         let Some(aad) = aad.get_mut(..end) else {

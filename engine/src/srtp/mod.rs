@@ -14,6 +14,7 @@
 //! Why our own: `webrtc-srtp` allocates up to five times a packet and hides its rollover and replay state; it serves as
 //! the oracle of the tests below.
 
+mod aead;
 mod cipher;
 mod keys;
 mod protect;

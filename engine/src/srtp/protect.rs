@@ -4,6 +4,7 @@ use super::keys::{RTCP_HEADER_BYTES, RTCP_INDEX_BYTES, RtpHeader, SessionKeys, r
 use super::replay::SsrcTable;
 use super::{MasterKey, SSRCS_MAX, SrtpProfile};
 use crate::error::DropReason;
+use crate::prefetch::prefetch;
 
 /// What we send. Keeps a rollover counter per SSRC.
 pub struct Protect {
@@ -16,6 +17,17 @@ pub struct Protect {
 }
 
 impl Protect {
+    /// Asks for what the next RTP packet needs, but for its keys: `prefetch_keys` does, a little later.
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.keys.rtp);
+        self.rtp.prefetch();
+    }
+
+    /// Asks for the keys of RTP.
+    pub(crate) fn prefetch_keys(&self) {
+        self.keys.rtp.prefetch();
+    }
+
     /// Derives the session keys (RFC 3711 §4.3).
     pub fn new(profile: SrtpProfile, key: &MasterKey) -> Protect {
         Protect { keys: SessionKeys::derive(profile, key), rtp: SsrcTable::default(), rtcp_index: 0 }

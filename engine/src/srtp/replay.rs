@@ -1,5 +1,7 @@
 //! The replay window and the estimate of a packet's index (RFC 3711 §3.3).
 
+use crate::prefetch::prefetch;
+
 /// A packet index: rollover counter << 16 | sequence number for RTP (48 bits), the explicit 31-bit index for RTCP.
 pub(super) type PacketIndex = u64;
 
@@ -85,6 +87,12 @@ impl<const N: usize> Default for SsrcTable<N> {
 }
 
 impl<const N: usize> SsrcTable<N> {
+    /// Asks for what the first source needs; there is rarely another.
+    pub(super) fn prefetch(&self) {
+        prefetch(&self.slots[0]);
+        prefetch(&self.turn);
+    }
+
     /// The window of `ssrc`; a fresh one when it is unknown.
     pub(super) fn window(&self, ssrc: u32) -> ReplayWindow {
         self.position(ssrc).map_or(ReplayWindow::default(), |at| self.slots[at].window)

@@ -5,6 +5,7 @@ use super::keys::{RTCP_HEADER_BYTES, RTCP_INDEX_BYTES, RtpHeader, SessionKeys, r
 use super::replay::SsrcTable;
 use super::{MasterKey, SSRCS_MAX, SrtpProfile};
 use crate::error::DropReason;
+use crate::prefetch::prefetch;
 
 /// What the peer sends. Keeps rollover counter and replay window per SSRC, at most `SSRCS_MAX`.
 pub struct Unprotect {
@@ -18,6 +19,17 @@ impl Unprotect {
     /// Derives the session keys (RFC 3711 §4.3).
     pub fn new(profile: SrtpProfile, key: &MasterKey) -> Unprotect {
         Unprotect { keys: SessionKeys::derive(profile, key), rtp: SsrcTable::default(), rtcp: SsrcTable::default() }
+    }
+
+    /// Asks for what the next RTP packet needs, but for its keys: `prefetch_keys` does, a little later.
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.keys.rtp);
+        self.rtp.prefetch();
+    }
+
+    /// Asks for the keys of RTP.
+    pub(crate) fn prefetch_keys(&self) {
+        self.keys.rtp.prefetch();
     }
 
     /// Checks and decrypts one SRTP packet in place; returns the length of the RTP packet.

@@ -24,6 +24,8 @@ pub trait Core: Sized + 'static {
     fn fixed_peer(&self, _leg: LegName) -> Option<SocketAddr> {
         None
     }
+    /// See [`Bridge::prefetch`].
+    fn prefetch(&self, _port: Port, _step: usize) {}
     /// See [`Bridge::handle_datagram`].
     fn handle_datagram(
         &mut self,
@@ -62,6 +64,10 @@ impl Core for Bridge {
 
     fn fixed_peer(&self, leg: LegName) -> Option<SocketAddr> {
         Bridge::fixed_peer(self, leg)
+    }
+
+    fn prefetch(&self, port: Port, step: usize) {
+        Bridge::prefetch(self, port, step);
     }
 
     fn handle_datagram(

@@ -45,6 +45,11 @@ impl<C> Slot<C> {
         Some(Port { leg, component })
     }
 
+    /// The other socket that a packet at `port` will need: the one from which it is passed on.
+    pub(super) fn exit_of(&self, port: Port) -> Option<SocketKey> {
+        self.socket_of(Port { leg: port.leg.other(), component: Component::Rtp })
+    }
+
     /// The socket of a port.
     pub(super) fn socket_of(&self, port: Port) -> Option<SocketKey> {
         let pair = self.pair_of(port.leg)?;

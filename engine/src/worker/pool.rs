@@ -5,6 +5,8 @@
 //!
 //! Why not a map by bridge: a packet finds its bridge by index, without hashing.
 
+use crate::prefetch::prefetch;
+
 /// At most as many `T` as were asked for at start.
 #[derive(Debug)]
 pub struct Pool<T> {
@@ -58,6 +60,21 @@ impl<T> Pool<T> {
         let key = SlotKey { index, generation: slot.generation };
         slot.tenant = Some(tenant(key));
         Some(key)
+    }
+
+    /// Asks for the memory of a slot.
+    #[inline]
+    pub fn prefetch(&self, index: u32) {
+        if let Some(slot) = self.slots.get(index as usize) {
+            prefetch(slot);
+        }
+    }
+
+    /// The tenant of `key`, if it is still there, to look at.
+    #[inline]
+    pub fn get(&self, key: SlotKey) -> Option<&T> {
+        let slot = self.slots.get(key.index as usize)?;
+        slot.tenant.as_ref().filter(|_| slot.generation == key.generation)
     }
 
     /// The tenant of `key`, if it is still there.

@@ -6,6 +6,7 @@
 //! Why not a timer wheel: its cost is constant, but it scans empty ticks, rounds deadlines and needs a list node per timer;
 //! with 4,096 slots the heap is twelve levels of integers in one page after the other.
 
+use crate::prefetch::prefetch;
 use crate::time::Instant;
 
 /// Deadlines by slot.
@@ -26,6 +27,13 @@ impl Timers {
             deadlines: vec![Instant::NEVER; slots].into_boxed_slice(),
             heap: Vec::with_capacity(slots),
             places: vec![NOWHERE; slots].into_boxed_slice(),
+        }
+    }
+
+    /// Asks for the deadline of `slot`.
+    pub fn prefetch(&self, slot: u32) {
+        if let Some(deadline) = self.deadlines.get(slot as usize) {
+            prefetch(deadline);
         }
     }
 

@@ -36,6 +36,13 @@ use std::sync::Arc;
 /// 1 ms is a twentieth of a packet and cannot be heard; packets are never held back by it.
 const TICK_NANOS: u64 = 1_000_000;
 
+/// Steps in which a core asks for its memory, see [`Core::prefetch`].
+const CORE_STEPS: usize = 3;
+
+/// How many packets ahead a worker begins to ask for memory: two steps for the way to the core, and the core's own, of which the last is
+/// taken one packet before that packet's turn. Between two steps lies one packet, half a microsecond.
+const LOOK_AHEAD: usize = CORE_STEPS + 2;
+
 /// How often the counters are copied out.
 const REPORT_MS: u64 = 1_000;
 
@@ -156,7 +163,12 @@ impl<C: Core> Worker<C> {
 
     fn handle_packets(&mut self, now: Instant) -> usize {
         let mut count = 0;
-        while let Some(packet) = self.net.next_packet(&mut self.metrics) {
+        for ahead in 0..LOOK_AHEAD {
+            self.look_ahead(ahead);
+        }
+        loop {
+            self.look_ahead(LOOK_AHEAD);
+            let Some(packet) = self.net.next_packet(&mut self.metrics) else { return count };
             let key = SlotKey { index: packet.owner.slot, generation: packet.owner.generation };
             count += 1;
             if demux::classify(packet.datagram) == Class::Dtls && !self.handshakes.admits() {
@@ -173,7 +185,28 @@ impl<C: Core> Worker<C> {
             let done = guard(|| core.handle_datagram(now, port, packet.from, packet.datagram, metrics));
             self.settle(key, now, done);
         }
-        count
+    }
+
+    /// Asks for the memory of packets to come, each pointer of the chain from a socket to its keys a packet after the one before:
+    /// `ahead` places behind the next packet stands the one that is looked at first.
+    #[inline]
+    fn look_ahead(&self, ahead: usize) {
+        self.net.prefetch_packet(ahead);
+        let owner = |step: usize| self.net.owner_ahead(ahead.checked_sub(step)?);
+        if let Some(owner) = owner(1) {
+            self.pool.prefetch(owner.slot);
+            self.timers.prefetch(owner.slot);
+        }
+        for step in 0..CORE_STEPS {
+            let Some(owner) = owner(2 + step) else { return };
+            let key = SlotKey { index: owner.slot, generation: owner.generation };
+            let Some(slot) = self.pool.get(key) else { continue };
+            let (Some(port), Some(core)) = (slot.port_of(owner.port), slot.core.as_deref()) else { continue };
+            if let (0, Some(socket)) = (step, slot.exit_of(port)) {
+                self.net.prefetch_socket(socket);
+            }
+            core.prefetch(port, step);
+        }
     }
 
     /// Goes on with handshakes that earlier turns had no time for, or that this one had none for among its packets.

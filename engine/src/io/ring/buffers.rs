@@ -1,13 +1,15 @@
 //! The receive buffers that all sockets of a worker share.
 //!
-//! A buffer is in one of three places: provided to the kernel, lent out with a datagram in it, or spare. How many are
-//! outside the spare stack follows the number of open sockets, two each: a ring that always turned over its largest size
-//! would walk through 50 MiB and find none of it in the cache.
+//! A buffer is in one of three places: provided to the kernel, lent out with a datagram in it, or spare. The kernel takes them in turn, so
+//! how many are outside the spare stack decides whether it finds them in the cache: four times the most that lately came in one
+//! turn, and never more than two for each open socket. Where that is too few (a thread that was held up), receives end and are armed
+//! again, nothing is lost, and for a while there are as many as there may be.
 //!
 //! Why one ring for all: a ring per socket would have to be as large as that socket's burst; shared, bursts even out.
 
 use super::super::system::Arena;
 use crate::limits::DATAGRAM_BYTES_MAX;
+use crate::prefetch::prefetch_bytes;
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 use std::io;
@@ -23,6 +25,10 @@ const STRIDE_BYTES: usize = (HEADER_BYTES + DATAGRAM_BYTES_MAX).next_multiple_of
 pub(super) const GROUP: u16 = 0;
 /// Buffers in circulation however few sockets there are: two bursts of a flooded one.
 const BUFFERS_MIN: usize = 128;
+/// Buffers for each datagram of the largest turn.
+const BUFFERS_PER_DATAGRAM: usize = 4;
+/// Turns after which a large one is forgotten, or twice as many: one to four seconds.
+const ROUND_TURNS: u32 = 2_048;
 
 /// Buffers and the ring by which the kernel gets them.
 #[derive(Debug)]
@@ -35,6 +41,12 @@ pub(super) struct Buffers {
     /// Buffers that are not spare, and how many that should be.
     circulating: usize,
     wanted: usize,
+    /// The most that may circulate.
+    limit: usize,
+    /// Datagrams of the largest turn of this round and of the one before, and turns of this one.
+    peak: usize,
+    peak_before: usize,
+    turns: u32,
 }
 
 impl Buffers {
@@ -50,6 +62,10 @@ impl Buffers {
             tail: 0,
             circulating: 0,
             wanted: 0,
+            limit: 0,
+            peak: 0,
+            peak_before: 0,
+            turns: 0,
         })
     }
 
@@ -64,9 +80,33 @@ impl Buffers {
         Ok(())
     }
 
-    /// Keeps enough buffers in circulation for `sockets` sockets.
+    /// There are `sockets` sockets.
     pub(super) fn want(&mut self, sockets: usize) {
-        self.wanted = (2 * sockets).max(BUFFERS_MIN).min(usize::from(self.entries));
+        self.limit = (2 * sockets).max(BUFFERS_MIN).min(usize::from(self.entries));
+        self.circulate();
+    }
+
+    /// A turn brought `datagrams`.
+    pub(super) fn turned(&mut self, datagrams: usize) {
+        self.turns += 1;
+        if self.turns == ROUND_TURNS {
+            (self.turns, self.peak_before) = (0, std::mem::take(&mut self.peak));
+        } else if datagrams <= self.peak {
+            return;
+        }
+        self.peak = self.peak.max(datagrams);
+        self.circulate();
+    }
+
+    /// A datagram found no buffer.
+    pub(super) fn ran_out(&mut self) {
+        self.peak = usize::from(self.entries);
+        self.circulate();
+    }
+
+    fn circulate(&mut self) {
+        let wanted = BUFFERS_PER_DATAGRAM * self.peak.max(self.peak_before);
+        self.wanted = wanted.max(BUFFERS_MIN).min(self.limit);
         while self.circulating < self.wanted {
             let Some(id) = self.spare.pop() else { break };
             self.circulating += 1;
@@ -87,6 +127,11 @@ impl Buffers {
     /// A whole buffer that the kernel has filled and not yet got back.
     pub(super) fn bytes(&mut self, id: u16) -> &mut [u8] {
         self.bytes.slice(usize::from(id) * STRIDE_BYTES, HEADER_BYTES + DATAGRAM_BYTES_MAX)
+    }
+
+    /// Asks for what the kernel wrote into a buffer.
+    pub(super) fn prefetch(&self, id: u16, len: usize) {
+        prefetch_bytes(self.bytes.pointer(usize::from(id) * STRIDE_BYTES), len);
     }
 
     /// Keeps the memory for ever.
@@ -115,5 +160,45 @@ impl Buffers {
         // only reads.
         let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(base).cast_mut()) };
         tail.store(self.tail, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Turns of `datagrams` each; answers how many buffers circulate afterwards.
+    fn turns(buffers: &mut Buffers, count: u32, datagrams: usize) -> usize {
+        for _ in 0..count {
+            buffers.turned(datagrams);
+            let lent: Vec<u16> = (0..datagrams.min(buffers.circulating) as u16).collect();
+            // Which buffers the kernel would have taken does not matter to how many there are.
+            lent.into_iter().for_each(|id| buffers.recycle(id));
+        }
+        buffers.circulating
+    }
+
+    #[test]
+    fn buffers_follow_the_largest_turn_and_forget_it() {
+        let mut buffers = Buffers::new(4_096).unwrap();
+        buffers.want(1_000);
+        assert_eq!(buffers.circulating, BUFFERS_MIN);
+        assert_eq!(turns(&mut buffers, 1, 100), 400);
+        assert_eq!(turns(&mut buffers, 1, 900), 2_000, "never more than two for each socket");
+        assert_eq!(turns(&mut buffers, 3 * ROUND_TURNS, 50), 200);
+        assert_eq!(turns(&mut buffers, 3 * ROUND_TURNS, 1), BUFFERS_MIN);
+        buffers.ran_out();
+        assert_eq!(buffers.circulating, 2_000, "what ran short is given all there may be");
+        buffers.want(10);
+        assert_eq!(turns(&mut buffers, 1, 0).min(buffers.wanted), BUFFERS_MIN);
+    }
+
+    #[test]
+    fn an_idle_ring_still_forgets() {
+        let mut buffers = Buffers::new(1_024).unwrap();
+        buffers.want(500);
+        turns(&mut buffers, 1, 200);
+        turns(&mut buffers, 2 * ROUND_TURNS, 0);
+        assert_eq!(buffers.wanted, BUFFERS_MIN);
     }
 }
