@@ -166,6 +166,8 @@ pub struct Figures {
     pub edge: Option<(EdgeAlive, EdgeCounters)>,
     /// Trunks, in the order of the configuration.
     pub trunks: Vec<TrunkFigures>,
+    /// WhatsApp calls by state, and the edge's.
+    pub states: [Vec<(&'static str, u64)>; 2],
     /// Whether the SIP target answers OPTIONS, if it is asked.
     pub target_alive: Option<bool>,
     /// Who is registered.
@@ -310,6 +312,13 @@ impl Runtime {
         let mut stop_at = Instant::NEVER;
         loop {
             let now = clock::now();
+            if self.draining
+                && self.is_idle()
+                && let Some(local) = &mut self.edge
+            {
+                // Not earlier: providers may end the calls of whom they do not know any more.
+                local.edge.unregister_trunks(now);
+            }
             let due = self.settle(now);
             if self.draining && self.is_idle() {
                 stop_at = stop_at.min(now.plus_millis(LINGER_MS_MAX));
@@ -757,6 +766,10 @@ impl Runtime {
             orchestrator: self.orchestrator.as_ref().map(|o| (o.orchestrator.alive(), o.orchestrator.counters())),
             edge: self.edge.as_ref().map(|edge| (edge.edge.alive(), edge.edge.counters())),
             trunks: self.edge.as_ref().map(|edge| edge.edge.trunks(clock::now())).unwrap_or_default(),
+            states: [
+                self.orchestrator.as_ref().map(|local| local.orchestrator.states()).unwrap_or_default(),
+                self.edge.as_ref().map(|local| local.edge.states()).unwrap_or_default(),
+            ],
             target_alive: self.edge.as_ref().and_then(|edge| edge.edge.target_alive()),
             registered: self.edge.as_ref().map(|edge| edge.edge.registered()).unwrap_or_default(),
             observed: self.observed.clone(),

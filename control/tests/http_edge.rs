@@ -47,6 +47,7 @@ async fn the_same_offer_gets_the_same_session_and_the_far_side_is_called_once() 
 
     bench.say("180 Ringing", &invite).await;
     bench.expect_metric("tandem_ringing_seconds_count", 1).await;
+    bench.expect_metric("tandem_sessions{state=\"ringing\"}", 1).await;
     let session = json!({"edge_session_id": first["edge_session_id"]});
     assert_eq!(bench.post("/webrtc/release", &session).await.0, 200);
     for _ in 0..2 {
@@ -200,6 +201,55 @@ async fn messages_that_make_a_call_leave_when_the_store_knows_of_it_or_is_too_sl
         let engine = tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();
         tokio::task::spawn_blocking(|| engine.unwrap().stop()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_program_that_ends_takes_its_registrations_back_once_its_calls_are_over() {
+    let registrar = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let port = registrar.local_addr().unwrap().port();
+    let file = format!(
+        "[trunks.provider]\nhost = \"127.0.0.1\"\nport = {port}\ntransport = \"udp\"\nuser = \"gateway\"\npassword = \"p\"\n\
+         register = true\n"
+    );
+    let mut config = Config::read(&file, |_| None).unwrap();
+    let local = "127.0.0.1:0".parse().unwrap();
+    (config.sip.bind, config.edge.bind, config.sip.target) = (local, local, Some(format!("sip:bot@127.0.0.1:{port}")));
+    (config.media.workers, config.media.pin, config.media.ports) = (1, false, 22_600..=22_639);
+    config.media.public_ip = vec![[127, 0, 0, 1].into()];
+    let running = start(config, Mode::Edge).await.unwrap();
+    let gateway = running.sip.unwrap();
+    let mut buffer = vec![0; 65_535];
+    let mut next = async |method: &str| loop {
+        let received = tokio::time::timeout(Duration::from_secs(10), registrar.recv_from(&mut buffer)).await;
+        let (len, _) = received.unwrap_or_else(|_| panic!("no {method}")).unwrap();
+        let message = String::from_utf8(buffer[..len].to_vec()).unwrap();
+        if message.starts_with(method) {
+            return message;
+        }
+    };
+    let register = next("REGISTER ").await;
+    let contact = register.lines().find(|line| line.starts_with("Contact:")).unwrap().to_owned();
+    let granted = respond("200 OK", &register, &format!("{contact};expires=300\r\n"), "");
+    registrar.send_to(granted.as_bytes(), gateway).await.unwrap();
+
+    let address = running.edge_api.unwrap();
+    let new = json!({"call_id": "c", "sdp_offer": offer()});
+    let post = async |path: &str, body: &Value| {
+        let request = reqwest::Client::new().post(format!("http://{address}{path}"));
+        request.body(serde_json::to_vec(body).unwrap()).send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    let created = post("/webrtc/new", &new).await;
+    let invite = next("INVITE ").await;
+    registrar.send_to(respond("180 Ringing", &invite, "", "").as_bytes(), gateway).await.unwrap();
+    running.inputs.send(Input::Drain).await.unwrap();
+    post("/webrtc/hangup", &created).await;
+    let cancel = next("CANCEL ").await;
+    registrar.send_to(respond("200 OK", &cancel, "", "").as_bytes(), gateway).await.unwrap();
+    registrar.send_to(respond("487 Request Terminated", &invite, "", "").as_bytes(), gateway).await.unwrap();
+    let leaving = next("REGISTER ").await;
+    assert!(leaving.contains("Expires: 0\r\n") || leaving.contains(";expires=0"), "{leaving}");
+    registrar.send_to(respond("200 OK", &leaving, "", "").as_bytes(), gateway).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), running.finished()).await.unwrap().unwrap();
 }
 
 /// The program as a service manager stops it.

@@ -35,12 +35,15 @@ async fn a_signed_connect_is_acknowledged_at_once_and_becomes_an_accepted_call()
     assert_eq!(pre_accept.body["action"], json!("pre_accept"));
     assert_eq!(pre_accept.body["session"], json!({"sdp": "v=0 answer", "sdp_type": "answer"}));
 
+    bench.expect_metric("tandem_calls{state=\"preparing\"}", 1).await;
     bench.callback(json!({"event": "media_ready"})).await;
     bench.callback(json!({"event": "ringing", "code": 180, "early_media": false})).await;
     bench.callback(json!({"event": "answered"})).await;
     let accept = bench.next("graph").await;
     assert_eq!((&accept.body["action"], &accept.body["session"]), (&json!("accept"), &pre_accept.body["session"]));
     assert_eq!(bench.next("edge").await.path, "/webrtc/release");
+    bench.expect_metric("tandem_calls{state=\"in_call\"}", 1).await;
+    bench.expect_metric("tandem_calls{state=\"preparing\"}", 0).await;
 
     bench.callback(json!({"event": "ended", "side": "sip", "cause": "bye", "detail": "gone"})).await;
     assert_eq!(bench.next("graph").await.body["action"], json!("terminate"));

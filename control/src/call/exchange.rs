@@ -99,6 +99,16 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
+    /// How far it is, for figures.
+    pub fn state(&self) -> &'static str {
+        match (&self.end, self.bridge) {
+            (Some(_), _) => "ending",
+            (None, BridgeState::Opening) => "opening",
+            (None, _) if self.answered => "talking",
+            (None, _) => "ringing",
+        }
+    }
+
     /// As in its timeline: the Call-ID of the call that came in.
     pub fn call_id(&self) -> &str {
         &self.call_id

@@ -280,6 +280,17 @@ impl Call {
         self.timeline.is_some()
     }
 
+    /// How far it is, for figures.
+    pub fn state(&self) -> &'static str {
+        match self.phase {
+            Phase::Opening => "opening",
+            Phase::Preparing => "preparing",
+            Phase::Accepting => "accepting",
+            Phase::InCall => "in_call",
+            Phase::Ending => "ending",
+        }
+    }
+
     /// What a restart needs of this call.
     pub fn record(&self) -> CallRecord {
         let accept_is_out = self.graph.ask() == Some(GraphAsk::Accept);

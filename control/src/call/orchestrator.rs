@@ -358,6 +358,12 @@ impl Orchestrator {
         self.calls.len() + self.dials.alive()
     }
 
+    /// Calls by how far they are, each state in its turn.
+    pub fn states(&self) -> Vec<(&'static str, u64)> {
+        let count = |state: &&str| self.calls.values().filter(|entered| entered.call.state() == *state).count() as u64;
+        CALL_STATES.iter().map(|state| (*state, count(state))).collect()
+    }
+
     /// Whether this call is neither accepted nor over.
     pub fn is_undecided(&self, call_id: &str) -> bool {
         self.find(call_id).is_some_and(|call| !call.is_decided())
@@ -623,6 +629,9 @@ impl Orchestrator {
         }
     }
 }
+
+/// States of a call, in their order.
+const CALL_STATES: [&str; 5] = ["opening", "preparing", "accepting", "in_call", "ending"];
 
 /// Call ids that are over, for a while.
 #[derive(Default)]

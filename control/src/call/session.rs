@@ -364,6 +364,16 @@ impl Session {
         self.far.as_ref().map(|far| far.subject.as_str())
     }
 
+    /// How far it is, for figures.
+    pub fn state(&self) -> &'static str {
+        match (&self.end, self.bridge, &self.far) {
+            (Some(_), _, _) => "ending",
+            (None, BridgeState::Opening, _) => "opening",
+            (None, _, None) => "ringing",
+            (None, _, Some(_)) => "talking",
+        }
+    }
+
     /// Whether the bridge is there, and its end still to be told.
     pub fn has_bridge(&self) -> bool {
         self.bridge != BridgeState::Gone

@@ -70,6 +70,14 @@ impl Talk {
         }
     }
 
+    /// How far it is, for figures.
+    pub(super) fn state(&self) -> &'static str {
+        match self {
+            Talk::Session(session) => session.state(),
+            Talk::Exchange(exchange) => exchange.state(),
+        }
+    }
+
     /// What kind of peer is at each leg, for figures.
     pub(super) fn peers(&self) -> [&'static str; 2] {
         match self {

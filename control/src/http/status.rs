@@ -113,6 +113,7 @@ pub fn exposition(figures: &Figures) -> String {
 
 fn samples(figures: &Figures) -> Samples {
     let mut text = Samples::default();
+    by_state(&mut text, figures);
     if let Some((alive, counted)) = &figures.orchestrator {
         for (name, value) in [
             ("tandem_calls_alive", *alive as u64),
@@ -239,6 +240,15 @@ fn line(text: &mut Samples, name: &str, labels: &str, value: u64) {
     text.push(name, labels, value);
 }
 
+/// Calls by how far they are, of the planes that run here.
+fn by_state(text: &mut Samples, figures: &Figures) {
+    for (name, states) in ["tandem_calls", "tandem_sessions"].into_iter().zip(&figures.states) {
+        for (state, count) in states {
+            line(text, name, &labels(&[("state", state)]), *count);
+        }
+    }
+}
+
 /// Trunks, and who is registered.
 fn people(text: &mut Samples, figures: &Figures) {
     for trunk in &figures.trunks {
@@ -249,11 +259,11 @@ fn people(text: &mut Samples, figures: &Figures) {
             line(text, "tandem_trunk_registered", &labels, registered.into());
         }
         if let Some(alive) = trunk.alive {
-            line(text, "tandem_trunk_alive", &labels, alive.into());
+            line(text, "tandem_trunk_up", &labels, alive.into());
         }
     }
     if let Some(alive) = figures.target_alive {
-        line(text, "tandem_target_alive", "", alive.into());
+        line(text, "tandem_target_up", "", alive.into());
     }
     let gate = &figures.registered;
     line(text, "tandem_registered_users", "", gate.users as u64);

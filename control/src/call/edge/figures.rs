@@ -65,6 +65,9 @@ pub struct GateFigures {
     pub counters: GateCounters,
 }
 
+/// States of a call, in their order.
+const STATES: [&str; 4] = ["opening", "ringing", "talking", "ending"];
+
 impl Edge {
     /// Whether a session with this id has a bridge, whose figures are still to be told.
     pub fn carries_media_of(&self, call_id: &str) -> bool {
@@ -77,6 +80,13 @@ impl Edge {
     pub fn alive(&self) -> EdgeAlive {
         let (sip_calls, sip_transactions) = self.sip.alive();
         EdgeAlive { sessions: self.sessions.len(), sip_calls, sip_transactions }
+    }
+
+    /// Calls by how far they are, each state in its turn.
+    pub fn states(&self) -> Vec<(&'static str, u64)> {
+        let count =
+            |state: &&str| self.sessions.values().filter(|entered| entered.talk.state() == *state).count() as u64;
+        STATES.iter().map(|state| (*state, count(state))).collect()
     }
 
     /// What was counted so far.

@@ -43,6 +43,16 @@ impl Edge {
         }
     }
 
+    /// Takes every registration back, and asks nobody any more. For a program whose last call is over.
+    pub fn unregister_trunks(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.registrations).into_keys() {
+            self.sip.unregister(now, id);
+        }
+        for id in std::mem::take(&mut self.watched).into_keys() {
+            self.sip.unwatch(id);
+        }
+    }
+
     /// Whether a peer answers OPTIONS; `None`: it is not asked, or has not answered yet.
     pub(super) fn is_alive(&self, peer: Peer) -> Option<bool> {
         self.watched.values().find(|watched| watched.peer == peer)?.alive
