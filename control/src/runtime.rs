@@ -11,7 +11,7 @@
 
 mod withheld;
 
-use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput, GateFigures, TrunkFigures};
+use crate::call::edge::{Edge, EdgeAlive, EdgeCounters, EdgeOutput, GateFigures, NewCall, TrunkFigures};
 use crate::call::orchestrator::{Orchestrator, OrchestratorCounters, OrchestratorOutput};
 use crate::call::outbound::{DialEvent, DialEventKind, DialRequest};
 use crate::call::{EdgeError, EdgeEvent, EdgeReply, EdgeRequest, limits};
@@ -111,6 +111,20 @@ pub enum Input {
         what: EdgeRequest,
         /// Where the outcome goes.
         reply: oneshot::Sender<Result<EdgeReply, EdgeError>>,
+    },
+    /// A program wants a user of WhatsApp called.
+    Originate {
+        /// Who, and for whom.
+        new: Box<NewCall>,
+        /// Where the call's id goes.
+        reply: oneshot::Sender<Result<String, EdgeError>>,
+    },
+    /// A program ends such a call.
+    HangUp {
+        /// Which.
+        call_id: String,
+        /// Whether there is one of that id.
+        reply: oneshot::Sender<bool>,
     },
     /// A name was looked up.
     Resolved {
@@ -406,6 +420,13 @@ impl Runtime {
                 }
             }
             Input::EdgeRequest { what, reply } => self.ask_local_edge(now, Origin::Http(reply), what),
+            Input::Originate { new, reply } => {
+                let no_edge = || Err(EdgeError::busy(503, "no_edge", "no edge runs here"));
+                drop(reply.send(self.edge.as_mut().map_or_else(no_edge, |local| local.edge.originate(now, *new))));
+            }
+            Input::HangUp { call_id, reply } => {
+                let _ = reply.send(self.edge.as_mut().is_some_and(|local| local.edge.hang_up(now, &call_id)));
+            }
             Input::Resolved { query, records } => {
                 if let Some(edge) = &mut self.edge {
                     edge.edge.resolved(now, query, &records);

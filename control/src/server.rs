@@ -6,7 +6,7 @@ use crate::config::{Config, Mode, TlsFiles};
 use crate::engine_link::EngineLink;
 use crate::http::edge_client::{CallbackClient, EdgeClient};
 use crate::http::listen::Patience;
-use crate::http::{self, Access, HttpCounters, Sender, Shared, calls, edge_api, listen, status, webhook};
+use crate::http::{self, Access, HttpCounters, Sender, Shared, calls, edge_api, listen, originate, status, webhook};
 use crate::runtime::{Input, LocalEdge, LocalOrchestrator, NTP_UNIX_OFFSET_S, Runtime};
 use crate::sip::transport::{TRANSPORTS, Transport};
 use crate::sip_io::resolver::Resolver;
@@ -149,7 +149,8 @@ pub async fn start(config: Config, mode: Mode) -> Result<Running> {
     }
     let mut edge_address = None;
     if wants_edge {
-        let routes = edge_api::routes().merge(calls::softphones(door, config.edge.tls.is_some()));
+        let routes =
+            edge_api::routes().merge(originate::routes()).merge(calls::softphones(door, config.edge.tls.is_some()));
         edge_address =
             Some(serve(config.edge.bind, "EDGE_BIND", routes, config.edge.tls.as_ref(), &shared, stopped).await?);
     }

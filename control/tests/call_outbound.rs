@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "much of this world is for calls among phones")]
 mod exchange_world;
 
+use control::call::edge::NewCall;
 use control::route::{Pattern, Trunk};
 use control::sip::SipEnd;
 use control::trace::timeline::Step;
@@ -464,6 +465,70 @@ fn a_program_that_stops_takes_no_calls_and_ends_those_it_has() {
     world.settle();
 }
 
+fn asked_for(destination: &str) -> NewCall {
+    NewCall { to: DIALED.to_owned(), destination: Some(destination.to_owned()), ..NewCall::default() }
+}
+
+#[test]
+fn a_program_has_a_user_called_who_is_connected_to_a_softphone_then() {
+    let mut world = world(22);
+    world.phone(CAROL).does = Does::Answer { after_ms: 800 };
+    let id = world.gateway.originate(world.now, asked_for("user:carol")).unwrap();
+    world.run_ms(2_000);
+    assert!(world.phone(CAROL).calls.is_empty(), "nobody is rung for a user who has not answered");
+    world.run_ms(3_000);
+    let invite = world.phone(CAROL).invite();
+    assert!(invite.from.contains("+447700900123"), "{}", invite.from);
+    assert!(invite.headers.iter().any(|(name, value)| name == "X-Tandem-Call-ID" && *value == id));
+    assert!(steps(&world, Step::Answered)[0].contains("200 from user carol, Opus"), "{:?}", world.steps);
+    let bridge = world.only_bridge();
+    assert_eq!((bridge.legs.len(), bridge.seats), (2, 1));
+    assert!(!world.gateway.hang_up(world.now, "wacid.1") && world.gateway.hang_up(world.now, &id));
+    world.run_ms(2_000);
+    assert!(!world.gateway.hang_up(world.now, &id), "it is over");
+    assert_eq!(world.meta.requests, ["connect to 447700900123", "terminate"]);
+    assert_eq!(world.phone(CAROL).live(), 0);
+    world.settle();
+}
+
+#[test]
+fn a_call_asked_for_by_a_program_ends_on_both_sides_whoever_is_missing() {
+    // The user declines; the user hangs up while the other side rings; the other side is not there, is busy, and lets it ring.
+    for (user, does, destination, connects) in [
+        (User::Declines { after_ms: 500 }, Does::Answer { after_ms: 0 }, "user:carol", 0),
+        (User::HangsUp { after_ms: 2_000 }, Does::Ring, "user:carol", 1),
+        (User::Answers { after_ms: 500 }, Does::Ring, "user:dave", 0),
+        (User::Answers { after_ms: 500 }, Does::Refuse { code: 486, after_ms: 50 }, "user:carol", 1),
+        (User::Answers { after_ms: 500 }, Does::Ring, "user:carol", 1),
+    ] {
+        let mut world = world(23);
+        (world.meta.user, world.phone(CAROL).does) = (user, does);
+        world.gateway.originate(world.now, asked_for(destination)).unwrap();
+        world.run_ms(60_000);
+        assert_eq!((world.meta.live(), world.phone(CAROL).calls.len()), (0, connects), "{user:?} {does:?}");
+        assert_eq!((world.phone(CAROL).live(), world.gateway.alive().sessions), (0, 0), "{user:?} {does:?}");
+        world.settle();
+    }
+}
+
+#[test]
+fn what_a_program_may_not_have_called_is_refused_in_words() {
+    let mut world = world(24);
+    let mut refused = |new: NewCall| world.gateway.originate(world.now, new).unwrap_err().code;
+    assert_eq!(refused(NewCall { to: "reception".to_owned(), ..asked_for("user:carol") }), "bad_number");
+    assert_eq!(refused(NewCall { account: Some("help".to_owned()), ..asked_for("user:carol") }), "no_account");
+    assert_eq!(refused(asked_for("sip:a@elsewhere.example")), "destination_forbidden");
+    assert_eq!(refused(asked_for("trunk:a")), "no_number");
+    world.gateway.gate().routes.trunks[2].calls_max = 0;
+    assert_eq!(world.gateway.originate(world.now, asked_for("user:carol")).unwrap_err().status, 503);
+    world.gateway.gate().routes.trunks.push(Trunk::into_whatsapp("help", "119"));
+    assert_eq!(world.gateway.originate(world.now, asked_for("user:carol")).unwrap_err().code, "no_account");
+    world.gateway.drain();
+    assert_eq!(world.gateway.originate(world.now, asked_for("user:carol")).unwrap_err().code, "draining");
+    assert!(world.meta.requests.is_empty());
+    world.settle();
+}
+
 /// Whatever happens, both sides of every call end, and nobody is called twice at once.
 #[test]
 fn every_seed_ends_every_call_on_both_sides() {
@@ -492,6 +557,14 @@ fn every_seed_ends_every_call_on_both_sides() {
         };
         world.faults = Faults { loss_pct: draw.below(15), duplicate_pct: draw.below(15), delay_ms_max: draw.below(80) };
         for _ in 0..1 + draw.below(3) {
+            if draw.below(5) == 0 {
+                world.phone(CAROL).does = [Does::Ring, Does::Answer { after_ms: 900 }][draw.below(2) as usize];
+                let id = world.gateway.originate(world.now, asked_for("user:carol")).unwrap_or_default();
+                world.run_ms(u64::from(draw.below(12_000)));
+                if draw.below(2) == 0 {
+                    world.gateway.hang_up(world.now, &id);
+                }
+            }
             let from = [BOB, CAROL, ALICE][draw.below(3) as usize];
             let call = world.dial(from, DIALED, Offer::rtp(&[Codec::Opus, Codec::Pcmu]));
             world.run_ms(u64::from(draw.below(12_000)));

@@ -278,6 +278,56 @@ fn a_websocket_client_is_answered_and_called_back_on_its_own_connection() {
 }
 
 #[test]
+fn a_websocket_client_that_has_registered_from_another_connection_is_reached_there() {
+    for (contact, found) in [
+        ("sip:u@df7jal23ls0d.invalid;transport=ws;ob", true),
+        ("sip:u@DF7JAL23LS0D.invalid", true),
+        ("sip:another@df7jal23ls0d.invalid;transport=ws", false),
+        ("sip:u@other.invalid;transport=ws", false),
+        ("no uri", false),
+    ] {
+        let mut t = Table::new(everywhere());
+        let hop = Hop::connected(Transport::Wss, "198.51.100.7:40000".parse().unwrap(), ConnectionId(7));
+        let mut invite = Message::request("INVITE", "sip:gw@192.0.2.1");
+        invite.push("Via", "SIP/2.0/WSS df7jal23ls0d.invalid;branch=z9hG4bKws");
+        invite.push("Max-Forwards", "70");
+        invite.push("From", "<sip:u@example.com>;tag=peer");
+        invite.push("To", "<sip:gw@192.0.2.1>");
+        invite.push("Call-ID", "ws");
+        invite.push("CSeq", "1 INVITE");
+        invite.push("Contact", "<sip:u@df7jal23ls0d.invalid;transport=ws>");
+        offer(&mut invite);
+        t.receive(&hop, &invite);
+        let events = t.events();
+        let [SipEvent::Incoming { call, .. }] = &events[..] else { panic!("{events:?}") };
+        t.call = *call;
+        let back = Hop::connected(Transport::Wss, "198.51.100.8:50000".parse().unwrap(), ConnectionId(9));
+        t.agent.peer_is_at(t.now, t.call, contact, &back);
+        t.agent.accept(t.now, t.call, ANSWER);
+        let (to, ok) = t.take_with_hop();
+        assert_eq!(to, hop, "a response goes where its request came from");
+        let mut ack = Message::request("ACK", "sip:gw@192.0.2.1");
+        ack.push("Via", "SIP/2.0/WSS df7jal23ls0d.invalid;branch=z9hG4bKack");
+        for name in ["From", "Call-ID"] {
+            ack.copy(&invite, name);
+        }
+        ack.copy(&ok, "To");
+        ack.push("CSeq", "1 ACK");
+        t.receive(&hop, &ack);
+        t.agent.connection_closed(t.now, &hop);
+        t.agent.peer_is_at(t.now, t.call, contact, &back);
+        t.agent.reinvite(t.now, t.call, ANSWER);
+        let (to, reinvite) = t.take_with_hop();
+        assert_eq!((to == back, reinvite.method()), (found, Some("INVITE")), "{contact}");
+        // A place that only a plain transport leads to is not the same device's.
+        t.agent.peer_is_at(t.now, t.call, contact, &Hop::udp("198.51.100.8:5060".parse().unwrap()));
+        t.agent.hangup(t.now, t.call, None);
+        t.agent.connection_closed(t.now, if found { &back } else { &hop });
+        t.run_for(40_000);
+    }
+}
+
+#[test]
 fn the_connection_of_a_stream_carries_the_callees_requests() {
     let mut t = Table::new(everywhere());
     let hop = Hop::connected(Transport::Tls, "198.51.100.9:39000".parse().unwrap(), ConnectionId(3));

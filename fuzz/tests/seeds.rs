@@ -131,6 +131,11 @@ fn dtls() {
             save("dtls", &format!("{who}-{name}-damaged"), &damaged);
         }
     }
+    for (role, who) in [(0, "server"), (1, "client")] {
+        save("dtls", &format!("{who}-openssl-honest"), &[role, 3, 7, 0, 255, 7]);
+        let damaged = [role, 3, 3, 1, 4, 0, 40, 1, 0, 140, 7, 5, 0, 60, 0, 160, 6, 7, 0, 200, 7];
+        save("dtls", &format!("{who}-openssl-damaged"), &damaged);
+    }
     save("dtls", "auto", &[0, 0, 7, 0, 255, 7]);
     save("dtls", "alert", &[0, 0, 1, 15, 21, 254, 253, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2, 2, 40, 7]);
 }
@@ -290,6 +295,16 @@ fn bridge() {
         script.extend_from_slice(&[5, 20, 0x0c, 6, 1, 2, 2, 8, 5, 20, 3, 6, 0, 0x80, 6, 1, 1, 0x75, 0x32, 5, 30, 1]);
         script.extend_from_slice(&[6, 1, 24, 5, 20, 9, 10, 4, 200, 0, 11, 0, 255, 0, 255, 0, 255]);
         save("bridge", &format!("changes-{kinds}"), &script);
+        // ICE restarts on both legs: offered and taken back, followed before and after the description, with another certificate, and
+        // a peer that closes DTLS.
+        let mut script = vec![kinds, 4, 0, 255, 7, 0, 5, 40, 0x78];
+        for (seed, choices) in [1, 0, 7, 3, 5, 23, 15].into_iter().enumerate() {
+            for leg in [0, 1] {
+                script.extend_from_slice(&[12, 0xe0, leg, choices, seed as u8, 5, 20, 0x0c, 0, 40]);
+            }
+        }
+        script.extend_from_slice(&[9, 0, 0, 20, 5, 20, 0x78, 0, 200]);
+        save("bridge", &format!("restarts-{kinds}"), &script);
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Calls {
 const DIAL_BIT: u64 = 1 << 63;
 
 /// The number of a call to a user of WhatsApp; `None`: it is SIP's.
-fn dial_of(call: SipCallId) -> Option<u64> {
+pub(super) fn dial_of(call: SipCallId) -> Option<u64> {
     (call.0 & DIAL_BIT != 0).then_some(call.0 & !DIAL_BIT)
 }
 
@@ -63,6 +63,10 @@ impl Calls {
 
     pub fn owner(&self, call: SipCallId) -> Option<u64> {
         self.owners.get(&call).map(|owner| owner.number)
+    }
+
+    pub fn user(&self, call: SipCallId) -> Option<&str> {
+        self.owners.get(&call)?.user.as_deref()
     }
 
     pub fn trunk(&self, call: SipCallId) -> Option<TrunkId> {
@@ -155,6 +159,14 @@ impl Context<'_> {
         call
     }
 
+    /// A softphone that lost its connection has registered from another: what is sent to it inside its call goes there.
+    pub fn follow(&mut self, call: SipCallId) {
+        let Some(user) = self.calls.user(call) else { return };
+        for binding in self.gate.registrar.bindings(user) {
+            self.sip.peer_is_at(self.now, call, &binding.contact, &binding.hop);
+        }
+    }
+
     /// Calls a user of WhatsApp for the session; `new` gets its number here.
     pub fn dial(&mut self, new: NewDial, trunk: Option<TrunkId>) -> SipCallId {
         self.calls.last_dial += 1;
@@ -178,7 +190,10 @@ impl Context<'_> {
     pub fn hangup(&mut self, call: SipCallId, reason: &str) {
         match dial_of(call) {
             Some(dial) => self.out.push_back(EdgeOutput::Dial(DialRequest::HangUp { dial })),
-            None => self.sip.hangup(self.now, call, Some(reason)),
+            None => {
+                self.follow(call);
+                self.sip.hangup(self.now, call, Some(reason));
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 mod dials;
 mod figures;
 mod joins;
+mod originate;
 mod peers;
 
 use super::arrive;
@@ -44,6 +45,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 pub use figures::{EdgeAlive, EdgeCounters, GateFigures, TrunkFigures};
+pub use originate::{NEW_CALL_BYTES_MAX, NewCall};
 
 /// Codecs of sessions where the configuration says nothing, best first.
 pub const CODECS_DEFAULT: [Codec; 3] = [Codec::Opus, Codec::Pcmu, Codec::Pcma];

@@ -38,6 +38,10 @@ use engine::sdp::CodecFormat;
 use engine::time::Instant;
 use engine::worker::{Command, RefuseReason};
 
+mod originated;
+
+pub(super) use originated::Origin;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BridgeState {
     Opening,
@@ -87,6 +91,8 @@ pub(super) struct Exchange {
     bridge: BridgeState,
     /// The seat whose party is about to be replaced by another call, or by a newcomer.
     joining: Option<LegName>,
+    /// Nobody has called: whom the one on seat A is to be connected to, until that one has answered.
+    far: Option<(Vec<Way>, Wanted)>,
     end: Option<CallEnd>,
     end_detail: Option<Box<str>>,
     since: Instant,
@@ -139,6 +145,7 @@ impl Exchange {
             headers: arrived.headers,
             bridge: BridgeState::Opening,
             joining: None,
+            far: None,
             end: None,
             end_detail: None,
             since: cx.now,
@@ -151,14 +158,18 @@ impl Exchange {
         if self.end.is_some() {
             return; // Close is on its way
         }
-        let fits = self.parties[0].as_mut().is_some_and(|near| near.half.opened(a.clone()));
+        // Where nobody has called, the first callee sits on seat A.
+        let (fits, first) = match &mut self.parties[0] {
+            Some(near) => (near.half.opened(a.clone()), b),
+            None => (true, a),
+        };
         if !fits {
             return self.end(cx, CallEnd::new("tandem", "bug", "the engine opened a leg of another kind"));
         }
         // Providers wait for our first packet, and end a call that brings none for long: a callee on hold must not cost it.
         cx.command(BridgeCommand::Comfort { leg: LegName::A });
         cx.command(BridgeCommand::Comfort { leg: LegName::B });
-        let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.begin(cx, b.clone()));
+        let hunted = self.hunt.as_mut().map_or(Hunted::Nothing, |hunt| hunt.begin(cx, first.clone()));
         self.hunted(cx, hunted);
     }
 
@@ -475,6 +486,9 @@ impl Exchange {
             (Hunted::Nothing, _) => {}
             (Hunted::Rings { code, early, .. }, false) => self.caller_rings(cx, code, early),
             (Hunted::Rings { code, .. }, true) => self.transfer_goes(cx, code),
+            (Hunted::Won(won), false) if self.far.is_some() => self.near_answered(cx, *won),
+            (Hunted::Won(won), true) if self.parties[1].is_none() => self.far_answered(cx, *won),
+            (Hunted::Lost(lost), true) if self.parties[1].is_none() => self.far_lost(cx, *lost),
             (Hunted::Won(won), false) => self.callee_answered(cx, *won),
             (Hunted::Won(won), true) => self.transferred(cx, *won),
             (Hunted::Lost(lost), false) => self.nobody_answered(cx, *lost),

@@ -1,6 +1,6 @@
 //! One side of a call that is up: its dialog, its leg, and what its peer changes about them.
 
-use super::context::Context;
+use super::context::{Context, dial_of};
 use super::half::{Addresses, Half};
 use crate::route::{Caller, Source};
 use crate::sip::{SipCallId, SipEvent};
@@ -62,12 +62,15 @@ impl Party {
         changed.then_some(if reoffer.held { "on hold" } else { "resumed" })
     }
 
-    /// Nothing comes from its peer any more: it is offered an ICE restart, if it may answer one. Answers whether it was.
+    /// Nothing comes from its peer any more: it is offered an ICE restart, if it may answer one (WhatsApp takes no later offer). Answers
+    /// whether it was.
     pub fn restart_ice(&mut self, cx: &mut Context) -> bool {
-        let Some(call) = self.call else { return false };
+        let Some(call) = self.call.filter(|call| dial_of(*call).is_none()) else { return false };
         let Some(restart) = self.half.offer_restart(addresses(cx)) else { return false };
         let credentials = Some(restart.credentials);
         cx.command(BridgeCommand::OfferRestart { leg: self.seat, credentials });
+        // Who changed its network has a new connection as well.
+        cx.follow(call);
         cx.sip.reinvite(cx.now, call, &restart.offer);
         true
     }

@@ -99,11 +99,22 @@ async fn read<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, Response> {
+    read_limited(shared, peer, headers, body, EDGE_BYTES_MAX).await
+}
+
+/// Reads the body of who bears the token, of at most `limit` bytes.
+pub(super) async fn read_limited<T: DeserializeOwned>(
+    shared: &Shared,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<T, Response> {
     if !shared.access.admits_plane(peer, headers) {
         shared.counters.edge_unauthorized.fetch_add(1, Ordering::Relaxed);
         return Err(failure(StatusCode::UNAUTHORIZED, "unauthorized", "the bearer token is missing or wrong"));
     }
-    let bytes = read_body(body, EDGE_BYTES_MAX).await?;
+    let bytes = read_body(body, limit).await?;
     // serde would take a list for an object whose fields come in their order.
     if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
@@ -135,7 +146,8 @@ fn success(body: serde_json::Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
-fn refusal(error: &EdgeError) -> Response {
+/// An edge's refusal as HTTP has it.
+pub(super) fn refusal(error: &EdgeError) -> Response {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = failure(status, &error.code, &error.message);
     if let Some(seconds) = error.retry_after_s {

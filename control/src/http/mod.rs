@@ -9,6 +9,7 @@ pub mod edge_api;
 pub mod edge_client;
 pub mod exposition;
 pub mod listen;
+pub mod originate;
 pub mod status;
 pub mod webhook;
 

@@ -207,6 +207,12 @@ impl SipAgent {
         self.with(now, call, |call, core| call.offer_anew(core, now, sdp));
     }
 
+    /// A device has registered as `contact` on the connection `hop`: if that is what the peer of `call` calls itself, its connection before
+    /// is history, and what is sent to it inside the call goes there (RFC 7118 §5: its URI leads nowhere by itself).
+    pub fn peer_is_at(&mut self, now: Instant, call: SipCallId, contact: &str, hop: &Hop) {
+        self.with(now, call, |call, _| call.peer_is_at(contact, hop));
+    }
+
     /// Sends a key by INFO (`application/dtmf-relay`), for peers that take no telephone-events.
     pub fn info(&mut self, now: Instant, call: SipCallId, digit: char, duration_ms: u32) {
         self.with(now, call, |call, core| call.send_digit(core, now, digit, duration_ms));

@@ -64,6 +64,10 @@ function jssip({ ws, user, password, domain, headers = [] }) {
 // SIP.js 0.21, and 0.20 as Browser-Phone uses it.
 function sipjs(SIP, { ws, user, password, domain, bundlePolicy }) {
   let session;
+  let registerer;
+  const register = (onAccept) => registerer.register({
+    requestDelegate: { onAccept, onReject: ({ message }) => said(`registration failed ${message.statusCode}`) },
+  });
   const uri = (text) => SIP.UserAgent.makeURI(text.startsWith('sip:') ? text : `sip:${text}@${domain}`);
   const description = { constraints: sound };
   const hook = (made) => {
@@ -90,7 +94,11 @@ function sipjs(SIP, { ws, user, password, domain, bundlePolicy }) {
         hook(made);
         said(`incoming ${made.remoteIdentity.uri.user} ${made.remoteIdentity.displayName ?? ''}`);
       },
-      onDisconnect: () => said('disconnected'),
+      onDisconnect: (error) => {
+        said('disconnected');
+        // As Browser-Phone does: the connection again, then the registration.
+        if (error) setTimeout(() => ua.reconnect().then(() => register(() => said('back'))), 500);
+      },
     },
   });
   const held = (on) => {
@@ -129,12 +137,13 @@ function sipjs(SIP, { ws, user, password, domain, bundlePolicy }) {
         if (code >= 200 && code < 300) session.bye();
       },
     }),
+    drop: () => ua.transport._ws.close(4000, 'the network is gone'),
     stop: () => ua.stop(),
   });
   ua.start().then(() => {
-    const registerer = new SIP.Registerer(ua, { expires: 300 });
+    registerer = new SIP.Registerer(ua, { expires: 300 });
     registerer.stateChange.addListener((state) => said(state === 'Registered' ? 'registered' : `registerer ${state}`));
-    return registerer.register({ requestDelegate: { onReject: ({ message }) => said(`registration failed ${message.statusCode}`) } });
+    return register();
   }).catch((error) => said(`failed ${error.message}`));
 }
 

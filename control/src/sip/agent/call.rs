@@ -456,6 +456,18 @@ impl Call {
     }
 
     /// Sends a request built by the leg's dialog, with credentials, along its route.
+    /// See [`super::SipAgent::peer_is_at`].
+    pub fn peer_is_at(&mut self, contact: &str, hop: &Hop) {
+        let Some(leg) = self.main.and_then(|main| self.legs.get_mut(main)) else { return };
+        let (Some(known), Some(now)) = (SipUri::parse(leg.dialog.remote_target()), SipUri::parse(contact)) else {
+            return;
+        };
+        let is_same = known.user == now.user && known.host.eq_ignore_ascii_case(now.host);
+        if is_same && leg.peer.transport.is_websocket() && hop.transport.is_websocket() {
+            leg.peer = Hop { domain: leg.peer.domain.clone(), ..hop.clone() };
+        }
+    }
+
     pub fn send_in_dialog(&mut self, core: &mut Core, now: Instant, leg: usize, request: Message, purpose: Purpose) {
         let hop = match self.next_hop(core, leg) {
             Next::Hop(hop) => hop,
