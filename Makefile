@@ -22,8 +22,9 @@ build:
 bench:
 	cargo bench --locked -p benches
 
-# How many calls one core carries, against the least that is possible. About ten minutes on a quiet machine of two cores or more;
-# PART="transcoded memory" runs some of it, DENSITY_RIVAL=1 measures Debian's rtpengine too (benches/density/main.rs says more).
+# How many calls one core carries, against the least that is possible. About a quarter of an hour on a quiet machine of two cores or more;
+# PART="transcoded memory" runs some of it, DENSITY_PROFILE=wideband-20k or fullband-32k half of it, DENSITY_RIVAL=1 measures Debian's
+# rtpengine too (benches/density/main.rs says more).
 density:
 	tests/install.sh test
 	$(if $(DENSITY_RIVAL),tests/install.sh rival)

@@ -80,6 +80,9 @@ const SECOND_PROFILE: [&str; 4] = ["transcoded", "relay_rtp", "relay_webrtc", "s
 
 fn measure_profiles(wanted: &[&str]) -> Result<()> {
     let profile = parts::variable("DENSITY_PROFILE");
+    // Asked for once: from the first run on this program keeps off the measured one.
+    let cores = engine::io::system::cores();
+    let measure = |full: bool, wanted: &[&str], kept: bool| measure(&cores, full, wanted, kept);
     match (profile.as_deref(), wanted) {
         (None, []) => {
             let first = measure(false, &[], true);
@@ -92,12 +95,12 @@ fn measure_profiles(wanted: &[&str]) -> Result<()> {
 }
 
 /// `kept`: the results belong to the project's.
-fn measure(full: bool, wanted: &[&str], kept: bool) -> Result<()> {
+fn measure(cores: &[usize], full: bool, wanted: &[&str], kept: bool) -> Result<()> {
     if let Some(unknown) = wanted.iter().find(|word| !PARTS.iter().any(|(name, _)| name == *word)) {
         let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
         bail!("{unknown} is no part: write some of {}", names.join(", "));
     }
-    let run = Run::new(full)?;
+    let run = Run::new(cores, full)?;
     let mut failed = Vec::new();
     let renews = parts::variable("DENSITY_RENEW").is_some() && !kept;
     // A part of a run must not replace a whole one, unless it is asked to take its part's place.

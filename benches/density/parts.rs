@@ -54,9 +54,8 @@ pub struct Run {
 type Start<'s> = &'s dyn Fn(&Generator) -> Result<(Subject, Dialler)>;
 
 impl Run {
-    /// Reads the variables, speaks and codes the speech, and moves this program off the measured core.
-    pub fn new(full: bool) -> Result<Run> {
-        let cores = engine::io::system::cores();
+    /// Reads the variables, speaks and codes the speech, and moves this program off the measured core, the last of `cores`.
+    pub fn new(cores: &[usize], full: bool) -> Result<Run> {
         let (Some((&measured, others)), true) = (cores.split_last(), cores.len() >= 2) else {
             bail!("two cores are needed: one for the gateway, one for the load");
         };
