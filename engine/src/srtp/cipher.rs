@@ -26,6 +26,8 @@ pub(super) const RTCP_ENCRYPTED: u32 = 1 << 31;
 pub(super) enum Transform {
     CmHmac(Box<CmHmac>),
     Gcm(Box<Gcm>),
+    /// For RTCP.
+    SeldomGcm(Box<SeldomGcm>),
 }
 
 impl Transform {
@@ -33,7 +35,7 @@ impl Transform {
     pub(super) fn tag_bytes(&self) -> usize {
         match self {
             Transform::CmHmac(cm) => cm.tag_bytes,
-            Transform::Gcm(_) => GCM_TAG_BYTES,
+            Transform::Gcm(_) | Transform::SeldomGcm(_) => GCM_TAG_BYTES,
         }
     }
 
@@ -42,6 +44,7 @@ impl Transform {
         match self {
             Transform::CmHmac(cm) => prefetch(&**cm),
             Transform::Gcm(gcm) => prefetch(&**gcm),
+            Transform::SeldomGcm(gcm) => prefetch(&**gcm),
         }
     }
 
@@ -54,11 +57,8 @@ impl Transform {
                 packet[len..len + cm.tag_bytes].copy_from_slice(&tag[..cm.tag_bytes]);
                 len + cm.tag_bytes
             }
-            Transform::Gcm(gcm) => {
-                let (header, rest) = packet.split_at_mut(header_bytes);
-                gcm.seal(gcm.rtp_nonce(ssrc, index), header, rest, len - header_bytes);
-                len + GCM_TAG_BYTES
-            }
+            Transform::Gcm(gcm) => gcm.seal_rtp(packet, len, header_bytes, ssrc, index),
+            Transform::SeldomGcm(gcm) => gcm.ready().seal_rtp(packet, len, header_bytes, ssrc, index),
         }
     }
 
@@ -77,19 +77,17 @@ impl Transform {
                 cm.verify(message, roc(index), tag)?;
                 cm.counter.apply(cm.rtp_iv(ssrc, index), &mut message[header_bytes..]);
             }
-            Transform::Gcm(gcm) => {
-                let (header, rest) = packet.split_at_mut(header_bytes);
-                gcm.open(gcm.rtp_nonce(ssrc, index), header, rest)?;
-            }
+            Transform::Gcm(gcm) => gcm.open_rtp(packet, header_bytes, ssrc, index)?,
+            Transform::SeldomGcm(gcm) => gcm.ready().open_rtp(packet, header_bytes, ssrc, index)?,
         }
         Ok(len)
     }
 
     /// Protects the compound packet `packet[..len]`: encrypted, with index and tag behind it.
     pub(super) fn seal_rtcp(&self, packet: &mut [u8], len: usize, ssrc: u32, index: u32) -> usize {
-        let word = (RTCP_ENCRYPTED | index).to_be_bytes();
         match self {
             Transform::CmHmac(cm) => {
+                let word = (RTCP_ENCRYPTED | index).to_be_bytes();
                 // packet | E, index | tag (RFC 3711 figure 2); the HMAC covers all before the tag.
                 let end = len + RTCP_INDEX_BYTES;
                 cm.counter.apply(cm.rtp_iv(ssrc, u64::from(index)), &mut packet[RTCP_HEADER_BYTES..len]);
@@ -98,15 +96,8 @@ impl Transform {
                 packet[end..end + cm.tag_bytes].copy_from_slice(&tag[..cm.tag_bytes]);
                 end + cm.tag_bytes
             }
-            Transform::Gcm(gcm) => {
-                // packet | tag | E, index (RFC 7714 figure 2).
-                let end = len + GCM_TAG_BYTES;
-                let (header, rest) = packet.split_at_mut(RTCP_HEADER_BYTES);
-                let aad = rtcp_aad(header, word);
-                gcm.seal(gcm.rtcp_nonce(ssrc, index), &aad, rest, len - RTCP_HEADER_BYTES);
-                packet[end..end + RTCP_INDEX_BYTES].copy_from_slice(&word);
-                end + RTCP_INDEX_BYTES
-            }
+            Transform::Gcm(gcm) => gcm.seal_rtcp(packet, len, ssrc, index),
+            Transform::SeldomGcm(gcm) => gcm.ready().seal_rtcp(packet, len, ssrc, index),
         }
     }
 
@@ -114,7 +105,7 @@ impl Transform {
     pub(super) fn rtcp_word(&self, packet: &[u8]) -> u32 {
         let at = match self {
             Transform::CmHmac(cm) => packet.len() - cm.tag_bytes - RTCP_INDEX_BYTES,
-            Transform::Gcm(_) => packet.len() - RTCP_INDEX_BYTES,
+            Transform::Gcm(_) | Transform::SeldomGcm(_) => packet.len() - RTCP_INDEX_BYTES,
         };
         u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]])
     }
@@ -122,26 +113,17 @@ impl Transform {
     /// Checks and decrypts one SRTCP packet; returns the length of the RTCP packet. `word` is `rtcp_word` of it.
     pub(super) fn open_rtcp(&self, packet: &mut [u8], ssrc: u32, word: u32) -> Result<usize, DropReason> {
         let len = packet.len() - self.tag_bytes() - RTCP_INDEX_BYTES;
-        let index = word & !RTCP_ENCRYPTED;
-        let encrypted = word & RTCP_ENCRYPTED != 0;
         match self {
             Transform::CmHmac(cm) => {
                 let (message, trailer) = packet.split_at_mut(len);
                 cm.verify(message, word.to_be_bytes(), &trailer[RTCP_INDEX_BYTES..])?;
-                if encrypted {
-                    cm.counter.apply(cm.rtp_iv(ssrc, u64::from(index)), &mut message[RTCP_HEADER_BYTES..]);
+                if word & RTCP_ENCRYPTED != 0 {
+                    let index = u64::from(word & !RTCP_ENCRYPTED);
+                    cm.counter.apply(cm.rtp_iv(ssrc, index), &mut message[RTCP_HEADER_BYTES..]);
                 }
             }
-            Transform::Gcm(gcm) => {
-                let nonce = gcm.rtcp_nonce(ssrc, index);
-                let sealed = packet.len() - RTCP_INDEX_BYTES;
-                if encrypted {
-                    let (header, rest) = packet[..sealed].split_at_mut(RTCP_HEADER_BYTES);
-                    gcm.open(nonce, &rtcp_aad(header, word.to_be_bytes()), rest)?;
-                } else {
-                    gcm.check(nonce, &mut packet[..sealed], len, word.to_be_bytes())?;
-                }
-            }
+            Transform::Gcm(gcm) => gcm.open_rtcp(packet, ssrc, word)?,
+            Transform::SeldomGcm(gcm) => gcm.ready().open_rtcp(packet, ssrc, word)?,
         }
         Ok(len)
     }
@@ -270,6 +252,39 @@ impl Gcm {
         Gcm { key: AesGcm::new(key), salt }
     }
 
+    fn seal_rtp(&self, packet: &mut [u8], len: usize, header_bytes: usize, ssrc: u32, index: u64) -> usize {
+        let (header, rest) = packet.split_at_mut(header_bytes);
+        self.seal(self.rtp_nonce(ssrc, index), header, rest, len - header_bytes);
+        len + GCM_TAG_BYTES
+    }
+
+    fn open_rtp(&self, packet: &mut [u8], header_bytes: usize, ssrc: u32, index: u64) -> Result<(), DropReason> {
+        let (header, rest) = packet.split_at_mut(header_bytes);
+        self.open(self.rtp_nonce(ssrc, index), header, rest)
+    }
+
+    /// packet | tag | E, index (RFC 7714 figure 2).
+    fn seal_rtcp(&self, packet: &mut [u8], len: usize, ssrc: u32, index: u32) -> usize {
+        let word = (RTCP_ENCRYPTED | index).to_be_bytes();
+        let end = len + GCM_TAG_BYTES;
+        let (header, rest) = packet.split_at_mut(RTCP_HEADER_BYTES);
+        let aad = rtcp_aad(header, word);
+        self.seal(self.rtcp_nonce(ssrc, index), &aad, rest, len - RTCP_HEADER_BYTES);
+        packet[end..end + RTCP_INDEX_BYTES].copy_from_slice(&word);
+        end + RTCP_INDEX_BYTES
+    }
+
+    fn open_rtcp(&self, packet: &mut [u8], ssrc: u32, word: u32) -> Result<(), DropReason> {
+        let nonce = self.rtcp_nonce(ssrc, word & !RTCP_ENCRYPTED);
+        let sealed = packet.len() - RTCP_INDEX_BYTES;
+        if word & RTCP_ENCRYPTED != 0 {
+            let (header, rest) = packet[..sealed].split_at_mut(RTCP_HEADER_BYTES);
+            self.open(nonce, &rtcp_aad(header, word.to_be_bytes()), rest)
+        } else {
+            self.check(nonce, &mut packet[..sealed], sealed - GCM_TAG_BYTES, word.to_be_bytes())
+        }
+    }
+
     /// 0, SSRC, ROC, SEQ, in 16, 32, 32 and 16 bits, XOR salt (RFC 7714 §8.1).
     fn rtp_nonce(&self, ssrc: u32, index: u64) -> [u8; NONCE_BYTES] {
         self.nonce((u128::from(ssrc) << 48) | u128::from(index))
@@ -311,6 +326,29 @@ impl Gcm {
         aad[..len].copy_from_slice(&sealed[..len]);
         aad[len..].copy_from_slice(&word);
         self.open(nonce, aad, &mut sealed[len..])
+    }
+}
+
+/// AES-GCM for a packet every few seconds: the bare key, in place of a schedule and tables of ten times its size that would be used as
+/// seldom. They are made anew for each packet.
+pub(super) struct SeldomGcm {
+    key: [u8; 32],
+    key_bytes: usize,
+    salt: [u8; NONCE_BYTES],
+}
+
+impl SeldomGcm {
+    /// # Panics
+    /// If `key` has neither 16 nor 32 bytes.
+    pub(super) fn new(key: &[u8], salt: [u8; NONCE_BYTES]) -> SeldomGcm {
+        assert!(matches!(key.len(), 16 | 32), "a key of AES-128 or AES-256");
+        let mut bytes = [0; 32];
+        bytes[..key.len()].copy_from_slice(key);
+        SeldomGcm { key: bytes, key_bytes: key.len(), salt }
+    }
+
+    fn ready(&self) -> Gcm {
+        Gcm::new(&self.key[..self.key_bytes], self.salt)
     }
 }
 
@@ -400,16 +438,20 @@ mod tests {
                         deadbeefdeadbeefdeadbeefdeadbeefdeadbeef";
 
     fn rfc_7714_rtcp(key: &str, protected: &str) {
-        let transform = Transform::Gcm(Box::new(Gcm::new(&hex(key), *b"Quid pro quo")));
-        let (ssrc, index) = (0x4d61_7273, 0x5d4);
-        let plain = hex(RTCP);
-        let mut packet = [plain.clone(), vec![0; 20]].concat();
-        assert_eq!(transform.seal_rtcp(&mut packet, plain.len(), ssrc, index), packet.len());
-        assert_eq!(packet, hex(protected));
-        let word = transform.rtcp_word(&packet);
-        assert_eq!(word, 0x8000_05d4);
-        assert_eq!(transform.open_rtcp(&mut packet, ssrc, word), Ok(plain.len()));
-        assert_eq!(packet[..plain.len()], plain);
+        let (key, salt) = (hex(key), *b"Quid pro quo");
+        for transform in
+            [Transform::Gcm(Box::new(Gcm::new(&key, salt))), Transform::SeldomGcm(Box::new(SeldomGcm::new(&key, salt)))]
+        {
+            let (ssrc, index) = (0x4d61_7273, 0x5d4);
+            let plain = hex(RTCP);
+            let mut packet = [plain.clone(), vec![0; 20]].concat();
+            assert_eq!(transform.seal_rtcp(&mut packet, plain.len(), ssrc, index), packet.len());
+            assert_eq!(packet, hex(protected));
+            let word = transform.rtcp_word(&packet);
+            assert_eq!(word, 0x8000_05d4);
+            assert_eq!(transform.open_rtcp(&mut packet, ssrc, word), Ok(plain.len()));
+            assert_eq!(packet[..plain.len()], plain);
+        }
     }
 
     #[test]

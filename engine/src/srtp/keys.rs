@@ -1,6 +1,6 @@
 //! From master keys to session keys (RFC 3711 §4.3, RFC 6188, RFC 7714 §11), and what each profile is made of.
 
-use super::cipher::{CmHmac, Counter, Gcm, Transform};
+use super::cipher::{CmHmac, Counter, Gcm, SeldomGcm, Transform};
 use super::{MasterKey, SrtpProfile};
 use crate::error::DropReason;
 
@@ -100,7 +100,10 @@ impl Derivation {
             Cipher::Gcm => {
                 let mut nonce_salt = [0; 12];
                 nonce_salt.copy_from_slice(&salt[..12]);
-                Transform::Gcm(Box::new(Gcm::new(key, nonce_salt)))
+                match label {
+                    LABEL_RTCP => Transform::SeldomGcm(Box::new(SeldomGcm::new(key, nonce_salt))),
+                    _ => Transform::Gcm(Box::new(Gcm::new(key, nonce_salt))),
+                }
             }
         }
     }
