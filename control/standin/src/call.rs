@@ -291,6 +291,8 @@ impl Task {
             }
             Event::Rejected => return Some(EndedBy::Rejected),
             Event::Terminated => return Some(EndedBy::Terminated),
+            // A call that the business places is a `callee`'s.
+            Event::Connected(_) => {}
         }
         None
     }

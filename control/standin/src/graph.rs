@@ -11,10 +11,11 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use base64::Engine as _;
 use engine::io::clock;
 use engine::time::Instant;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -46,6 +47,19 @@ pub enum Event {
     Rejected,
     /// Ended by the business.
     Terminated,
+    /// Placed by the business: the user's phone is about to ring.
+    Connected(Connected),
+}
+
+/// A call that the business places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// Who is called, digits.
+    pub to: String,
+    /// The offer.
+    pub sdp: String,
+    /// `biz_opaque_callback_data`, which webhooks repeat.
+    pub opaque: Option<String>,
 }
 
 /// The answer to one request.
@@ -91,6 +105,8 @@ struct Call {
     pre_accepted: Option<String>,
     accepted: bool,
     ended: bool,
+    /// The business has placed it.
+    is_ours: bool,
 }
 
 /// Meta's memory of calls.
@@ -102,6 +118,8 @@ pub struct Graph {
     requests: VecDeque<Value>,
     faults: Vec<Fault>,
     traces: u64,
+    /// Users who let the business call them.
+    permitted: BTreeSet<String>,
 }
 
 impl Graph {
@@ -115,7 +133,13 @@ impl Graph {
             requests: VecDeque::new(),
             faults: Vec::new(),
             traces: 0,
+            permitted: BTreeSet::new(),
         }
+    }
+
+    /// A user lets the business call.
+    pub fn permit(&mut self, user: &str) {
+        self.permitted.insert(user.to_owned());
     }
 
     /// A call was placed with `offer`.
@@ -126,6 +150,10 @@ impl Graph {
             payload_types: payload_types.unwrap_or_default(),
             ..Call::default()
         };
+        self.insert(call_id, call);
+    }
+
+    fn insert(&mut self, call_id: &str, call: Call) {
         self.calls.insert(call_id.to_owned(), call);
         self.order.push_back(call_id.to_owned());
         if self.order.len() > CALLS_MAX {
@@ -158,12 +186,13 @@ impl Graph {
     pub fn handle(&mut self, now: Instant, authorization: Option<&str>, phone_number_id: &str, body: &[u8]) -> Reply {
         let parsed: Option<Value> = serde_json::from_slice(body).ok();
         let mut reply = match self.check(now, authorization, phone_number_id, parsed.as_ref()) {
-            Ok(event) => Reply {
-                status: 200,
-                body: json!({ "messaging_product": "whatsapp", "success": true }),
-                event: Some(event),
-                delay_ms: 0,
-            },
+            Ok((call_id, event)) => {
+                let body = match event {
+                    Event::Connected(_) => json!({ "messaging_product": "whatsapp", "calls": [{ "id": call_id }] }),
+                    _ => json!({ "messaging_product": "whatsapp", "success": true }),
+                };
+                Reply { status: 200, body, event: Some((call_id, event)), delay_ms: 0 }
+            }
             Err(refusal) => refusal.reply(),
         };
         let action = parsed.as_ref().and_then(|body| body["action"].as_str()).unwrap_or_default();
@@ -201,12 +230,18 @@ impl Graph {
         if body["messaging_product"] != "whatsapp" {
             return Err(Refusal::invalid("messaging_product must be whatsapp"));
         }
+        if body["action"] == "connect" {
+            return self.check_connect(body);
+        }
         let call_id = body["call_id"].as_str().ok_or(Refusal::invalid("call_id is required"))?;
         let call = self.calls.get(call_id).ok_or(Refusal::invalid("Unknown call id"))?;
         if call.ended {
             return Err(Refusal::invalid("The call has already ended"));
         }
         let event = match body["action"].as_str() {
+            Some("pre_accept" | "accept" | "reject") if call.is_ours => {
+                return Err(Refusal::invalid("The business has placed this call"));
+            }
             Some("pre_accept") if call.pre_accepted.is_some() || call.accepted => {
                 return Err(Refusal::invalid("The call is already in progress"));
             }
@@ -227,6 +262,28 @@ impl Graph {
         Ok((call_id.to_owned(), event))
     }
 
+    /// A call to a user: permission first, as there.
+    fn check_connect(&self, body: &Value) -> Result<(String, Event), Refusal> {
+        let is_number = |to: &&str| (7..=15).contains(&to.len()) && to.bytes().all(|byte| byte.is_ascii_digit());
+        let to = body["to"].as_str().filter(is_number).ok_or(Refusal::invalid("to is required"))?;
+        if body["session"]["sdp_type"] != "offer" {
+            return Err(Refusal::invalid("session.sdp_type must be offer"));
+        }
+        let sdp = body["session"]["sdp"].as_str().ok_or(Refusal::invalid("session.sdp is required"))?;
+        check_offer(sdp)?;
+        let opaque = body["biz_opaque_callback_data"].as_str();
+        if opaque.is_some_and(|opaque| opaque.len() > 512) {
+            return Err(Refusal::invalid("biz_opaque_callback_data is too long"));
+        }
+        if !self.permitted.contains(to) {
+            return Err(Refusal::new(401, 138_006, "No approved call permission from the recipient"));
+        }
+        let call_id =
+            format!("wacid.{}", base64::engine::general_purpose::STANDARD.encode(format!("{to}/{}", self.traces)));
+        let connected = Connected { to: to.to_owned(), sdp: sdp.to_owned(), opaque: opaque.map(str::to_owned) };
+        Ok((call_id, Event::Connected(connected)))
+    }
+
     fn take_fault(&mut self, action: &str) -> Option<Fault> {
         let index = self.faults.iter().position(|fault| fault.action == action)?;
         self.faults[index].times = self.faults[index].times.saturating_sub(1);
@@ -238,11 +295,15 @@ impl Graph {
     }
 
     fn apply(&mut self, call_id: &str, event: &Event) {
+        if let Event::Connected(_) = event {
+            return self.insert(call_id, Call { is_ours: true, ..Call::default() });
+        }
         let Some(call) = self.calls.get_mut(call_id) else { return };
         match event {
             Event::PreAccepted { sdp } => call.pre_accepted = Some(sdp.clone()),
             Event::Accepted { .. } => call.accepted = true,
             Event::Rejected | Event::Terminated => call.ended = true,
+            Event::Connected(_) => {}
         }
     }
 
@@ -319,6 +380,38 @@ fn session<'b>(body: &'b Value, call: &Call) -> Result<&'b str, Refusal> {
 
 /// Meta's rules for an answer, and those that make a call silent when they are broken.
 fn check_answer(sdp: &str, call: &Call) -> Result<(), Refusal> {
+    let media = check_transport(sdp)?;
+    if sdp.contains("\r\na=ice-lite\r\n") {
+        return Err(Refusal::invalid("a=ice-lite must not appear in the answer"));
+    }
+    if !matches!(attribute(sdp, "setup"), Some("active" | "passive")) {
+        return Err(Refusal::invalid("a=setup must be active or passive"));
+    }
+    if attribute(sdp, "mid") != Some(call.mid.as_str()) {
+        return Err(Refusal::invalid("a=mid differs from the offer"));
+    }
+    check_credentials(sdp)?;
+    check_media(sdp, media, Some(call))
+}
+
+/// The same for an offer. Meta's relay is lite, and learns no candidate later.
+fn check_offer(sdp: &str) -> Result<(), Refusal> {
+    let media = check_transport(sdp)?;
+    if sdp.contains("\r\na=ice-lite\r\n") {
+        return Err(Refusal::invalid("a=ice-lite must not appear in the offer"));
+    }
+    if !matches!(attribute(sdp, "setup"), Some("actpass" | "active")) {
+        return Err(Refusal::invalid("a=setup must be actpass or active"));
+    }
+    if attribute(sdp, "candidate").is_none() {
+        return Err(Refusal::invalid("The offer has no candidate"));
+    }
+    check_credentials(sdp)?;
+    check_media(sdp, media, None)
+}
+
+/// One audio section over DTLS, with one SHA-256 fingerprint; answers its `m=` line.
+fn check_transport(sdp: &str) -> Result<&str, Refusal> {
     if !sdp.starts_with("v=0\r\n") || !sdp.ends_with("\r\n") || sdp.replace("\r\n", "").contains(['\r', '\n']) {
         return Err(Refusal::sdp());
     }
@@ -334,30 +427,23 @@ fn check_answer(sdp: &str, call: &Call) -> Result<(), Refusal> {
     if fingerprints.len() != 1 || !fingerprints.iter().all(|value| sha256(value)) {
         return Err(Refusal::invalid("Fingerprint algo is not SHA256"));
     }
-    if sdp.contains("\r\na=ice-lite\r\n") {
-        return Err(Refusal::invalid("a=ice-lite must not appear in the answer"));
-    }
-    if !matches!(attribute(sdp, "setup"), Some("active" | "passive")) {
-        return Err(Refusal::invalid("a=setup must be active or passive"));
-    }
-    if attribute(sdp, "mid") != Some(call.mid.as_str()) {
-        return Err(Refusal::invalid("a=mid differs from the offer"));
-    }
-    if attribute(sdp, "ice-ufrag").is_none_or(|ufrag| ufrag.len() < 4)
-        || attribute(sdp, "ice-pwd").is_none_or(|pwd| pwd.len() < 22)
-    {
-        return Err(Refusal::sdp());
-    }
-    check_media(sdp, media, call)
+    Ok(media)
 }
 
-fn check_media(sdp: &str, media: &str, call: &Call) -> Result<(), Refusal> {
+fn check_credentials(sdp: &str) -> Result<(), Refusal> {
+    let is_long = |name, least| attribute(sdp, name).is_some_and(|value| value.len() >= least);
+    if is_long("ice-ufrag", 4) && is_long("ice-pwd", 22) { Ok(()) } else { Err(Refusal::sdp()) }
+}
+
+/// `call`: whose offer is answered.
+fn check_media(sdp: &str, media: &str, call: Option<&Call>) -> Result<(), Refusal> {
     let lines = |direction: &str| sdp.contains(&format!("\r\na={direction}\r\n"));
     if lines("recvonly") || lines("sendonly") || lines("inactive") {
         return Err(Refusal::invalid("The answer must be sendrecv"));
     }
     let numbers: Vec<&str> = media.split(' ').skip(3).collect();
-    if numbers.iter().any(|number| !call.payload_types.iter().any(|offered| offered == number)) {
+    let is_offered = |number: &&str| call.is_none_or(|call| call.payload_types.iter().any(|offered| offered == number));
+    if !numbers.iter().all(is_offered) {
         return Err(Refusal::invalid("The answer holds a codec that was not offered"));
     }
     if !attributes(sdp, "rtpmap").any(|map| map.to_ascii_lowercase().ends_with(" opus/48000/2"))
@@ -564,6 +650,53 @@ mod tests {
             assert!(error["fbtrace_id"].as_str().is_some_and(|id| id.len() > 10));
         }
         assert_eq!(send(&mut graph(), "pre_accept", None).status, 400);
+    }
+
+    fn offer(sdp: &str, to: &str) -> Vec<u8> {
+        let session = json!({ "sdp_type": "offer", "sdp": sdp });
+        json!({ "messaging_product": "whatsapp", "action": "connect", "to": to, "session": session,
+            "biz_opaque_callback_data": "x" })
+        .to_string()
+        .into_bytes()
+    }
+
+    #[test]
+    fn a_user_who_has_permitted_it_is_called_with_an_offer_that_metas_relay_can_answer() {
+        let ours = ANSWER
+            .replace("setup:active", "setup:actpass")
+            .replace("a=ice-ufrag", "a=candidate:1 1 udp 2130706431 192.0.2.10 40000 typ host\r\na=ice-ufrag");
+        let mut graph = graph();
+        let mut connect =
+            |sdp: &str, to: &str| graph.handle(Instant::ZERO, Some("Bearer token"), "118", &offer(sdp, to));
+        let refused = connect(&ours, "447700900123");
+        assert_eq!((refused.status, &refused.body["error"]["code"]), (401, &json!(138_006)));
+        graph.permit("447700900123");
+        let mut connect =
+            |sdp: &str, to: &str| graph.handle(Instant::ZERO, Some("Bearer token"), "118", &offer(sdp, to));
+        for (from, to, details) in [
+            ("t=0 0\r\n", "t=0 0\r\na=ice-lite\r\n", "a=ice-lite must not appear in the offer"),
+            ("setup:actpass", "setup:passive", "a=setup must be actpass or active"),
+            ("a=candidate", "a=other", "The offer has no candidate"),
+            (
+                "a=fingerprint:sha-256",
+                "a=fingerprint:sha-384 1A\r\na=fingerprint:sha-256",
+                "Fingerprint algo is not SHA256",
+            ),
+            ("telephone-event/8000", "telephone-event/48000", "telephone-event must run at 8000 Hz"),
+        ] {
+            let reply = connect(&ours.replace(from, to), "447700900123");
+            assert_eq!(reply.body["error"]["error_data"]["details"], *details, "{from} -> {to}");
+        }
+        assert_eq!(connect(&ours, "+447700900123").status, 400);
+        let reply = connect(&ours, "447700900123");
+        let id = reply.body["calls"][0]["id"].as_str().unwrap().to_owned();
+        let connected = Connected { to: "447700900123".to_owned(), sdp: ours.clone(), opaque: Some("x".to_owned()) };
+        assert_eq!(reply.event, Some((id.clone(), Event::Connected(connected))));
+        for (action, status) in [("reject", 400), ("terminate", 200), ("terminate", 400)] {
+            let body = json!({ "messaging_product": "whatsapp", "call_id": id, "action": action }).to_string();
+            let reply = graph.handle(Instant::ZERO, Some("Bearer token"), "118", body.as_bytes());
+            assert_eq!(reply.status, status, "{action}");
+        }
     }
 
     #[test]

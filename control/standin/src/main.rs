@@ -12,6 +12,7 @@
 mod bot;
 mod busy;
 mod call;
+mod callee;
 #[cfg(test)]
 mod chaos;
 mod demo;

@@ -98,6 +98,8 @@ struct Call<'a> {
     status: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     errors: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    biz_opaque_callback_data: Option<&'a str>,
 }
 
 /// A call was placed.
@@ -153,6 +155,58 @@ fn call<'a>(account: &'a Account, id: &'a str, event: &'a str, now_s: u64) -> Ca
         duration: None,
         status: None,
         errors: None,
+        biz_opaque_callback_data: None,
+    }
+}
+
+/// A call that the business has placed, as its webhooks name it.
+#[derive(Clone, Copy, Debug)]
+pub struct Outbound<'a> {
+    /// Meta's id.
+    pub call_id: &'a str,
+    /// What the business named it.
+    pub opaque: Option<&'a str>,
+}
+
+/// The relay's answer to the business's offer.
+pub fn answer(account: &Account, call: Outbound<'_>, sdp: &str, now_s: u64) -> Vec<u8> {
+    let session = Session { sdp, sdp_type: "answer" };
+    let body = envelope(account, &Call { session: Some(session), ..outbound(account, call, "connect", now_s) });
+    escape(&body).into_bytes()
+}
+
+/// The end of a call that the business has placed; `talked` in seconds since 1970, if it was answered.
+pub fn outbound_end(account: &Account, call: Outbound<'_>, talked: Option<(u64, u64)>, now_s: u64) -> Vec<u8> {
+    let mut end = outbound(account, call, "terminate", now_s);
+    end.status = Some("COMPLETED");
+    if let Some((start_s, end_s)) = talked {
+        (end.start_time, end.end_time) = (Some(start_s.to_string()), Some(end_s.to_string()));
+        end.duration = Some(end_s.saturating_sub(start_s));
+    }
+    escape(&envelope(account, &end)).into_bytes()
+}
+
+/// RINGING, ACCEPTED or REJECTED.
+pub fn status(account: &Account, call: Outbound<'_>, status: &str, now_s: u64) -> Vec<u8> {
+    let mut said = json!({"id": call.call_id, "timestamp": now_s.to_string(), "type": "call", "status": status,
+        "recipient_id": account.caller});
+    if let Some(opaque) = call.opaque {
+        said["biz_opaque_callback_data"] = opaque.into();
+    }
+    let metadata = json!({"display_phone_number": account.number, "phone_number_id": account.phone_number_id});
+    let value = json!({"messaging_product": "whatsapp", "metadata": metadata, "statuses": [said]});
+    let changes = json!([{"value": value, "field": "calls"}]);
+    let body = json!({"object": "whatsapp_business_account", "entry": [{"id": account.waba_id, "changes": changes}]});
+    escape(&body.to_string()).into_bytes()
+}
+
+fn outbound<'a>(account: &'a Account, call: Outbound<'a>, event: &'a str, now_s: u64) -> Call<'a> {
+    Call {
+        from: &account.number,
+        to: &account.caller,
+        direction: "BUSINESS_INITIATED",
+        biz_opaque_callback_data: call.opaque,
+        ..self::call(account, call.call_id, event, now_s)
     }
 }
 

@@ -1,7 +1,8 @@
 //! WhatsApp as a whole: the account, Meta's Graph API, its webhook sender, and the calls that are going on.
 
 use crate::call::{self, Call, Media};
-use crate::graph::{self, Graph};
+use crate::callee::{self, Callee};
+use crate::graph::{self, Event, Graph};
 use crate::webhook::{self, Account, Form};
 use anyhow::Context;
 use base64::Engine as _;
@@ -33,6 +34,8 @@ pub struct WhatsApp {
     tandem: OnceLock<String>,
     identity: Identity,
     calls: Mutex<BTreeMap<String, Arc<Call>>>,
+    /// Calls that the business has placed.
+    callees: Mutex<BTreeMap<String, Arc<Callee>>>,
 }
 
 impl WhatsApp {
@@ -46,15 +49,25 @@ impl WhatsApp {
             tandem: OnceLock::new(),
             identity: Identity::generate().map_err(|_| anyhow::anyhow!("no certificate for the media relay"))?,
             calls: Mutex::new(BTreeMap::new()),
+            callees: Mutex::new(BTreeMap::new()),
             account,
         });
         let weak: Weak<WhatsApp> = Arc::downgrade(&whatsapp);
-        let graph = graph::Shared::new(Graph::new(TOKEN, &whatsapp.account.phone_number_id), move |call_id, event| {
-            if let Some(call) = weak.upgrade().and_then(|whatsapp| whatsapp.call(call_id)) {
-                call.graph(event);
+        let mut memory = Graph::new(TOKEN, &whatsapp.account.phone_number_id);
+        memory.permit(&whatsapp.account.caller);
+        let graph = graph::Shared::new(memory, move |call_id, event| {
+            let Some(whatsapp) = weak.upgrade() else { return };
+            match (event, whatsapp.callee(call_id), whatsapp.call(call_id)) {
+                (Event::Connected(connected), ..) => {
+                    let call_id = call_id.to_owned();
+                    tokio::spawn(async move { whatsapp.ring(call_id, &connected).await });
+                }
+                (Event::Terminated, Some(callee), _) => callee.terminated(),
+                (event, _, Some(call)) => call.graph(event),
+                (_, _, None) => {}
             }
         });
-        let router = graph::router(graph.clone());
+        let router = graph::router(graph.clone()).merge(callee::router(Arc::downgrade(&whatsapp)));
         let _ = whatsapp.graph.set(graph);
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(whatsapp)
@@ -104,6 +117,33 @@ impl WhatsApp {
         Some(call)
     }
 
+    /// The business calls a user.
+    async fn ring(self: &Arc<Self>, call_id: String, connected: &graph::Connected) {
+        match callee::ring(self, call_id.clone(), connected, &relay_addresses().await).await {
+            Some(callee) => drop(self.lock_callees().insert(call_id, callee)),
+            None => tracing::warn!("the offer of a call to a user cannot be answered"),
+        }
+    }
+
+    /// A call that the business has placed, while it goes on.
+    pub fn callee(&self, call_id: &str) -> Option<Arc<Callee>> {
+        self.lock_callees().get(call_id).cloned()
+    }
+
+    /// All of them.
+    pub fn callees(&self) -> Vec<Arc<Callee>> {
+        self.lock_callees().values().cloned().collect()
+    }
+
+    /// It is over.
+    pub fn forget_callee(&self, call_id: &str) {
+        self.lock_callees().remove(call_id);
+    }
+
+    fn lock_callees(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Callee>>> {
+        self.callees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The call is over.
     pub fn forget(&self, call_id: &str) {
         self.lock().remove(call_id);
@@ -130,6 +170,10 @@ impl WhatsApp {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[path = "outbound_tests.rs"]
+mod outbound_tests;
 
 /// A fresh id in Meta's form, with every character that needs care in a URL.
 fn call_id(account: &Account) -> String {
