@@ -1,6 +1,6 @@
 //! Headless Chromium by WebDriver, with speech for a microphone and a recorder on what it hears.
 
-use super::Program;
+use super::{Program, until};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -161,6 +161,9 @@ impl Browser {
     /// Opens a page.
     pub async fn open(&self, url: &str) {
         self.post("url", &json!({"url": url})).await;
+        // A browser that has just started may say so while it still shows the empty page of its start.
+        let shown = "return location.href !== 'data:,' && document.readyState === 'complete'";
+        until("the page", 20, async || (self.run(shown).await == true).then_some(())).await;
     }
 
     /// Runs a script in the page and answers what it returns.
