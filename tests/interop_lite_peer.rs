@@ -8,7 +8,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use interop::baresip::Baresip;
 use interop::wire::{Class, Packet};
-use interop::{HOST, Program, built, get_json, in_namespace, output_of, speech, until};
+use interop::{HOST, Program, built, get_json, in_namespace, output_of, pion, speech, until};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -46,10 +46,9 @@ fn an_ice_lite_peer_of_another_make_speaks_with_the_bot() {
             &[8_000],
         );
         let long = repeated(folder, &answered[0]);
-        let ogg = opus_file(folder, &said[1]);
 
         let mut capture = capture(folder).await;
-        let mut pion = pion(folder, &ogg).await;
+        let mut peer = pion::start(folder, &said[1]).await;
         let account = format!("<sip:bob@{HOST}>;regint=0;answermode=auto;audio_codecs=PCMU/8000/1");
         let mut bob = Baresip::start(folder, &format!("{HOST}:5070"), &long, &account).await;
         let graph = graph().await;
@@ -64,7 +63,7 @@ fn an_ice_lite_peer_of_another_make_speaks_with_the_bot() {
         until("baresip's end of the call", 10, async || bob.saw("CALL_CLOSED", "").then_some(())).await;
         nothing_is_left().await;
         get_json(&format!("{PION}/quit")).await;
-        pion.ended(5).await;
+        peer.ended(5).await;
         capture.stop().await;
 
         let graph = graph.lock().expect("graph");
@@ -80,7 +79,7 @@ fn an_ice_lite_peer_of_another_make_speaks_with_the_bot() {
         assert_eq!(stats["pc"], "connected", "{stats}");
         assert!(stats["heard"].as_u64() > Some(500), "the peer heard too little: {stats}");
         let by_bot = speech::score(&said[0], &bob.heard(), 1.0);
-        let by_user = speech::score(&answered[0], &decoded(folder, "heard.ogg"), 1.0);
+        let by_user = speech::score(&answered[0], &pion::heard(folder), 1.0);
         println!("user heard by bot {by_bot:?}, bot heard by user {by_user:?}");
         assert!(by_bot.similarity > 0.8, "the bot did not hear the user: {by_bot:?}");
         assert!(by_user.similarity > 0.8, "the user did not hear the bot: {by_user:?}");
@@ -128,16 +127,6 @@ fn assert_wire(pcap: &Path, accepted_at: f64) {
         last.at - first.at
     );
     assert!(to_relay.iter().any(|packet| packet.class() == Class::Rtcp), "no RTCP report in 14 s");
-}
-
-async fn pion(folder: &Path, ogg: &Path) -> Program {
-    let mut command = Command::new(interop::repo().join("target/tools/lite-pion"));
-    command.args(["-host", HOST, "-port", "8090", "-media-port", "3480", "-play"]).arg(ogg);
-    command.arg("-record").arg(folder.join("heard.ogg"));
-    let mut program = Program::start(folder, "pion", &mut command);
-    until("pion", 10, async || std::net::TcpStream::connect((HOST, 8090)).ok()).await;
-    assert!(program.is_running());
-    program
 }
 
 async fn capture(folder: &Path) -> Program {
@@ -225,25 +214,6 @@ async fn nothing_is_left() {
         interop::left_behind("http://127.0.0.1:8080").await.is_empty().then_some(())
     })
     .await;
-}
-
-fn opus_file(folder: &Path, wav: &Path) -> std::path::PathBuf {
-    let ogg = folder.join("user.ogg");
-    let settings = "-ac 2 -c:a libopus -b:a 20k -application voip -frame_duration 20 -page_duration 20000".split(' ');
-    output_of(Command::new("ffmpeg").args(["-loglevel", "error", "-y", "-i"]).arg(wav).args(settings).arg(&ogg));
-    ogg
-}
-
-fn decoded(folder: &Path, ogg: &str) -> std::path::PathBuf {
-    let wav = folder.join("heard.wav");
-    output_of(
-        Command::new("ffmpeg")
-            .args(["-loglevel", "error", "-y", "-i"])
-            .arg(folder.join(ogg))
-            .args(["-ac", "1"])
-            .arg(&wav),
-    );
-    wav
 }
 
 fn repeated(folder: &Path, wav: &Path) -> std::path::PathBuf {

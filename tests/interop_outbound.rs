@@ -9,7 +9,9 @@ use axum::routing::post;
 use axum::{Json, Router};
 use interop::baresip::{Baresip, Options};
 use interop::wire::{self, Class, Packet};
-use interop::{EDGE, HOST, Program, built, get_json, in_namespace, left_behind, output_of, post_json, speech, until};
+use interop::{
+    EDGE, HOST, Program, built, get_json, in_namespace, left_behind, output_of, pion, post_json, speech, until,
+};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,7 +46,7 @@ fn a_phone_calls_a_user_of_whatsapp() {
         let near = said("near", "en-gb", "The birch canoe slid on the smooth planks.");
         let user = said("user", "en-us", "Seven wizards are walking home with a phone.");
         let mut capture = wire::capture(folder).await;
-        let mut pion = pion(folder, &opus_file(folder, &user[1])).await;
+        let mut peer = pion::start(folder, &user[1]).await;
         let graph = graph().await;
         let mut tandem = tandem(folder).await;
         let account = format!("<sip:pbx@{HOST}>;regint=0;audio_codecs=PCMU/8000/1");
@@ -61,7 +63,7 @@ fn a_phone_calls_a_user_of_whatsapp() {
         let stats = first_call(folder, &graph, &mut alice).await;
         assert_eq!(stats["pc"], "connected", "{stats}");
         assert!(stats["heard"].as_u64() > Some(300), "the user heard too little: {stats}");
-        let by_user = speech::score(&near[0], &decoded(folder), 0.5);
+        let by_user = speech::score(&near[0], &pion::heard(folder), 0.5);
         let by_near = speech::score(&user[0], &alice.heard(), 0.5);
         println!("caller heard by user {by_user:?}, user heard by caller {by_near:?}");
         assert!(by_user.similarity > 0.8, "the user did not hear the caller: {by_user:?}");
@@ -71,7 +73,7 @@ fn a_phone_calls_a_user_of_whatsapp() {
         second_call(folder, &graph, &mut alice).await;
         until("an empty gateway", 60, async || left_behind(EDGE).await.is_empty().then_some(())).await;
         get_json(&format!("{PION}/quit")).await;
-        pion.ended(5).await;
+        peer.ended(5).await;
         capture.stop().await;
 
         let requests = graph.lock().expect("graph").requests.clone();
@@ -183,16 +185,6 @@ fn assert_wire(packets: &[Packet]) {
     assert_eq!(ssrcs.len(), 2, "one SSRC for each of the two calls");
 }
 
-async fn pion(folder: &Path, ogg: &Path) -> Program {
-    let mut command = Command::new(interop::repo().join("target/tools/lite-pion"));
-    command.args(["-host", HOST, "-port", "8090", "-media-port", "3480", "-play"]).arg(ogg);
-    command.arg("-record").arg(folder.join("heard.ogg"));
-    let mut program = Program::start(folder, "pion", &mut command);
-    until("pion", 10, async || std::net::TcpStream::connect((HOST, 8090)).ok()).await;
-    assert!(program.is_running());
-    program
-}
-
 /// tandem with a trunk whose calls go to users of WhatsApp.
 async fn tandem(folder: &Path) -> Program {
     let text = format!(
@@ -276,19 +268,6 @@ async fn webhook(folder: &Path, value: &Value) {
         reqwest::Client::new().post("http://127.0.0.1:3000/wa/webhook").header("X-Hub-Signature-256", signature);
     let reply = request.header("Content-Type", "application/json").body(body.to_string()).send().await.expect("tandem");
     assert_eq!(reply.status(), 200);
-}
-
-fn opus_file(folder: &Path, wav: &Path) -> PathBuf {
-    let ogg = folder.join("user.ogg");
-    let settings = "-ac 2 -c:a libopus -b:a 20k -application voip -frame_duration 20 -page_duration 20000".split(' ');
-    output_of(Command::new("ffmpeg").args(["-loglevel", "error", "-y", "-i"]).arg(wav).args(settings).arg(&ogg));
-    ogg
-}
-
-fn decoded(folder: &Path) -> PathBuf {
-    let (ogg, wav) = (folder.join("heard.ogg"), folder.join("heard.wav"));
-    output_of(Command::new("ffmpeg").args(["-loglevel", "error", "-y", "-i"]).arg(&ogg).args(["-ac", "1"]).arg(&wav));
-    wav
 }
 
 fn repeated(folder: &Path, wav: &Path) -> PathBuf {

@@ -7,7 +7,7 @@ mod interop;
 
 use interop::baresip::Baresip;
 use interop::nat::{self, Nat};
-use interop::{EDGE, HOST, Program, get_json, in_namespace, output_of, repo, script, speech, until};
+use interop::{EDGE, HOST, Program, get_json, in_namespace, output_of, pion, repo, script, speech, until};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -182,13 +182,7 @@ async fn call_from_aiortc(folder: &Path, microphone: &Path) -> (Value, PathBuf) 
 /// The lite peer of another make, for six seconds.
 async fn call_from_pion(folder: &Path, microphone: &Path) -> PathBuf {
     const PION: &str = "http://10.77.0.1:8090";
-    let ogg = folder.join("user.ogg");
-    let encode = "-ac 2 -c:a libopus -b:a 20k -application voip -frame_duration 20 -page_duration 20000".split(' ');
-    output_of(Command::new("ffmpeg").args(["-loglevel", "error", "-y", "-i"]).arg(microphone).args(encode).arg(&ogg));
-    let mut command = Command::new(repo().join("target/tools/lite-pion"));
-    command.args(["-host", HOST, "-port", "8090", "-media-port", "3480", "-play"]).arg(&ogg);
-    let mut pion = Program::start(folder, "pion", command.arg("-record").arg(folder.join("pion.ogg")));
-    until("pion", 10, async || std::net::TcpStream::connect((HOST, 8090)).ok()).await;
+    let mut peer = pion::start(folder, microphone).await;
 
     let offer = get_json(&format!("{PION}/offer")).await;
     let post = async |path: &str, body: Value| {
@@ -200,17 +194,14 @@ async fn call_from_pion(folder: &Path, microphone: &Path) -> PathBuf {
     assert_shows_public(&created["sdp_answer"]);
     let answer = json!({"type": "answer", "sdp": created["sdp_answer"]});
     let taken = reqwest::Client::new().post(format!("{PION}/answer")).json(&answer).send().await.expect("an answer");
-    assert!(taken.status().is_success(), "{}", pion.output());
+    assert!(taken.status().is_success(), "{}", peer.output());
     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
     let stats = get_json(&format!("{PION}/stats")).await;
     assert!(stats["pair"].to_string().contains(nat::PUBLIC), "{stats}");
     post("/webrtc/hangup", json!({"edge_session_id": created["edge_session_id"]})).await;
     get_json(&format!("{PION}/quit")).await;
-    pion.ended(5).await;
-    let wav = folder.join("pion.wav");
-    let decode = ["-loglevel", "error", "-y", "-i"];
-    output_of(Command::new("ffmpeg").args(decode).arg(folder.join("pion.ogg")).args(["-ac", "1"]).arg(&wav));
-    wav
+    peer.ended(5).await;
+    pion::heard(folder)
 }
 
 fn assert_shows_public(answer: &Value) {

@@ -8,6 +8,7 @@ pub mod baresip;
 pub mod browser;
 pub mod line;
 pub mod nat;
+pub mod pion;
 pub mod sdes;
 pub mod softphone;
 pub mod speech;
