@@ -154,6 +154,14 @@ impl RtpLeg {
         self.stream.format()
     }
 
+    /// The one address that may be heard at the RTP socket now, which may be connected to it. Not where keys prove a packet: whoever has
+    /// them may come from anywhere. See the table in `latch.rs`.
+    pub fn fixed_peer(&self, now: Instant) -> Option<SocketAddr> {
+        let remote = self.remote.as_ref().filter(|_| self.srtp.is_none() && self.phase == Phase::Open)?;
+        let peer = remote.latch.only_source(now)?;
+        (!remote.described.rtcp_mux || remote.rtcp_to == peer).then_some(peer)
+    }
+
     /// Takes one datagram.
     pub fn handle_datagram<'p>(
         &mut self,

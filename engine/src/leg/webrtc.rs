@@ -300,10 +300,11 @@ impl WebrtcLeg {
         self.ice.role()
     }
 
-    /// The one address that this leg will ever speak with: its socket may be connected to it. Known once there are keys, toward a lite
-    /// peer only: a full one may move.
+    /// The one address that this leg speaks with: its socket may be connected to it. Known once there are keys, toward a lite peer only,
+    /// and while none is looked for anew: a full one may move.
     pub fn fixed_peer(&self) -> Option<SocketAddr> {
-        self.nominated.filter(|_| self.is_peer_lite && self.keys.is_some())
+        let is_restarting = self.ice_before.is_some() || self.ice_offered.is_some();
+        self.nominated.filter(|_| self.is_peer_lite && self.keys.is_some() && !is_restarting)
     }
 
     /// Our DTLS role, once the peer's description is here.
