@@ -157,6 +157,22 @@ fn a_leg_hears_its_peer_alone_while_nobody_else_may_speak_and_anyone_again_soon_
 }
 
 #[test]
+fn an_address_of_another_host_is_refused_at_the_start() {
+    let _alone = alone();
+    let bind = Some(IpAddr::from([192, 0, 2, 7]));
+    let config = EngineConfig {
+        workers: 1,
+        pin: false,
+        media_ports: 20_700..=20_799,
+        bind,
+        driver: Driver::Auto,
+        complexity: COMPLEXITY_DEFAULT,
+    };
+    let started = Engine::start_with::<Echo>(&config, Arc::default(), || {});
+    assert!(format!("{:?}", started.err()).contains("media sockets cannot be bound to 192.0.2.7"));
+}
+
+#[test]
 fn a_flooded_socket_does_not_silence_another() {
     let _alone = alone();
     for driver in DRIVERS {
