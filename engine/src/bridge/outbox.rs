@@ -7,7 +7,7 @@
 
 use super::Port;
 use crate::limits::DATAGRAM_BYTES_MAX;
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::net::SocketAddr;
 
 /// Bytes of an outbox: one datagram of the largest size and two packets of speech, or ten of these.
@@ -17,12 +17,9 @@ const OUTBOX_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + 500;
 const OUTBOX_PACKETS_MAX: usize = 16;
 const _: () = assert!(OUTBOX_BYTES_MAX <= u16::MAX as usize);
 
-/// Pieces that a thread keeps: a worker drains each bridge before it goes on to the next, so that it needs one; simulations more.
-const SPARE_ROOMS_MAX: usize = 4;
-
 thread_local! {
-    /// Pieces that no bridge of this thread has packets in.
-    static SPARE_ROOMS: RefCell<Vec<Box<Room>>> = const { RefCell::new(Vec::new()) };
+    /// The piece that no bridge of this thread has packets in. One is enough: a worker drains each bridge before it goes on to the next.
+    static SPARE_ROOM: Cell<Option<Box<Room>>> = const { Cell::new(None) };
 }
 
 /// One packet in the outbox.
@@ -73,7 +70,7 @@ impl Outbox {
     pub(super) fn pop(&mut self, out: &mut [u8]) -> Option<(Port, SocketAddr, usize)> {
         let popped = self.room.as_mut()?.pop(out);
         if self.is_empty() {
-            self.room.take().map(Room::give_back);
+            SPARE_ROOM.set(self.room.take().map(Room::emptied));
         }
         popped
     }
@@ -89,9 +86,9 @@ impl Outbox {
 }
 
 impl Room {
-    /// A spare one of this thread, else a new one.
+    /// This thread's spare one, else a new one.
     fn take() -> Box<Room> {
-        let spare = SPARE_ROOMS.with_borrow_mut(Vec::pop);
+        let spare = SPARE_ROOM.take();
         spare.unwrap_or_else(|| {
             Box::new(Room {
                 used: 0,
@@ -104,13 +101,9 @@ impl Room {
     }
 
     /// The packets are gone: the next bridge may have it.
-    fn give_back(mut self: Box<Room>) {
+    fn emptied(mut self: Box<Room>) -> Box<Room> {
         (self.used, self.next_in, self.next_out) = (0, 0, 0);
-        SPARE_ROOMS.with_borrow_mut(|spares| {
-            if spares.len() < SPARE_ROOMS_MAX {
-                spares.push(self);
-            }
-        });
+        self
     }
 
     fn pop(&mut self, out: &mut [u8]) -> Option<(Port, SocketAddr, usize)> {
