@@ -10,13 +10,18 @@ use engine::media::simd::{Kernels, MIDDLE, SIDE_PAIRS, kernels as best};
 
 static KERNELS: Kernels = Kernels {
     name: "avx512",
-    // SAFETY, of each: `kernels` hands them out only where there is AVX-512 with what they need.
+    // SAFETY: this and all the others are handed out by `kernels` alone, where there is AVX-512 with what they need.
     halve: |window, out| unsafe { halve(window, out) },
+    // SAFETY: see `halve`.
     between: |window, out| unsafe { between(window, out) },
     energy: |pcm| (best().energy)(pcm),
+    // SAFETY: see `halve`.
     mu_encode: |pcm, out| unsafe { mu_encode(pcm, out) },
+    // SAFETY: see `halve`.
     mu_decode: |payload, out| unsafe { mu_decode(payload, out) },
+    // SAFETY: see `halve`.
     a_encode: |pcm, out| unsafe { a_encode(pcm, out) },
+    // SAFETY: see `halve`.
     a_decode: |payload, out| unsafe { a_decode(payload, out) },
 };
 

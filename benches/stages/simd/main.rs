@@ -34,6 +34,7 @@ fn main() {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--help"] => println!("simd [--bench | --names | --run FRAMES ROUTINE VERSION]"),
         ["--names"] => ROUTINES.iter().for_each(|(what, _)| println!("{what}")),
         ["--run", frames, routine, version] => {
             let kernels = available().find(|kernels| kernels.name == version).expect("a version of this processor");
@@ -178,7 +179,7 @@ fn measure(random: &mut Random) {
             let call = timed(|| CALL.iter().for_each(|&routine| ROUTINES[routine].1(kernels, black_box(frame))));
             if beside { work } else { call - timed(|| ()) }
         });
-        median(&mut times.collect())
+        median(&mut times.collect::<Vec<f64>>())
     };
     print_medians("a call, in turn", &versions, random, |kernels, frame| in_turn(kernels, frame, false));
     print_medians("other work", &versions, random, |kernels, frame| in_turn(kernels, frame, true));
@@ -206,7 +207,7 @@ fn print_medians(
     println!();
 }
 
-fn median(times: &mut Vec<f64>) -> f64 {
+fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
 }

@@ -10,13 +10,19 @@ use core::arch::x86_64::{
 
 static KERNELS: Kernels = Kernels {
     name: "avx2",
-    // SAFETY, of each: `kernels` hands them out only where there is AVX2.
+    // SAFETY: this and all the others are handed out by `kernels` alone, where there is AVX2.
     halve: |window, out| unsafe { halve(window, out) },
+    // SAFETY: see `halve`.
     between: |window, out| unsafe { between(window, out) },
+    // SAFETY: see `halve`.
     energy: |pcm| unsafe { energy(pcm) },
+    // SAFETY: see `halve`.
     mu_encode: |pcm, out| unsafe { mu_encode(pcm, out) },
+    // SAFETY: see `halve`.
     mu_decode: |payload, out| unsafe { mu_decode(payload, out) },
+    // SAFETY: see `halve`.
     a_encode: |pcm, out| unsafe { a_encode(pcm, out) },
+    // SAFETY: see `halve`.
     a_decode: |payload, out| unsafe { a_decode(payload, out) },
 };
 
