@@ -28,7 +28,7 @@ bench:
 density:
 	tests/install.sh test
 	$(if $(DENSITY_RIVAL),tests/install.sh rival)
-	cargo build --release --locked -p control -p benches --bin tandem --bin density
+	cargo build --release --locked -p control -p benches --bin tandem --bin density --bin counted
 	target/release/density $(PART)
 
 # How it sounds on bad networks: about a minute; QUALITY=full measures the whole matrix and draws the charts, QUALITY=deep what

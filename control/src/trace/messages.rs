@@ -26,7 +26,7 @@ pub const ENTRY_BYTES_MAX: usize = 512 * 1_024;
 /// Bytes of one message that are kept.
 pub const MESSAGE_BYTES_KEPT: usize = 16 * 1_024;
 
-/// Call-IDs that one entry joins. Further links are not made.
+/// Call-IDs that one entry joins. Further links are not made: a Call-ID beyond them has an entry of its own.
 pub const ENTRY_CALL_IDS_MAX: usize = 64;
 
 /// Entries that a list shows.
@@ -250,7 +250,11 @@ impl Messages {
         }
         let carried = parsed.and_then(|message| message.header("X-WA-Call-ID")).filter(|id| !id.is_empty());
         match carried {
-            Some(carried) => self.names.get(carried).cloned().unwrap_or_else(|| carried.into()),
+            Some(carried) => {
+                let name = self.names.get(carried).cloned().unwrap_or_else(|| carried.into());
+                let is_full = self.entries.get(&name).is_some_and(|entry| entry.call_ids.len() >= ENTRY_CALL_IDS_MAX);
+                if is_full { call_id.into() } else { name }
+            }
             None => call_id.into(),
         }
     }
