@@ -1,6 +1,6 @@
 #!/bin/sh
-# install.sh demo|quality|test|rival: installs from Debian's packages (and PyPI, for scoring speech) what the machine lacks.
-# demo needs a compiler and cmake; quality also what makes and scores speech; test also the independent programs that the interop tests call.
+# install.sh demo|build|quality|test|rival: installs from Debian's packages (and PyPI, for scoring speech) what the machine lacks.
+# demo needs a compiler and cmake; build also the one that makes libopus fastest; quality also what makes and scores speech; test also the independent programs that the interop tests call.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -8,14 +8,16 @@ demo_packages="gcc g++ libc6-dev make cmake pkg-config libssl-dev"
 test_packages="$demo_packages chromium chromium-driver firefox-esr kamailio kamailio-tls-modules kamailio-websocket-modules baresip-core sip-tester dnsmasq-base golang-go golang-github-pion-webrtc.v3-dev janus \
 iproute2 iptables util-linux tcpdump procps sox espeak-ng ffmpeg openssl valgrind python3-venv python3-dev"
 
+build_packages="$demo_packages clang-19 llvm-19 libclang-rt-19-dev"
 quality_packages="$demo_packages sox espeak-ng python3-venv python3-dev"
 
 case "${1:-}" in
 demo) packages=$demo_packages ;;
+build) packages=$build_packages ;;
 quality) packages=$quality_packages ;;
 rival) packages="rtpengine-daemon" ;;
 test) packages=$test_packages ;;
-*) echo "usage: install.sh demo|quality|test|rival" >&2; exit 2 ;;
+*) echo "usage: install.sh demo|build|quality|test|rival" >&2; exit 2 ;;
 esac
 
 as_root() {
