@@ -1,6 +1,7 @@
 #!/bin/sh
-# install.sh demo|quality|test|rival|arm: installs from Debian's packages (and PyPI, for scoring speech) what the machine lacks.
-# demo needs a compiler and cmake; quality also what makes and scores speech; test also the independent programs that the interop tests call.
+# install.sh demo|build|quality|test|rival|arm: installs from Debian's packages (and PyPI, for scoring speech) what the machine lacks.
+# demo needs a compiler and cmake; build also the one that makes libopus fastest; quality also what makes and scores speech; test also the
+# independent programs that the interop tests call.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -8,6 +9,7 @@ demo_packages="gcc g++ libc6-dev make cmake pkg-config libssl-dev"
 test_packages="$demo_packages chromium chromium-driver firefox-esr kamailio kamailio-tls-modules kamailio-websocket-modules baresip-core sip-tester dnsmasq-base golang-go golang-github-pion-webrtc.v3-dev janus \
 iproute2 iptables util-linux tcpdump procps sox espeak-ng ffmpeg openssl valgrind python3-venv python3-dev"
 
+build_packages="$demo_packages clang-19 llvm-19 libclang-rt-19-dev"
 quality_packages="$demo_packages sox espeak-ng python3-venv python3-dev"
 
 # Linker and emulator of 64-bit ARM, and what the compiler that tests/arm.sh unpacks is linked with.
@@ -15,11 +17,12 @@ arm_packages="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user libedit2 lib
 
 case "${1:-}" in
 demo) packages=$demo_packages ;;
+build) packages=$build_packages ;;
 quality) packages=$quality_packages ;;
 rival) packages="rtpengine-daemon" ;;
 arm) packages="$demo_packages $arm_packages g++-aarch64-linux-gnu" ;;
 test) packages="$test_packages $arm_packages" ;;
-*) echo "usage: install.sh demo|quality|test|rival|arm" >&2; exit 2 ;;
+*) echo "usage: install.sh demo|build|quality|test|rival|arm" >&2; exit 2 ;;
 esac
 
 as_root() {

@@ -1,0 +1,23 @@
+#!/bin/sh
+# compare.sh [ROUNDS]: what libopus costs as `make build` compiles it, against gcc: microseconds a frame, by turns. Of
+# 25 rounds the least: others may use the core too.
+set -eu
+cd "$(dirname "$0")/../.."
+rounds=${1:-25}
+benches/training/train.sh
+CC=gcc cargo build --quiet --locked --release -p training --target-dir target/compare/gcc
+# Whatever was compiled before the training was new.
+cargo clean --quiet --locked --release -p opusic-sys --target-dir target/compare/trained
+cargo build --quiet --locked --release -p training --target-dir target/compare/trained
+rm -f target/compare/*.times
+for _ in $(seq "$rounds"); do
+    for build in gcc trained; do "target/compare/$build/release/training" time >>"target/compare/$build.times"; done
+done
+echo "         encode 0        1        5   decode  floats  fullband"
+for build in gcc trained; do
+    printf '%-8s' "$build"
+    for column in 1 2 3 4 5 6; do
+        cut -d' ' -f"$column" "target/compare/$build.times" | sort -n | head -n 1 | awk '{ printf "%9.2f", $1 }'
+    done
+    echo
+done
