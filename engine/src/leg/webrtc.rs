@@ -197,7 +197,7 @@ impl WebrtcLeg {
     }
 
     /// Asks for the memory that a packet of the peer needs.
-    pub(super) fn prefetch_received(&self) {
+    pub fn prefetch_received(&self) {
         self.prefetch_common();
         if let Some(keys) = &self.keys {
             prefetch(&keys.is_confirmed);
@@ -207,7 +207,7 @@ impl WebrtcLeg {
     }
 
     /// Asks for the memory that a packet to the peer needs.
-    pub(super) fn prefetch_sent(&self) {
+    pub fn prefetch_sent(&self) {
         self.prefetch_common();
         prefetch(&self.is_unwanted);
         if let Some(keys) = &self.keys {
@@ -223,7 +223,7 @@ impl WebrtcLeg {
     }
 
     /// Asks for the keys of what is received or sent.
-    pub(super) fn prefetch_keys(&self, is_received: bool) {
+    pub fn prefetch_keys(&self, is_received: bool) {
         match (&self.keys, is_received) {
             (Some(keys), true) => keys.unprotect.prefetch_keys(),
             (Some(keys), false) => keys.protect.prefetch_keys(),
