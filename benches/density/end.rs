@@ -4,7 +4,7 @@
 //! a payload. What is heard is checked packet by packet: one SSRC, sequence +1, timestamps on the sample clock, and the tag of each
 //! SRTP packet. When a packet came is the kernel's word, not ours.
 //!
-//! An end whose call is up looks into its socket when it speaks, every 20 ms: its leg is in the cache then, and nobody is woken.
+//! An end whose call is up is asked what came, every 20 ms, a little after the other end has spoken: nobody is woken for it.
 
 use super::corpus::Frames;
 use super::ring::{Arrival, Ring, SocketIndex, real_nanos};
@@ -16,6 +16,7 @@ use engine::io::clock;
 use engine::leg::webrtc::{WebrtcConfig, WebrtcLeg};
 use engine::leg::{LegEvent, LegOutput, LocalLeg, Received};
 use engine::limits::DATAGRAM_BYTES_MAX;
+use engine::prefetch::prefetch;
 use engine::rtp::header;
 use engine::sdp::{self, Codec, CodecFormat, Direction, OpusParameters, Setup, TelephoneEventFormat, WebrtcLocal};
 use engine::time::{Instant, RtpTimestamp, WallAnchor};
@@ -195,6 +196,22 @@ enum Link {
     Bare,
 }
 
+/// How far ahead of a packet memory is asked for.
+#[derive(Clone, Copy)]
+pub enum Stage {
+    /// Six packets.
+    End,
+    /// Four packets.
+    Leg,
+    /// Two packets.
+    Keys,
+}
+
+impl Stage {
+    /// All, and how many packets ahead.
+    pub const ALL: [(Stage, usize); 3] = [(Stage::End, 6), (Stage::Leg, 4), (Stage::Keys, 2)];
+}
+
 /// One far end.
 pub struct End {
     /// Its socket.
@@ -334,7 +351,18 @@ impl End {
         self.ready_at = Some(now);
     }
 
-    /// From now on it looks for what came when it speaks. `stamped`: with the kernel's time for each packet.
+    /// Asks for the memory that a packet needs: of the end itself, then what stands behind that, then its keys.
+    pub fn prefetch(&self, stage: Stage, is_received: bool) {
+        match (stage, &self.link) {
+            (Stage::End, _) => prefetch(self),
+            (Stage::Leg, Link::Webrtc { leg, .. }) if is_received => leg.prefetch_received(),
+            (Stage::Leg, Link::Webrtc { leg, .. }) => leg.prefetch_sent(),
+            (Stage::Keys, Link::Webrtc { leg, .. }) => leg.prefetch_keys(is_received),
+            (Stage::Leg | Stage::Keys, _) => {}
+        }
+    }
+
+    /// From now on it is asked what came. `stamped`: with the kernel's time for each packet.
     pub fn hush(&mut self, stamped: bool, ring: &mut Ring) {
         let is_connected = !matches!(self.link, Link::Webrtc { fixed: false, .. });
         if is_connected && !self.is_hushed {

@@ -1,7 +1,7 @@
 //! The load: N calls, both ends of each, on one ring and one thread.
 //!
 //! ```text
-//!  wheel of 80 slots of 250 us ── due ends speak ──> ring ──> gateway ──> ring ── due ends look for what came, and check it
+//!  wheel of 80 slots of 250 us ── due ends speak ──> ring ──> gateway ──> ring ── their other ends are asked, and check
 //!  dialler threads ── answers, where to send ──> ends          gateway's INVITE ──> `sip` ── 200 ──> ends
 //! ```
 //!
@@ -10,7 +10,7 @@
 
 use super::corpus::Frames;
 use super::dial::{Dialed, Dialler, Order, Side};
-use super::end::{Common, End, PTIME_NANOS, Shape, Talk};
+use super::end::{Common, End, PTIME_NANOS, Shape, Stage, Talk};
 use super::ring::{Arrival, Ring, SocketIndex};
 use super::sip;
 use anyhow::{Context, Result};
@@ -24,6 +24,10 @@ const SLOTS: u64 = 80;
 const SLOT_NANOS: u64 = PTIME_NANOS / SLOTS;
 /// Datagrams for which a generator whose calls are up waits, unless it is time to speak: what calls that are up hear does not wake it.
 const GATHER_DATAGRAMS: usize = 64;
+
+/// An end is asked for what came so many slots (3 ms) after the other has spoken: late enough that the answer is there, early enough
+/// that the kernel uses the same few buffers again and again, as it would for a network card.
+const ASK_SLOTS: u64 = 12;
 
 /// Of so many calls the kernel stamps every packet; of those beyond, one call in so many. A stamp costs the generator a sixth of a
 /// receive, and what a window says about pacing and residence it says by tens of thousands of packets all the same.
@@ -332,19 +336,26 @@ impl Generator {
         Ok(())
     }
 
-    /// The ends of the next slot speak, and look for what came for them.
+    /// The ends of the next slot speak; those whose other end has spoken a little before look for what came.
     fn slot(&mut self, now: Instant) {
-        let at = (self.slot % SLOTS) as usize;
+        let (at, before) = ((self.slot % SLOTS) as usize, ((self.slot + SLOTS - ASK_SLOTS) % SLOTS) as usize);
         self.slot += 1;
         let due = std::mem::take(&mut self.wheel[at]);
-        for &(call, side) in &due {
+        for (index, &(call, side)) in due.iter().enumerate() {
+            for (stage, ahead) in Stage::ALL {
+                if let Some(&(next, side)) = due.get(index + ahead) {
+                    self.calls[next as usize].ends[side as usize].prefetch(stage, false);
+                }
+            }
             let call = &mut self.calls[call as usize];
             if !call.hung_up {
                 call.note_spoken(side, now);
                 call.ends[side as usize].speak(now, &mut self.ring, &mut self.common);
             }
         }
+        self.wheel[at] = due;
         self.ring.submit();
+        let due = std::mem::take(&mut self.wheel[before]);
         for &(call, side) in &due {
             if self.ring.has_asked_enough() {
                 self.ring.answers();
@@ -352,12 +363,12 @@ impl Generator {
             }
             let call = &mut self.calls[call as usize];
             if !call.hung_up {
-                call.ends[side as usize].ask(&mut self.ring);
+                call.ends[1 - side as usize].ask(&mut self.ring);
             }
         }
+        self.wheel[before] = due;
         self.ring.answers();
         self.hear(now);
-        self.wheel[at] = due;
     }
 
     /// Hands what came to whom it came for.
@@ -368,6 +379,12 @@ impl Generator {
             }
         }
         while let Some(arrival) = self.ring.take() {
+            for (stage, ahead) in Stage::ALL {
+                let next = self.ring.ahead(ahead - 1).map(|socket| self.owners[socket as usize]);
+                if let Some(Owner::End(call, side)) = next {
+                    self.calls[call as usize].ends[side as usize].prefetch(stage, true);
+                }
+            }
             match self.owners[arrival.socket as usize] {
                 Owner::Rtcp => {}
                 Owner::Sip => self.sip(now, &arrival),

@@ -399,6 +399,11 @@ impl Ring {
         }
     }
 
+    /// Whose datagram `take` will answer after so many others.
+    pub fn ahead(&self, others: usize) -> Option<SocketIndex> {
+        self.received.get(others).map(|filled| filled.socket)
+    }
+
     /// Its bytes.
     pub fn bytes(&mut self, arrival: &Arrival) -> &mut [u8] {
         let at = usize::from(arrival.buffer.index) * STRIDE_BYTES + arrival.start;

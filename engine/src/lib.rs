@@ -54,7 +54,7 @@ pub mod leg;
 pub mod limits;
 pub mod media;
 pub mod metrics;
-mod prefetch;
+pub mod prefetch;
 pub mod random;
 pub mod rtp;
 pub mod sdp;

@@ -13,7 +13,7 @@ const LINE_BYTES: usize = 64;
 
 /// Asks for all lines of `value`; waits for nothing and changes nothing.
 #[inline(always)]
-pub(crate) fn prefetch<T: ?Sized>(value: &T) {
+pub fn prefetch<T: ?Sized>(value: &T) {
     prefetch_bytes(core::ptr::from_ref(value).cast(), size_of_val(value));
 }
 

@@ -198,7 +198,7 @@ impl WebrtcLeg {
     }
 
     /// Asks for the memory that a packet of the peer needs.
-    pub(super) fn prefetch_received(&self) {
+    pub fn prefetch_received(&self) {
         self.prefetch_common();
         prefetch_held(&self.keys, offset_of!(Keys, is_confirmed), size_of::<bool>());
         prefetch_held(&self.keys, offset_of!(Keys, unprotect), Unprotect::FRONT_BYTES);
@@ -206,7 +206,7 @@ impl WebrtcLeg {
     }
 
     /// Asks for the memory that a packet to the peer needs.
-    pub(super) fn prefetch_sent(&self) {
+    pub fn prefetch_sent(&self) {
         self.prefetch_common();
         prefetch(&self.is_unwanted);
         prefetch_held(&self.keys, offset_of!(Keys, protect), Protect::FRONT_BYTES);
@@ -220,7 +220,7 @@ impl WebrtcLeg {
     }
 
     /// Asks for the keys of what is received or sent.
-    pub(super) fn prefetch_keys(&self, is_received: bool) {
+    pub fn prefetch_keys(&self, is_received: bool) {
         match (&self.keys, is_received) {
             (Some(keys), true) => keys.unprotect.prefetch_keys(),
             (Some(keys), false) => keys.protect.prefetch_keys(),
