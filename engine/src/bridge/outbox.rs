@@ -1,7 +1,8 @@
 //! Packets that a flow wrote and `poll_output` has not handed out yet.
 //!
 //! One piece of memory per bridge, filled front to back and empty again after each drain. Why not one buffer per packet: what
-//! one input causes is usually one small packet, rarely (a late wake-up) a handful, and never more than this holds.
+//! one input causes is usually one small packet, rarely (a late wake-up) a handful, and never more than this holds. Room for a handful, or for
+//! a datagram of the largest size, is taken by the bridge that first needs it, and kept.
 
 use super::Port;
 use crate::limits::DATAGRAM_BYTES_MAX;
@@ -10,6 +11,10 @@ use std::net::SocketAddr;
 
 /// Bytes of an outbox: one datagram of the largest size and two packets of speech, or ten of these. 4,096 bridges take 8 MB.
 const OUTBOX_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + 500;
+
+/// What it begins with: two packets of speech, of which the second may be the longest that an encoder makes.
+const OUTBOX_BYTES_FIRST: usize = 1_000;
+const _: () = assert!(OUTBOX_BYTES_FIRST < OUTBOX_BYTES_MAX);
 
 /// A packet of speech at 20 to 32 kbit/s, with header and tag.
 const FIRST_BYTES: usize = 128;
@@ -40,7 +45,7 @@ pub(super) struct Outbox {
 impl Outbox {
     pub(super) fn new() -> Outbox {
         Outbox {
-            bytes: vec![0; OUTBOX_BYTES_MAX].into_boxed_slice(),
+            bytes: vec![0; OUTBOX_BYTES_FIRST].into_boxed_slice(),
             used: 0,
             entries: [None; OUTBOX_PACKETS_MAX],
             next_out: 0,
@@ -64,11 +69,24 @@ impl Outbox {
 
     /// Room to write one packet of at most `bytes_max`, tag included; `commit` keeps it.
     pub(super) fn slot(&mut self, bytes_max: usize) -> Option<&mut [u8]> {
+        if self.bytes.len() - self.used < bytes_max {
+            self.grow();
+        }
         if self.next_in == OUTBOX_PACKETS_MAX || self.bytes.len() - self.used < bytes_max {
             self.unsent += 1;
             return None;
         }
         Some(&mut self.bytes[self.used..])
+    }
+
+    /// Takes the rest of its room, once.
+    #[cold]
+    fn grow(&mut self) {
+        if self.bytes.len() < OUTBOX_BYTES_MAX {
+            let mut bytes = vec![0; OUTBOX_BYTES_MAX].into_boxed_slice();
+            bytes[..self.used].copy_from_slice(&self.bytes[..self.used]);
+            self.bytes = bytes;
+        }
     }
 
     /// Keeps the first `len` bytes of the last slot.
@@ -129,6 +147,21 @@ mod tests {
         }
         assert!(outbox.is_empty());
         assert_eq!(outbox.pop(&mut out), None);
+    }
+
+    #[test]
+    fn what_waits_survives_that_more_room_is_taken() {
+        let mut outbox = Outbox::new();
+        outbox.slot(300).unwrap()[..300].fill(1);
+        outbox.commit(PORT, address(), 300);
+        assert_eq!(outbox.bytes.len(), OUTBOX_BYTES_FIRST);
+        outbox.slot(DATAGRAM_BYTES_MAX).unwrap()[..DATAGRAM_BYTES_MAX].fill(2);
+        outbox.commit(PORT, address(), DATAGRAM_BYTES_MAX);
+        let mut out = [0; DATAGRAM_BYTES_MAX];
+        for (byte, len) in [(1, 300), (2, DATAGRAM_BYTES_MAX)] {
+            assert_eq!(outbox.pop(&mut out), Some((PORT, address(), len)));
+            assert!(out[..len].iter().all(|&b| b == byte));
+        }
     }
 
     #[test]
