@@ -1,7 +1,7 @@
 //! Randomness is a parameter: a live worker seeds it from the system, a test from a number.
 //!
 //! Why a stream is kept as its seed and a place in it: each part of a call has one of its own and draws a few words a minute from it. The
-//! generator with its block of words ahead would take 320 bytes for each, and a call has five; made anew for each draw, it costs 0.1 us.
+//! generator with its block of words ahead would take 320 bytes for each, and a call has five; made anew for each draw, it costs 0.2 us.
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

@@ -183,8 +183,9 @@ enum Phase {
 
 #[derive(Clone, Copy, Debug)]
 struct Held {
-    timestamp: i64,
-    ticks: u32,
+    /// Media time, as it came: `at` extends it.
+    timestamp: RtpTimestamp,
+    ticks: u16,
     kind: Kind,
     len: u16,
     first: u8,
@@ -260,7 +261,10 @@ impl JitterBuffer {
         }
         let first = self.arena.hold(packet.payload);
         let len = packet.payload.len() as u16;
-        self.held[index(sequence)] = Some(Held { timestamp, ticks: packet.ticks, kind: packet.kind, len, first });
+        // No packet that has a place here plays longer: 120 ms of 48 kHz are 5,760 ticks.
+        let ticks = packet.ticks.min(u16::MAX.into()) as u16;
+        let timestamp = packet.timestamp;
+        self.held[index(sequence)] = Some(Held { timestamp, ticks, kind: packet.kind, len, first });
         self.held_count += 1;
         self.highest = self.highest.max(sequence);
         if pushed_out { Err(DropReason::JitterFull) } else { Ok(()) }
@@ -296,17 +300,17 @@ impl JitterBuffer {
                 continue;
             }
             if self.phase != Phase::Playing {
-                if now.as_nanos() as i64 - self.nanos(held.timestamp) < self.arrivals.target() {
+                if now.as_nanos() as i64 - self.nanos(self.at(&held)) < self.arrivals.target() {
                     return Playout::Empty;
                 }
-                self.begin(oldest, held.timestamp);
+                self.begin(oldest, self.at(&held));
             }
             self.bound_delay(now);
             if oldest < self.next {
                 continue; // it was too old to be played at all
             }
             let lost = (oldest - self.next) as i64;
-            let gap = held.timestamp - self.head;
+            let gap = self.at(&held) - self.head;
             if gap > (lost + PAUSE_PACKETS) * self.packet_ticks + self.made_up {
                 self.pause();
                 continue;
@@ -332,7 +336,7 @@ impl JitterBuffer {
             return None;
         }
         let held = self.held[index(self.oldest())].filter(|held| held.kind != Kind::Event)?;
-        let at = self.nanos(held.timestamp) + self.arrivals.target();
+        let at = self.nanos(self.at(&held)) + self.arrivals.target();
         Some(Instant::from_nanos(at.max(0) as u64))
     }
 
@@ -386,6 +390,11 @@ impl JitterBuffer {
             self.reference = (timestamp, i64::from(timestamp.0));
         }
         self.reference.1 + i64::from(timestamp.distance_from(self.reference.0))
+    }
+
+    /// Media time of a packet that is held, extended.
+    fn at(&self, held: &Held) -> i64 {
+        self.reference.1 + i64::from(held.timestamp.distance_from(self.reference.0))
     }
 
     fn observe(&mut self, now: Instant, timestamp: i64, packet: &Arriving<'_>) {
@@ -474,7 +483,7 @@ impl JitterBuffer {
             let Some(held) = self.held[index(oldest)] else { return };
             self.give_up_before(oldest + 1);
             self.stats.skipped += u64::from(held.kind != Kind::Event);
-            self.head = self.head.max(held.timestamp + i64::from(held.ticks));
+            self.head = self.head.max(self.at(&held) + i64::from(held.ticks));
             self.made_up = 0;
         }
     }
@@ -482,7 +491,7 @@ impl JitterBuffer {
     /// Whether a packet comes so long after its time that playing it would only make everything after it as late. Not where it is all
     /// there is: then the network has become slower, and the target follows.
     fn is_overdue(&mut self, now: Instant, held: &Held) -> bool {
-        let late = now.as_nanos() as i64 - self.nanos(held.timestamp) - self.arrivals.target();
+        let late = now.as_nanos() as i64 - self.nanos(self.at(held)) - self.arrivals.target();
         let is_late = late > OVERDUE_NANOS;
         self.is_behind &= is_late;
         self.is_behind && self.held_count > 1
@@ -507,7 +516,7 @@ impl JitterBuffer {
         self.give_up_before(sequence);
         let payload = self.arena.copy(held.first, held.len, out);
         self.advance();
-        self.head = held.timestamp + i64::from(held.ticks);
+        self.head = self.at(&held) + i64::from(held.ticks);
         self.made_up = 0;
         self.is_pausing = held.kind == Kind::Pause;
         self.arrivals.note_fate(false);
