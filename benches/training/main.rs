@@ -94,6 +94,7 @@ fn place(turn: usize, frames: usize) -> usize {
     (turn % TIMED_STATES * 37 + turn / TIMED_STATES) % frames
 }
 
+#[expect(clippy::disallowed_methods, reason = "what is measured is real time")]
 fn print_mean(mut step: impl FnMut(usize) -> Result<usize, Error>) -> Result<(), Error> {
     let begin = Instant::now();
     let turns = TIMED_STATES * TIMED_ROUNDS;
