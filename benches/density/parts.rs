@@ -1,5 +1,7 @@
 //! The parts of a run: what is started, how it is loaded, what is compared.
 
+mod memory;
+
 use super::corpus::{Corpus, Frames};
 use super::dial::Dialler;
 use super::end::Shape;
@@ -336,45 +338,6 @@ impl Run {
         }))
     }
 
-    /// Bytes per call, by what as many calls again add.
-    pub fn memory(&self) -> Result<Value> {
-        let tandem: Start = &|generator| Subject::tandem(&self.site, generator.sip_port, &Settings::default());
-        let driver: Start = &|_| Subject::driver(&self.site, 1);
-        let whole = self.memory_of(self.telephone(), tandem)?;
-        let engine = self.memory_of(self.telephone(), driver)?;
-        let relayed = self.memory_of(self.relayed(), driver)?;
-        let value = json!({
-            "transcoded_engine_kib": round(engine.process, 1),
-            "relayed_engine_kib": round(relayed.process, 1),
-            "control_kib": round((whole.process - engine.process).max(0.0), 1),
-            // Five sockets a call: the gateway's three and the generator's two.
-            "kernel_socket_objects_kib": round(whole.objects, 1),
-            "kernel_receive_memory_accounted_kib": round(whole.accounted, 1),
-        });
-        progress(&format!("memory per call: {value}"));
-        Ok(value)
-    }
-
-    fn memory_of(&self, b: EndKind, start: Start) -> Result<Memory> {
-        const CALLS: usize = 150;
-        let mut generator = self.generator(self.caller(), b)?;
-        let (subject, dialler) = start(&generator)?;
-        generator.set_dialler(dialler);
-        let reading = |generator: &mut Generator| -> Result<Memory> {
-            generator.ramp(CALLS, RAMP_PER_SECOND, Duration::from_secs(5))?;
-            generator.run_for(SETTLE)?;
-            Ok(Memory {
-                process: process::resident_bytes(subject.pid()) as f64,
-                objects: process::socket_memory_bytes() as f64,
-                accounted: process::udp_memory_bytes() as f64,
-            })
-        };
-        // The first calls also touch memory that all later ones share.
-        let (first, second) = (reading(&mut generator)?, reading(&mut generator)?);
-        let each = |of: fn(&Memory) -> f64| (of(&second) - of(&first)).max(0.0) / CALLS as f64 / 1024.0;
-        Ok(Memory { process: each(|m| m.process), objects: each(|m| m.objects), accounted: each(|m| m.accounted) })
-    }
-
     /// More calls than the gateway is configured for, and more than the core has time for: refused with 503, and nobody else hears it.
     pub fn overload(&self) -> Result<Value> {
         Ok(json!({"by_limit": self.overload_by_limit()?, "by_load": self.overload_by_load()?}))
@@ -460,16 +423,6 @@ impl Run {
         progress(&format!("scaling: {value}"));
         Ok(value)
     }
-}
-
-/// Bytes of everything, or KiB of one call.
-struct Memory {
-    process: f64,
-    /// Sockets, inodes, files.
-    objects: f64,
-    /// What the kernel has put down for receive queues. Mostly a promise: a socket gives back what it was granted only when a
-    /// quarter of its buffer has gathered.
-    accounted: f64,
 }
 
 /// One line about a step.
