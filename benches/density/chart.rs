@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 560.0;
-const HEIGHT: f64 = 340.0;
+const HEIGHT: f64 = 376.0;
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 16.0;
-const TOP: f64 = 34.0;
+/// Title, and two rows of legend: no line runs through it.
+const TOP: f64 = 70.0;
 const BOTTOM: f64 = 44.0;
 const TICKS: usize = 5;
 
@@ -30,9 +31,15 @@ pub struct Chart {
     pub y_label: String,
     /// The y axis reaches at least so far.
     pub y_least: f64,
+    /// What must not be exceeded, drawn across.
+    pub limit: Option<f64>,
     /// What is drawn.
     pub lines: Vec<Line>,
 }
+
+/// A letter's width, about, and what stands beside a name in the legend.
+const LETTER: f64 = 6.4;
+const SAMPLE: f64 = 44.0;
 
 /// All charts, and a caption below.
 pub fn draw(charts: &[Chart], caption: &str) -> String {
@@ -85,7 +92,11 @@ fn one(out: &mut String, chart: &Chart) {
         (TOP + bottom) / 2.0,
         escaped(&chart.y_label),
     );
-    let mut legend = TOP + 12.0;
+    if let Some(limit) = chart.limit {
+        let y = y_of(limit);
+        let _ = writeln!(out, "<path d=\"M{LEFT} {y:.1}H{right}\" stroke=\"#888\" stroke-dasharray=\"2 3\"/>");
+    }
+    let (mut legend_x, mut legend_y) = (LEFT, 40.0);
     for line in chart.lines.iter().filter(|line| !line.points.is_empty()) {
         let path: Vec<String> = line.points.iter().map(|(x, y)| format!("{:.1} {:.1}", x_of(*x), y_of(*y))).collect();
         let dashes = if line.dashed { " stroke-dasharray=\"5 4\"" } else { "" };
@@ -98,16 +109,19 @@ fn one(out: &mut String, chart: &Chart) {
         for (x, y) in &line.points {
             let _ = writeln!(out, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>", x_of(*x), y_of(*y));
         }
+        let wide = SAMPLE + LETTER * line.name.len() as f64;
+        if legend_x + wide > WIDTH {
+            (legend_x, legend_y) = (LEFT, legend_y + 17.0);
+        }
         let _ = writeln!(
             out,
-            "<path d=\"M{} {}h22\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/><text x=\"{}\" y=\"{}\">{}</text>",
-            LEFT + 10.0,
-            legend - 4.0,
-            LEFT + 38.0,
-            legend,
+            "<path d=\"M{legend_x:.1} {}h22\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>\
+             <text x=\"{:.1}\" y=\"{legend_y}\">{}</text>",
+            legend_y - 4.0,
+            legend_x + 27.0,
             escaped(&line.name),
         );
-        legend += 16.0;
+        legend_x += wide;
     }
 }
 

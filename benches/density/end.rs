@@ -537,3 +537,68 @@ fn full_offer(local: &LocalLeg, address: IpAddr) -> String {
         &[],
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn packet(sequence: u16, timestamp: u32) -> header::RtpPacket<'static> {
+        let mut bytes = [0; 13];
+        header::write(false, 0, sequence, RtpTimestamp(timestamp), 7, &mut bytes);
+        header::parse(bytes.to_vec().leak()).unwrap()
+    }
+
+    /// The other end has spoken every 20 ms, so often.
+    fn spoken(times: u64) -> Departures {
+        let mut departures = Departures::default();
+        (0..times).for_each(|index| departures.note(1_000 * MS + index * PTIME_NANOS));
+        departures
+    }
+
+    #[test]
+    fn a_packet_kept_for_longer_than_a_packet_time_is_seen_to_be() {
+        let mut hear = Hear::default();
+        // Half a millisecond each, but the fifth 24 ms and the sixth, behind it, 4.
+        for (index, late) in [500, 500, 500, 500, 24_000, 4_500].into_iter().enumerate() {
+            let at = 1_000 * MS + index as u64 * PTIME_NANOS + late * 1_000;
+            // What came is looked at when the other end has spoken once more.
+            hear.packet(&packet(index as u16, index as u32 * 160), at, &spoken(index as u64 + 2), true, 160);
+        }
+        // The first says where the stream begins.
+        assert_eq!(hear.residences, [500_000, 500_000, 500_000, 24_000_000, 4_500_000]);
+        assert_eq!((hear.heard.received, hear.heard.lost, hear.heard.off_clock), (5, 0, 0));
+    }
+
+    #[test]
+    fn a_cause_that_was_taken_for_too_early_is_corrected() {
+        let mut hear = Hear::default();
+        // The first two are late by 30 ms, which looks like 10.
+        for (index, late) in [30, 30, 1, 1].into_iter().enumerate() {
+            let at = 1_000 * MS + index as u64 * PTIME_NANOS + late * MS;
+            hear.packet(&packet(index as u16, index as u32 * 160), at, &spoken(8), true, 160);
+        }
+        assert_eq!(hear.residences, [10 * MS as u32, MS as u32, MS as u32]);
+    }
+
+    #[test]
+    fn what_is_older_than_all_that_is_remembered_took_at_least_as_long() {
+        let departures = spoken(20);
+        assert_eq!(departures.of(3), departures.of(12));
+        assert_eq!(departures.of(20), None);
+        assert_eq!(departures.last_before(1_000 * MS + 15 * PTIME_NANOS + 1), Some(15));
+        assert_eq!(departures.last_before(1_000 * MS), None);
+    }
+
+    #[test]
+    fn gaps_late_packets_and_jumps_of_the_clock_are_counted() {
+        let mut hear = Hear::default();
+        for (sequence, timestamp) in [(1, 160), (2, 320), (5, 800), (4, 640), (6, 961)] {
+            hear.packet(&packet(sequence, timestamp), 0, &Departures::default(), true, 160);
+        }
+        let Heard { received, lost, late, off_clock, foreign } = hear.heard;
+        assert_eq!((received, lost, late, off_clock, foreign), (3, 2, 1, 1, 0));
+        assert!(hear.offsets.is_empty(), "no stamp, no place in time");
+    }
+}

@@ -164,6 +164,7 @@ fn picture(results: &Value) -> String {
             title: format!("{title}: processor"),
             y_label: "per cent of one core".to_owned(),
             y_least: 100.0,
+            limit: results[*part]["knee"]["core_percent_at_most"].as_f64(),
             lines: WHO.iter().map(|who| line(who, &busy, "", false)).collect(),
         });
         let residence = |step: &Value| step["residence_toward_a"]["p99_us"].as_f64().map(|us| us / 1_000.0);
@@ -177,8 +178,11 @@ fn picture(results: &Value) -> String {
             title: format!("{title}: latency, p99"),
             y_label: "milliseconds".to_owned(),
             y_least: 2.0,
+            limit: results[*part]["knee"]["pacing_p99_ms_at_most"].as_f64(),
             lines,
         });
     }
-    super::chart::draw(&charts, results["conditions"]["machine"].as_str().unwrap_or_default())
+    let machine = results["conditions"]["machine"].as_str().unwrap_or_default();
+    let caption = format!("{machine}. Dotted: the most at the knee (core, pacing).");
+    super::chart::draw(&charts, &caption)
 }

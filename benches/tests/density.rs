@@ -23,10 +23,17 @@ fn relayed_calls_are_carried_checked_scored_and_compared_with_the_floor() {
     for who in ["steps", "floor"] {
         let step = &part[who][0];
         assert_eq!((&step["calls"], &step["broken"]), (&Value::from(4), &Value::from(0)), "{said}");
+        assert!(step["residence_toward_a"]["p50_us"].as_f64().unwrap() > 0.0, "no packet had a time: {said}");
         assert!(step["core_percent"].as_f64().unwrap() > 0.0 && step["packets"].as_u64().unwrap() > 100, "{said}");
     }
     for side in ["toward_a", "toward_b"] {
         assert_eq!(part["scores"][side]["is_the_same_speech"], Value::Bool(true), "{said}");
     }
-    assert!(String::from_utf8_lossy(&output.stdout).contains("times the floor"), "{said}");
+    let table = String::from_utf8_lossy(&output.stdout);
+    for row in
+        ["  knee       ", "  cost       times the floor: ", "  sound      toward the caller: 1 calls, the same speech"]
+    {
+        assert!(table.contains(row), "{row:?} is missing in\n{table}");
+    }
+    assert!(!table.contains('{'), "raw JSON in\n{table}");
 }
