@@ -44,7 +44,7 @@ pub fn run(port: u16, workers: usize) -> Result<()> {
         workers,
         pin: true,
         media_ports: 10_000..=31_999,
-        bind: None,
+        bind: Some(Ipv4Addr::LOCALHOST.into()),
         driver: Driver::Auto,
         complexity: COMPLEXITY_DEFAULT,
     };
@@ -127,8 +127,9 @@ async fn close(State(door): State<Arc<Door>>, Json(order): Json<Value>) -> Json<
 
 async fn metrics(State(door): State<Arc<Door>>) -> String {
     let workers: Vec<_> = (0..door.workers as usize).map(|worker| door.engine.metrics(worker)).collect();
-    let (turns, concealed) = workers.iter().fold((0, 0), |(t, c), m| (t + m.turns, c + m.packets_concealed));
-    format!("engine_turns_total {turns}\nengine_packets_concealed_total {concealed}\n")
+    let sum = |of: fn(&engine::metrics::Metrics) -> u64| workers.iter().map(of).sum::<u64>();
+    let (turns, concealed, open) = (sum(|m| m.turns), sum(|m| m.packets_concealed), sum(|m| m.bridges_open));
+    format!("engine_turns_total {turns}\nengine_packets_concealed_total {concealed}\nengine_bridges_open {open}\n")
 }
 
 /// Full and DTLS client toward an ICE-lite offer, lite and server toward a full one.

@@ -545,7 +545,7 @@ impl Edge {
         let session = Session::open(&mut self.context(now, number, worker), birth, new)?;
         self.by_call_id.insert(call_id, number);
         self.by_token.insert(token, number);
-        self.enter(now, number, worker, Talk::Session(Box::new(session)));
+        self.enter(now, number, worker, Talk::Session(session));
         Ok(())
     }
 
@@ -782,7 +782,7 @@ impl Edge {
         self.by_call_id.remove(&session.call_id);
         self.by_token.remove(&session.token);
         if let Some(sdp_answer) = session.answer {
-            let created = SessionCreated { edge_session_id: session.token, sdp_answer };
+            let created = SessionCreated { edge_session_id: session.token, sdp_answer: sdp_answer.into() };
             let ended = Ended { offer_digest: session.offer_digest, created, facts: session.facts };
             self.retained.insert(now, session.call_id, ended);
         }

@@ -81,7 +81,7 @@ pub(super) struct Exchange {
     call_id: String,
     /// By seat.
     parties: [Option<Party>; 2],
-    hunt: Option<Hunt>,
+    hunt: Option<Box<Hunt>>,
     /// Whether the caller has its 2xx.
     answered: bool,
     rung: bool,
@@ -92,7 +92,7 @@ pub(super) struct Exchange {
     /// The seat whose party is about to be replaced by another call, or by a newcomer.
     joining: Option<LegName>,
     /// Nobody has called: whom the one on seat A is to be connected to, until that one has answered.
-    far: Option<(Vec<Way>, Wanted)>,
+    far: Option<Box<(Vec<Way>, Wanted)>>,
     end: Option<CallEnd>,
     end_detail: Option<Box<str>>,
     since: Instant,
@@ -148,7 +148,7 @@ impl Exchange {
         Ok(Exchange {
             call_id: arrived.call_id,
             parties: [Some(near), None],
-            hunt: Some(hunt),
+            hunt: Some(Box::new(hunt)),
             answered: false,
             rung: false,
             answer: None,
@@ -608,7 +608,7 @@ impl Exchange {
             }
             Ok(((ways, wanted), seat)) => {
                 cx.note(&self.call_id, Step::Transfer, format!("asked for by {}", self.subject(seat)));
-                let hunt = self.hunt.insert(Hunt::new(&self.call_id, seat, ways, wanted));
+                let hunt = self.hunt.insert(Box::new(Hunt::new(&self.call_id, seat, ways, wanted)));
                 let hunted = hunt.start(cx);
                 self.hunted(cx, hunted);
             }

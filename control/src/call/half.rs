@@ -32,6 +32,7 @@ use engine::sdp::{
     SDES_SUITES, Sdes, SdpError, Setup, TelephoneEventFormat, WebrtcLocal,
 };
 use engine::srtp::SrtpKeys;
+use sha2::{Digest, Sha256};
 use std::net::{IpAddr, SocketAddr};
 
 /// Number of telephone-event in offers of ours, unless a codec has it.
@@ -208,16 +209,16 @@ pub(super) struct Half {
     dtls: DtlsRole,
     /// Which library does DTLS.
     pub backend: Choice,
-    /// For the credentials of an ICE restart.
-    random: Random,
+    /// For the credentials of an ICE restart. A stream of its own would take ten times as much.
+    seed: [u8; 32],
     session_id: u64,
     version: u64,
-    /// What was written last, to know when the version must step (RFC 3264 §8).
-    written: String,
+    /// SHA-256 of what was written last, to know when the version must step (RFC 3264 §8).
+    written: Option<[u8; 32]>,
     local: Option<LocalLeg>,
-    sdes: Option<Sdes>,
-    /// Their offer; its shape is that of our answer.
-    theirs: Option<Description>,
+    sdes: Option<Box<Sdes>>,
+    /// Their description, while its shape is that of our answer; a webrtc peer's also after that: the next one is compared with it.
+    theirs: Option<Box<Description>>,
     /// What we offer, or may answer.
     formats: Formats,
     /// Whether only the codec in force may be offered or taken later.
@@ -264,7 +265,7 @@ impl Half {
             Some(Setup::ActPass) | None => DtlsRole::Server,
         };
         let ice = if lite { IceRole::Controlling } else { IceRole::Lite };
-        Ok(Half { ice, dtls, theirs: Some(offer), ..Half::new(kind, formats, random) })
+        Ok(Half { ice, dtls, theirs: Some(Box::new(offer)), ..Half::new(kind, formats, random) })
     }
 
     /// For an offer of ours. A browser beside Opus wants events on Opus's clock (`pick_event` says why).
@@ -294,10 +295,10 @@ impl Half {
             // RFC 8866 §5.2 wants digits; 62 bits fit every reader's signed integer.
             session_id: random.next_u64() >> 2,
             version: 1,
-            written: String::new(),
+            written: None,
             local: None,
-            random: random.fork(),
-            sdes: (kind == MediaKind::Sdes).then(|| Sdes::new(&SDES_SUITES, random.fork())),
+            seed: seed(random),
+            sdes: (kind == MediaKind::Sdes).then(|| Box::new(Sdes::new(&SDES_SUITES, random.fork()))),
             theirs: None,
             formats,
             is_fixed: false,
@@ -395,7 +396,7 @@ impl Half {
                 self.versioned(text)
             }
             MediaKind::Rtp | MediaKind::Sdes => {
-                let crypto = self.sdes.as_mut().map(Sdes::offer).unwrap_or_default();
+                let crypto = self.sdes.as_mut().map(|sdes| sdes.offer()).unwrap_or_default();
                 let local = self.rtp_local(addresses, codecs, events, crypto, Direction::SendRecv);
                 let text = sdp::write_rtp_offer(&local);
                 self.versioned(text)
@@ -445,7 +446,7 @@ impl Half {
         let our_event = event
             .map(|e| TelephoneEventFormat { payload_type: e.receive_payload_type, clock_rate_hz: e.clock_rate_hz });
         self.in_force = Some(InForce { ours, event: our_event });
-        self.theirs = Some(answer);
+        self.keep_theirs(answer);
         Ok((remote, theirs))
     }
 
@@ -471,7 +472,7 @@ impl Half {
         self.in_force = Some(InForce { ours: CodecFormat { opus, ..theirs }, event });
         let format = format(theirs, theirs.payload_type, event.map(mirrored));
         let (answer, remote) = self.write_answer(addresses, &offer, format)?;
-        self.theirs = Some(offer);
+        self.keep_theirs(offer);
         let remote = match (remote, &self.local) {
             (LegRemote::Webrtc(remote), Some(LocalLeg::Webrtc { ufrag, pwd, .. })) => {
                 let WebrtcRemote { ice, fingerprint, dtls, format } = remote;
@@ -506,7 +507,7 @@ impl Half {
         }
         self.dtls = dtls;
         if let (true, Some(LocalLeg::Webrtc { ufrag, pwd, .. })) = (is_restart, &mut self.local) {
-            IceCredentials { ufrag: *ufrag, pwd: *pwd } = IceCredentials::draw(&mut self.random);
+            IceCredentials { ufrag: *ufrag, pwd: *pwd } = draw(&mut self.seed);
         }
         Ok(())
     }
@@ -520,7 +521,7 @@ impl Half {
         if !is_full || !theirs.rejected.is_empty() || self.restarts >= ICE_RESTARTS_MAX {
             return None;
         }
-        let credentials = IceCredentials::draw(&mut self.random);
+        let credentials = draw(&mut self.seed);
         let before = self.swap_credentials(credentials.clone())?;
         let is_fixed = std::mem::replace(&mut self.is_fixed, true);
         let offer = self.offer(addresses);
@@ -564,7 +565,7 @@ impl Half {
         }
         let sending = matches!(answer.direction, Direction::SendRecv | Direction::RecvOnly);
         self.swap_credentials(credentials.clone());
-        self.theirs = Some(answer);
+        self.keep_theirs(answer);
         Ok(WebrtcChange { ice, credentials, fingerprint, dtls: self.dtls, format, sending })
     }
 
@@ -673,18 +674,35 @@ impl Half {
 
     /// `text`, written with version 1, with the version that it has now.
     fn versioned(&mut self, text: String) -> String {
-        if !self.written.is_empty() && text != self.written {
+        let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+        if self.written.replace(digest).is_some_and(|written| written != digest) {
             self.version += 1;
         }
-        self.written.clone_from(&text);
         let origin = |version: u64| format!("o=- {} {version} ", self.session_id);
         text.replacen(&origin(1), &origin(self.version), 1)
+    }
+
+    fn keep_theirs(&mut self, description: Description) {
+        self.theirs = matches!(self.kind, MediaKind::Webrtc(_)).then(|| Box::new(description));
     }
 
     fn event_payload_type(&self, theirs: TelephoneEventFormat) -> u8 {
         let ours = self.formats.events.iter().find(|event| event.clock_rate_hz == theirs.clock_rate_hz);
         ours.map_or(theirs.payload_type, |event| event.payload_type)
     }
+}
+
+fn seed(random: &mut Random) -> [u8; 32] {
+    let mut seed = [0; 32];
+    random.fill(&mut seed);
+    seed
+}
+
+/// Credentials that nobody can guess, and a new seed.
+fn draw(seed: &mut [u8; 32]) -> IceCredentials {
+    let mut random = Random::from_seed(*seed);
+    random.fill(seed);
+    IceCredentials::draw(&mut random)
 }
 
 /// A 488 with its reason in words.

@@ -590,6 +590,7 @@ impl Call {
                     return self.say_goodbye(cx.now);
                 }
                 self.phase = Phase::InCall;
+                self.answer = String::new(); // it has said what it had to
                 self.ask_edge(cx.now, EdgeAsk::Release, 1);
             }
             Err(_) if self.phase == Phase::Ending => self.say_goodbye(cx.now),

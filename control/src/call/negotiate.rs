@@ -46,7 +46,8 @@ const NO_OPUS: OpusParameters = OpusParameters {
 
 /// A session's offer, and the roles and formats of our answer to it.
 pub(super) struct Plan {
-    offer: Description,
+    /// Until it is answered.
+    offer: Option<Box<Description>>,
     /// Which library does DTLS.
     pub backend: Choice,
     keying: Keying,
@@ -59,7 +60,8 @@ pub(super) struct Plan {
 /// Where the keys come from.
 enum Keying {
     /// ICE and DTLS-SRTP.
-    Dtls { ice: IceRole, dtls: DtlsRole, versions: DtlsVersions, remote: Box<WebrtcRemote> },
+    /// The peer is the leg's once that has begun.
+    Dtls { ice: IceRole, dtls: DtlsRole, versions: DtlsVersions, remote: Option<Box<WebrtcRemote>> },
     /// The descriptions themselves: our line, and the peer with both keys.
     Sdes { line: Box<CryptoLine>, remote: Box<RtpRemote> },
 }
@@ -99,7 +101,7 @@ impl Plan {
             codec: CodecFormat { codec: theirs.codec, payload_type: theirs.payload_type, opus },
             format: format(theirs),
             telephone_event,
-            offer,
+            offer: Some(Box::new(offer)),
         })
     }
 
@@ -111,7 +113,7 @@ impl Plan {
 
     /// With whom the handshake of such a session is done: WhatsApp for that number, else whoever asked; `None` where there is none.
     pub fn peer(&self, new: &NewSession) -> Option<Peer> {
-        let Keying::Dtls { remote, .. } = &self.keying else { return None };
+        let Keying::Dtls { remote: Some(remote), .. } = &self.keying else { return None };
         Some(match (&new.to, &new.from) {
             (Some(number), _) => Peer::Number(number.clone()),
             (None, Some(caller)) => Peer::Caller(caller.clone()),
@@ -120,14 +122,14 @@ impl Plan {
     }
 
     /// How the leg begins. The peer of one that is keyed by SDES is told to it later, by [`Plan::described`].
-    pub fn config(&self, hold: bool) -> LegConfig {
-        match &self.keying {
+    pub fn config(&mut self, hold: bool) -> LegConfig {
+        match &mut self.keying {
             Keying::Dtls { ice, versions, remote, .. } => LegConfig::Webrtc(Box::new(WebrtcConfig {
                 ice: *ice,
                 versions: self.backend.versions(*versions),
                 credentials: None,
                 hold,
-                remote: Some(WebrtcRemote::clone(remote)),
+                remote: remote.take().map(|remote| *remote),
             })),
             Keying::Sdes { .. } => LegConfig::Rtp(RtpConfig { remote: None }),
         }
@@ -142,7 +144,8 @@ impl Plan {
     }
 
     /// The answer; `None` when the engine's leg is of another kind, which would be a bug.
-    pub fn answer(&self, local: &LocalLeg, addresses: &[IpAddr], session_id: u64) -> Option<String> {
+    pub fn answer(&mut self, local: &LocalLeg, addresses: &[IpAddr], session_id: u64) -> Option<String> {
+        let offer = self.offer.take()?;
         match (local, &self.keying) {
             (LocalLeg::Webrtc { ufrag, pwd, fingerprint, ssrc, port }, Keying::Dtls { ice, dtls, .. }) => {
                 let local = WebrtcLocal {
@@ -160,7 +163,7 @@ impl Plan {
                     session_id,
                     session_version: 1,
                 };
-                Some(sdp::write_webrtc_answer(&self.offer, &local))
+                Some(sdp::write_webrtc_answer(&offer, &local))
             }
             (LocalLeg::Rtp { port, .. }, Keying::Sdes { line, remote }) => {
                 // One description has one address: that of the peer's family, if there is one.
@@ -177,7 +180,7 @@ impl Plan {
                     session_id,
                     session_version: 1,
                 };
-                Some(sdp::write_rtp_answer(&self.offer, &local))
+                Some(sdp::write_rtp_answer(&offer, &local))
             }
             _ => None,
         }
@@ -227,7 +230,7 @@ fn by_dtls(offer: &Description, format: Option<MediaFormat>) -> Result<Option<Ke
         ice: if ice.lite { IceRole::Controlling } else { IceRole::Lite },
         versions: if ice.lite { DtlsVersions::V12 } else { DtlsVersions::Auto },
         dtls,
-        remote: Box::new(WebrtcRemote { ice, fingerprint, dtls, format }),
+        remote: Some(Box::new(WebrtcRemote { ice, fingerprint, dtls, format })),
     }))
 }
 

@@ -159,7 +159,7 @@ pub struct Orchestrator {
     config: OrchestratorConfig,
     random: Random,
     counters: OrchestratorCounters,
-    calls: BTreeMap<u64, Entered>,
+    calls: BTreeMap<u64, Box<Entered>>,
     by_call_id: BTreeMap<String, u64>,
     timers: BTreeSet<(Instant, u64)>,
     /// Calls to users.
@@ -450,7 +450,7 @@ impl Orchestrator {
         let number = self.next_call;
         self.next_call += 1;
         self.by_call_id.insert(call.call_id.clone(), number);
-        self.calls.insert(number, Entered { call, armed: Instant::NEVER, stored });
+        self.calls.insert(number, Box::new(Entered { call, armed: Instant::NEVER, stored }));
         self.settle(now, number);
     }
 
@@ -460,7 +460,7 @@ impl Orchestrator {
             let edge_session_id = entered.call.session()?.to_owned();
             Some(SessionName { call_id: entered.call.call_id.clone(), edge_session_id })
         };
-        let names: Vec<SessionName> = self.calls.values().filter_map(name).collect();
+        let names: Vec<SessionName> = self.calls.values().filter_map(|entered| name(entered)).collect();
         if names.is_empty() {
             (self.keepalive.due, self.keepalive.unanswered) = (Instant::NEVER, Instant::NEVER);
             return;

@@ -56,7 +56,7 @@ pub(super) struct Session {
     /// SHA-256 of the offer: the same offer gets the same session again.
     pub offer_digest: [u8; 32],
     pub worker: usize,
-    pub answer: Option<String>,
+    pub answer: Option<Box<str>>,
     pub lease: Lease,
     /// What was told by `notify` so far.
     pub facts: Facts,
@@ -70,9 +70,9 @@ pub(super) struct Session {
     waiters: Vec<u64>,
     bridge: BridgeState,
     /// Who is being called: at first, or in place of the one who wants the call transferred.
-    hunt: Option<Hunt>,
+    hunt: Option<Box<Hunt>>,
     /// Who has answered.
-    far: Option<Party>,
+    far: Option<Box<Party>>,
     /// Who has answered is about to be replaced by another call, or by a newcomer.
     joining: bool,
     end: Option<CallEnd>,
@@ -96,7 +96,7 @@ pub(super) struct Birth {
 
 impl Session {
     /// Asks the engine for a bridge; the error says that there is nobody to be called.
-    pub fn open(cx: &mut Context, mut birth: Birth, new: NewSession) -> Result<Session, EdgeError> {
+    pub fn open(cx: &mut Context, mut birth: Birth, new: NewSession) -> Result<Box<Session>, EdgeError> {
         let (wanted, peer) = (new.dtls.unwrap_or(cx.config.dtls), birth.plan.peer(&new));
         birth.plan.backend = cx.backends.choose(cx.now, wanted, peer);
         let caller = Caller { user: from_user(new.from.as_deref()), display: None };
@@ -118,7 +118,7 @@ impl Session {
                 return Err(EdgeError::new(422, "no_route", words));
             }
         };
-        let session = Session {
+        let mut session = Box::new(Session {
             number: birth.number,
             token: birth.token,
             call_id: new.call_id,
@@ -135,13 +135,13 @@ impl Session {
             callback_url: new.callback_url,
             waiters: vec![birth.request],
             bridge: BridgeState::Opening,
-            hunt: Some(hunt),
+            hunt: Some(Box::new(hunt)),
             far: None,
             joining: false,
             end: None,
             end_detail: None,
             since: cx.now,
-        };
+        });
         let config = BridgeConfig { a: session.plan.config(session.hold), b };
         let command = Command::Open { bridge: BridgeId(session.number), config };
         cx.out.push_back(EdgeOutput::Engine { worker: session.worker, command });
@@ -171,7 +171,7 @@ impl Session {
         let Some(answer) = answer else {
             return self.end(cx, CallEnd::new("tandem", "bug", "the engine opened legs of another kind"));
         };
-        self.answer = Some(answer);
+        self.answer = Some(answer.into());
         for request in std::mem::take(&mut self.waiters) {
             cx.out.push_back(EdgeOutput::Reply { request, result: self.created() });
         }
@@ -349,7 +349,7 @@ impl Session {
 
     /// When `handle_timeout` is to be called.
     pub fn deadline(&self) -> Instant {
-        let hunt = self.hunt.as_ref().map_or(Instant::NEVER, Hunt::deadline);
+        let hunt = self.hunt.as_ref().map_or(Instant::NEVER, |hunt| hunt.deadline());
         let lease = self.lease.until();
         match (&self.end, self.bridge) {
             (Some(_), _) => self.since.plus_millis(ENDING_MS_MAX),
@@ -392,7 +392,7 @@ impl Session {
 
     /// The reply to `new`, once the answer is there.
     fn created(&self) -> Result<EdgeReply, EdgeError> {
-        let sdp_answer = self.answer.clone().unwrap_or_default();
+        let sdp_answer = self.answer.as_deref().unwrap_or_default().to_owned();
         Ok(EdgeReply::Created(SessionCreated { edge_session_id: self.token.clone(), sdp_answer }))
     }
 
@@ -489,7 +489,7 @@ impl Session {
     fn answered(&mut self, cx: &mut Context, won: Won) {
         let Won { party, codec, headers } = won;
         self.hunt = None;
-        self.far = Some(party);
+        self.far = Some(Box::new(party));
         let mut detail = format!("200, {}", codec_name(codec.codec));
         for (name, value) in headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("X-Twilio-CallSid")) {
             detail = format!("{detail}, {name} {value}");
@@ -527,7 +527,7 @@ impl Session {
             Ok((ways, wanted)) => {
                 let by = self.far.as_ref().map_or("", |far| &far.subject);
                 self.note(cx, Step::Transfer, format!("asked for by {by}"));
-                let hunt = self.hunt.insert(Hunt::new(&self.call_id, SIP, ways, wanted));
+                let hunt = self.hunt.insert(Box::new(Hunt::new(&self.call_id, SIP, ways, wanted)));
                 let hunted = hunt.start(cx);
                 self.hunted(cx, hunted);
             }
@@ -546,7 +546,7 @@ impl Session {
         }
         self.hunt = None;
         self.note(cx, Step::Transfer, format!("{} answered", won.party.subject));
-        self.far = Some(won.party);
+        self.far = Some(Box::new(won.party));
     }
 
     fn transfer_failed(&mut self, cx: &mut Context, refusal: &Refusal) {

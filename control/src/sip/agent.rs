@@ -49,7 +49,7 @@ const SUPPORTED: [&str; 3] = ["timer", "100rel", "replaces"];
 
 /// The user agent: transactions, dialogs, digest, both roles, over every transport.
 pub struct SipAgent {
-    calls: BTreeMap<SipCallId, Call>,
+    calls: BTreeMap<SipCallId, Box<Call>>,
     next_call: u64,
     malformed: u64,
     registrations: BTreeMap<RegistrationId, Registration>,
@@ -165,7 +165,7 @@ impl SipAgent {
             return id;
         }
         let call = Call::outgoing(&mut self.core, id, invite);
-        self.calls.insert(id, call);
+        self.calls.insert(id, Box::new(call));
         self.with(now, id, |call, core| call.start(core, now));
         id
     }

@@ -200,6 +200,7 @@ impl Authorizer {
             if self.challenges.len() == REALMS_MAX {
                 return false;
             }
+            self.challenges.reserve_exact(1);
             self.challenges.push((challenge, 0));
             any = true;
         }

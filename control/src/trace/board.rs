@@ -120,7 +120,9 @@ impl Board {
 
     /// Both sides of a call belong together.
     pub fn link(&mut self, one: &str, other: &str) {
-        self.messages.link(one, other);
+        if self.wants_messages() {
+            self.messages.link(one, other);
+        }
     }
 
     /// Calls remembered, and the bytes of their messages.
@@ -165,7 +167,7 @@ impl Board {
 
     fn call(&self, timeline: &Timeline, name: &str) -> Option<View> {
         let entry = self.messages.entry(name);
-        let names = entry.into_iter().flat_map(|entry| entry.call_ids.iter().map(String::as_str));
+        let names = entry.into_iter().flat_map(|entry| entry.call_ids.iter().map(|id| &**id));
         let page = std::iter::once(name).chain(names).find_map(|name| timeline.page(name, 0));
         if entry.is_none() && page.is_none() {
             return None;

@@ -15,6 +15,7 @@ use engine::time::Instant;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Messages of one entry. Past it further ones are counted only.
 pub const ENTRY_MESSAGES_MAX: usize = 1_024;
@@ -25,7 +26,7 @@ pub const ENTRY_BYTES_MAX: usize = 512 * 1_024;
 /// Bytes of one message that are kept.
 pub const MESSAGE_BYTES_KEPT: usize = 16 * 1_024;
 
-/// Call-IDs that one entry joins. Further links are not made.
+/// Call-IDs that one entry joins. Further links are not made: a Call-ID beyond them has an entry of its own.
 pub const ENTRY_CALL_IDS_MAX: usize = 64;
 
 /// Entries that a list shows.
@@ -36,6 +37,9 @@ const CALLS_SHARE: (usize, usize) = (7, 8);
 
 /// What an entry costs beside its messages.
 const ENTRY_OVERHEAD: usize = 512;
+
+/// Places for messages that an entry takes at a time.
+const MESSAGES_MORE: usize = 4;
 
 /// A message as it was seen.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +83,7 @@ pub struct Entry {
     /// Messages that found no room.
     pub lost: u64,
     /// Every Call-ID in it, and other names.
-    pub call_ids: BTreeSet<String>,
+    pub call_ids: Vec<Arc<str>>,
     is_call: bool,
     from: String,
     to: String,
@@ -110,11 +114,11 @@ pub struct Listed {
 /// The messages of all calls.
 #[derive(Debug)]
 pub struct Messages {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<Arc<str>, Box<Entry>>,
     /// Which entry a Call-ID is in.
-    names: BTreeMap<String, String>,
+    names: BTreeMap<Arc<str>, Arc<str>>,
     /// When each entry last changed, calls and others apart.
-    quiet: [BTreeSet<(Instant, String)>; 2],
+    quiet: [BTreeSet<(Instant, Arc<str>)>; 2],
     bytes: [usize; 2],
     bytes_max: [usize; 2],
     policy: Policy,
@@ -144,7 +148,8 @@ impl Messages {
         if entry.messages.is_empty() {
             entry.begin(parsed.as_ref(), self.policy);
         }
-        entry.call_ids.extend([seen.call_id.to_owned(), name.clone()]);
+        entry.is_named(seen.call_id);
+        entry.is_named(&name);
         entry.last = seen.at;
         entry.note_outcome(parsed.as_ref());
         let cost = text.len() + 128;
@@ -157,6 +162,9 @@ impl Messages {
                 .iter()
                 .any(|known| known.sent == seen.sent && known.remote == seen.hop.remote && known.text == text);
             entry.bytes += cost;
+            if entry.messages.len() == entry.messages.capacity() {
+                entry.messages.reserve_exact(MESSAGES_MORE);
+            }
             entry.messages.push(Kept {
                 at: seen.at,
                 sent: seen.sent,
@@ -173,8 +181,8 @@ impl Messages {
 
     /// Puts two calls into one entry: both sides of an exchange. Either may still be unknown.
     pub fn link(&mut self, one: &str, other: &str) {
-        let name = self.names.get(one).cloned().unwrap_or_else(|| one.to_owned());
-        let gone = self.names.get(other).cloned().unwrap_or_else(|| other.to_owned());
+        let name = self.names.get(one).cloned().unwrap_or_else(|| one.into());
+        let gone = self.names.get(other).cloned().unwrap_or_else(|| other.into());
         if name == gone {
             return;
         }
@@ -184,8 +192,10 @@ impl Messages {
             self.put_back(name, entry);
             return self.put_back(gone, joined);
         }
-        entry.call_ids.extend(joined.call_ids);
-        entry.call_ids.extend([one.to_owned(), other.to_owned()]);
+        joined.call_ids.iter().for_each(|id| entry.is_named(id));
+        entry.is_named(one);
+        entry.is_named(other);
+        entry.messages.reserve_exact(joined.messages.len());
         entry.messages.extend(joined.messages);
         entry.messages.sort_by_key(|message| message.at);
         let cut = entry.messages.len().saturating_sub(ENTRY_MESSAGES_MAX);
@@ -202,7 +212,8 @@ impl Messages {
 
     /// The messages of a call, by its Call-ID or by whatever else it was linked with.
     pub fn entry(&self, name: &str) -> Option<&Entry> {
-        self.entries.get(self.names.get(name).map_or(name, String::as_str)).filter(|entry| !entry.messages.is_empty())
+        let entry = self.entries.get(self.names.get(name).map_or(name, |name| name));
+        entry.map(|entry| &**entry).filter(|entry| !entry.messages.is_empty())
     }
 
     /// Calls, newest first, whose ids, people, places or outcome hold `search`.
@@ -215,7 +226,7 @@ impl Messages {
         let listed = found.map(|(name, entry)| {
             let first = entry.messages.first().map_or(entry.last, |message| message.at);
             Listed {
-                id: name.clone(),
+                id: String::from(&**name),
                 began_ms_ago: now.since(first).as_millis() as u64,
                 lasted_ms: entry.last.since(first).as_millis() as u64,
                 from: entry.from.clone(),
@@ -233,24 +244,28 @@ impl Messages {
     }
 
     /// The entry that a message belongs to: its Call-ID's, or the one of the WhatsApp call that it carries.
-    fn name_of(&mut self, call_id: &str, parsed: Option<&Message>) -> String {
+    fn name_of(&mut self, call_id: &str, parsed: Option<&Message>) -> Arc<str> {
         if let Some(name) = self.names.get(call_id) {
             return name.clone();
         }
         let carried = parsed.and_then(|message| message.header("X-WA-Call-ID")).filter(|id| !id.is_empty());
         match carried {
-            Some(carried) => self.names.get(carried).cloned().unwrap_or_else(|| carried.to_owned()),
-            None => call_id.to_owned(),
+            Some(carried) => {
+                let name = self.names.get(carried).cloned().unwrap_or_else(|| carried.into());
+                let is_full = self.entries.get(&name).is_some_and(|entry| entry.call_ids.len() >= ENTRY_CALL_IDS_MAX);
+                if is_full { call_id.into() } else { name }
+            }
+            None => call_id.into(),
         }
     }
 
     /// Takes an entry out of every index, or makes a new one.
-    fn take(&mut self, name: &str) -> Entry {
+    fn take(&mut self, name: &str) -> Box<Entry> {
         let Some(entry) = self.entries.remove(name) else {
-            return Entry { bytes: ENTRY_OVERHEAD, ..Entry::default() };
+            return Box::new(Entry { bytes: ENTRY_OVERHEAD, ..Entry::default() });
         };
         let kind = usize::from(entry.is_call);
-        self.quiet[kind].remove(&(entry.last, name.to_owned()));
+        self.quiet[kind].remove(&(entry.last, name.into()));
         self.bytes[kind] -= entry.bytes;
         for id in &entry.call_ids {
             self.names.remove(id);
@@ -258,7 +273,7 @@ impl Messages {
         entry
     }
 
-    fn put_back(&mut self, name: String, entry: Entry) {
+    fn put_back(&mut self, name: Arc<str>, entry: Box<Entry>) {
         let kind = usize::from(entry.is_call);
         self.bytes[kind] += entry.bytes;
         self.quiet[kind].insert((entry.last, name.clone()));
@@ -275,6 +290,14 @@ impl Messages {
 }
 
 impl Entry {
+    /// Notes one of its names.
+    fn is_named(&mut self, id: &str) {
+        if self.call_ids.iter().all(|known| **known != *id) {
+            self.call_ids.reserve_exact(1);
+            self.call_ids.push(id.into());
+        }
+    }
+
     fn begin(&mut self, parsed: Option<&Message>, policy: Policy) {
         let Some(message) = parsed else { return };
         self.is_call |= message.cseq().is_some_and(|(_, method)| method == "INVITE");

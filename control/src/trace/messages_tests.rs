@@ -49,6 +49,17 @@ fn a_call_is_found_by_its_people_places_and_outcome() {
 }
 
 #[test]
+fn whoever_names_one_call_in_ever_new_ones_fills_no_entry_with_names() {
+    let mut messages = Messages::new(16 << 20, shown());
+    for n in 0..1_000 {
+        let call_id = format!("c{n}");
+        push(&mut messages, n, false, &call_id, &request("INVITE", &call_id, "X-WA-Call-ID: wacid.X\r\n"));
+    }
+    assert!(messages.entry("wacid.X").unwrap().call_ids.len() <= ENTRY_CALL_IDS_MAX + 1);
+    assert_eq!(messages.entry("c999").unwrap().messages.len(), 1);
+}
+
+#[test]
 fn a_message_that_came_before_is_marked_as_repeated() {
     let mut messages = Messages::new(1 << 20, shown());
     let invite = request("INVITE", "c1", "");

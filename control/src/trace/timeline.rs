@@ -8,12 +8,16 @@
 use engine::time::Instant;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Calls remembered, live and ended. Past it the one that was quiet for longest is forgotten.
 pub const CALLS_MAX: usize = 4_096;
 
 /// Entries of one call. Past it further ones are counted, save `end`, which takes the last place.
 pub const ENTRIES_MAX: usize = 128;
+
+/// Places for entries that a call takes at a time.
+const ENTRIES_MORE: usize = 4;
 
 /// A step of a call. The names are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -154,14 +158,15 @@ pub struct Remembered {
 /// The timelines of all calls remembered.
 #[derive(Debug, Default)]
 pub struct Timeline {
-    calls: BTreeMap<String, CallTimeline>,
+    calls: BTreeMap<Arc<str>, Box<CallTimeline>>,
     /// When each call last wrote, to find the quietest.
-    quiet: BTreeSet<(Instant, String)>,
+    quiet: BTreeSet<(Instant, Arc<str>)>,
     entries_lost: u64,
 }
 
 #[derive(Debug)]
 struct CallTimeline {
+    call_id: Arc<str>,
     first: Instant,
     last: Instant,
     lines: Vec<Line>,
@@ -176,17 +181,20 @@ impl Timeline {
 
     /// Writes one entry. Answers whether it was kept: a second `end` and anything past the limit is not.
     pub fn push(&mut self, entry: &Entry) -> bool {
-        if !self.calls.contains_key(&entry.call_id) {
+        if !self.calls.contains_key(&*entry.call_id) {
             self.make_room();
-            self.calls.insert(
-                entry.call_id.clone(),
-                CallTimeline { first: entry.at, last: entry.at, lines: Vec::new(), ended: false },
-            );
+            let call_id: Arc<str> = entry.call_id.as_str().into();
+            let (first, last) = (entry.at, entry.at);
+            let call = CallTimeline { call_id: call_id.clone(), first, last, lines: Vec::new(), ended: false };
+            self.calls.insert(call_id, Box::new(call));
         }
-        let Some(call) = self.calls.get_mut(&entry.call_id) else { return false };
-        self.quiet.remove(&(call.last, entry.call_id.clone()));
-        call.last = call.last.max(entry.at);
-        self.quiet.insert((call.last, entry.call_id.clone()));
+        let Some(call) = self.calls.get_mut(&*entry.call_id) else { return false };
+        let last = call.last.max(entry.at);
+        if last != call.last || call.lines.is_empty() {
+            self.quiet.remove(&(call.last, call.call_id.clone()));
+            self.quiet.insert((last, call.call_id.clone()));
+            call.last = last;
+        }
 
         let ends = entry.step == Step::End;
         if ends && call.ended {
@@ -199,6 +207,9 @@ impl Timeline {
         call.ended |= ends;
         let n = call.lines.len() as u64;
         let at_ms = u64::try_from(entry.at.since(call.first).as_millis()).unwrap_or(u64::MAX);
+        if call.lines.len() == call.lines.capacity() {
+            call.lines.reserve_exact(ENTRIES_MORE);
+        }
         call.lines.push(Line { n, at_ms, step: entry.step, detail: entry.detail.clone() });
         true
     }
@@ -218,10 +229,10 @@ impl Timeline {
     /// Every call remembered, the one that wrote last first.
     pub fn calls(&self) -> impl Iterator<Item = Remembered> {
         self.quiet.iter().rev().filter_map(|(_, call_id)| {
-            let call = self.calls.get(call_id)?;
+            let call = self.calls.get(&**call_id)?;
             let last_words = call.lines.last().map_or_else(String::new, |line| line.detail.clone());
             Some(Remembered {
-                call_id: call_id.clone(),
+                call_id: String::from(&**call_id),
                 first: call.first,
                 last: call.last,
                 ended: call.ended,

@@ -39,6 +39,15 @@ impl Resampling {
         }
     }
 
+    /// Samples of the exit that so many of the decoder make.
+    fn made(&self, decoded: usize) -> usize {
+        match self {
+            Resampling::None => decoded,
+            Resampling::Halve(_) => decoded / 2,
+            Resampling::Double(_) => 2 * decoded,
+        }
+    }
+
     /// Samples of the decoder that make at least so many of the exit.
     fn needed(&self, samples: usize) -> usize {
         match self {
@@ -56,10 +65,11 @@ pub(super) struct Hearing {
     /// Stands in for late packets, at the exit's rate, where anything waits for them.
     concealer: Option<Concealer>,
     comfort: Comfort,
-    /// Samples that wait to be cut into frames: the longest packet behind two frames that are not full.
+    /// Samples that wait to be cut into frames: a packet of 20 ms behind two frames that are not full; `heard_max` once a longer one came.
     heard: Box<[i16]>,
+    heard_max: usize,
     count: usize,
-    /// The frame that was taken last.
+    /// The frame that was taken last, where `lengthen` may ask for it.
     past: Box<[i16]>,
     frame_samples: usize,
     /// Packets that were made up, recovered ones included.
@@ -71,7 +81,7 @@ pub(super) struct Hearing {
 }
 
 impl Hearing {
-    /// `rate_hz` that frames are wanted at: the decoder's own, half of it or twice; `stands_in` where `stand_in` is called.
+    /// `rate_hz` that frames are wanted at: the decoder's own, half of it or twice; `stands_in` where `stand_in` and `lengthen` are called.
     pub(super) fn new(codec: Codec, rate_hz: u32, stands_in: bool) -> Hearing {
         let decoder = Decoder::new(codec);
         let resampling = match decoder.sample_rate_hz() {
@@ -90,9 +100,10 @@ impl Hearing {
             resampling,
             concealer: stands_in.then(|| Concealer::for_late(rate_hz)),
             comfort: Comfort::new(),
-            heard: vec![0; packet_samples + 2 * frame_samples].into_boxed_slice(),
+            heard: vec![0; 3 * frame_samples].into_boxed_slice(),
+            heard_max: packet_samples + 2 * frame_samples,
             count: 0,
-            past: vec![0; frame_samples].into_boxed_slice(),
+            past: vec![0; if stands_in { frame_samples } else { 0 }].into_boxed_slice(),
             frame_samples,
             concealed: 0,
             recovered: 0,
@@ -238,7 +249,9 @@ impl Hearing {
 
     /// Puts up to `most` samples in, if nobody hears it.
     pub(super) fn lengthen(&mut self, most: usize, need: Need) {
-        let (scale, past) = (self.scale(), &self.past[..]);
+        let scale = self.scale();
+        self.make_room(stretch::LENGTHENED_MAX * scale);
+        let past = &self.past[..];
         let come = stretch::lengthen(past, &mut self.heard[..], self.count, most, scale, need);
         self.count += come;
         self.lengthened += come as u64;
@@ -248,7 +261,17 @@ impl Hearing {
         self.frame_samples / (8 * PTIME_MS)
     }
 
+    /// Packets longer than 20 ms are rare: only a call that meets one has memory for them, from then on.
+    fn make_room(&mut self, samples: usize) {
+        if self.heard.len() - self.count < samples && self.heard.len() < self.heard_max {
+            let mut heard = vec![0; self.heard_max].into_boxed_slice();
+            heard[..self.count].copy_from_slice(&self.heard[..self.count]);
+            self.heard = heard;
+        }
+    }
+
     fn keep(&mut self, decoded: &[i16], skip: usize) {
+        self.make_room(self.resampling.made(decoded.len()));
         let room = &mut self.heard[self.count..];
         let kept = self.resampling.write(decoded, room);
         let skip = skip.min(kept);
@@ -263,7 +286,8 @@ impl Hearing {
     pub(super) fn take_frame(&mut self, frame: &mut [i16; FRAME_SAMPLES_MAX]) {
         let samples = self.frame_samples;
         frame[..samples].copy_from_slice(&self.heard[..samples]);
-        self.past.copy_from_slice(&self.heard[..samples]);
+        let past = self.past.len();
+        self.past.copy_from_slice(&self.heard[samples - past..samples]);
         self.heard.copy_within(samples..self.count, 0);
         self.count -= samples;
     }

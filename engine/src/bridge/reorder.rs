@@ -64,6 +64,8 @@ struct Waiting {
     blocks: [u8; BLOCKS_EACH_MAX],
 }
 
+type Blocks = [[u8; BLOCK_BYTES]; HELD_PACKETS_MAX];
+
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeldKind {
@@ -92,7 +94,8 @@ pub(super) struct Reorder {
     /// The number that goes on next.
     next: u64,
     held: [Option<Waiting>; HELD_PACKETS_MAX],
-    bytes: Box<[[u8; BLOCK_BYTES]; HELD_PACKETS_MAX]>,
+    /// Only where packets have overtaken each other: most trunks never reorder.
+    bytes: Option<Box<Blocks>>,
     /// Bit `n`: block `n` is taken.
     taken: u8,
     wait_nanos: u64,
@@ -106,7 +109,7 @@ impl Reorder {
         Reorder {
             next: 0,
             held: [None; HELD_PACKETS_MAX],
-            bytes: Box::new([[0; BLOCK_BYTES]; HELD_PACKETS_MAX]),
+            bytes: None,
             taken: 0,
             wait_nanos: 0,
             given_up: [(u64::MAX, Instant::ZERO); GIVEN_UP_MAX],
@@ -180,10 +183,11 @@ impl Reorder {
     /// Copies a payload for which there is room into free blocks.
     fn store(&mut self, payload: &[u8]) -> [u8; BLOCKS_EACH_MAX] {
         let mut blocks = [NO_BLOCK; BLOCKS_EACH_MAX];
+        let bytes = self.bytes.get_or_insert_with(no_blocks);
         for (piece, block) in payload.chunks(BLOCK_BYTES).zip(&mut blocks) {
             *block = self.taken.trailing_ones() as u8;
             self.taken |= 1 << *block;
-            self.bytes[usize::from(*block)][..piece.len()].copy_from_slice(piece);
+            bytes[usize::from(*block)][..piece.len()].copy_from_slice(piece);
         }
         blocks
     }
@@ -193,7 +197,9 @@ impl Reorder {
         let &Waiting { timestamp, kind, len, blocks, .. } = waiting;
         let mut bytes = [0; HELD_BYTES_MAX];
         for (piece, block) in bytes.chunks_mut(BLOCK_BYTES).zip(blocks).filter(|&(_, block)| block != NO_BLOCK) {
-            piece.copy_from_slice(&self.bytes[usize::from(block)]);
+            if let Some(kept) = &self.bytes {
+                piece.copy_from_slice(&kept[usize::from(block)]);
+            }
             self.taken &= !(1 << block);
         }
         Held {
@@ -247,7 +253,13 @@ impl Reorder {
     fn learn(&mut self, nanos: u64) {
         let wanted = nanos.saturating_add(nanos / 4).saturating_add(MARGIN_NANOS).min(WAIT_MS_MAX * 1_000_000);
         self.wait_nanos = self.wait_nanos.max(wanted);
+        // Here, once a call, and not when the first packet waits.
+        self.bytes.get_or_insert_with(no_blocks);
     }
+}
+
+fn no_blocks() -> Box<Blocks> {
+    Box::new([[0; BLOCK_BYTES]; HELD_PACKETS_MAX])
 }
 
 #[cfg(test)]

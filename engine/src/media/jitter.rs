@@ -19,11 +19,12 @@
 //! stretching has it out again.
 //!
 //! Why payloads lie in chunks of one small arena: Opus speech is 40 to 160 bytes, the longest legal frame 1,275. Slots of the longest take
-//! 80 KB a call, chunks 5 KB, and no pool is shared between calls.
+//! 80 KB a call, chunks 5 KB, and no pool is shared between calls. Half of the chunks hold 800 ms of speech at 20 kbit/s: a call takes
+//! the other half once, when a higher rate and a long delay come together.
 
 use super::arrivals::Arrivals;
 use crate::error::DropReason;
-use crate::limits::{JITTER_BYTES_MAX, JITTER_PACKETS_MAX, JITTER_PAYLOAD_BYTES_MAX, PLAYOUT_DELAY_MS_MAX};
+use crate::limits::{JITTER_BYTES_MAX, JITTER_PACKETS_MAX, JITTER_PAYLOAD_BYTES_MAX, PLAYOUT_DELAY_MS_MAX, PTIME_MS};
 use crate::rtp::sequence::ExtendedSequence;
 use crate::time::{Instant, RtpTimestamp};
 
@@ -50,6 +51,11 @@ const CHUNK_BYTES: usize = 64;
 const CHUNKS: usize = JITTER_BYTES_MAX / CHUNK_BYTES;
 const _: () = assert!(CHUNKS <= NO_CHUNK as usize && JITTER_PAYLOAD_BYTES_MAX <= JITTER_BYTES_MAX / 4);
 const NO_CHUNK: u8 = u8::MAX;
+
+/// Pieces that a call begins with.
+const CHUNKS_FIRST: usize = CHUNKS / 2;
+const _: () =
+    assert!(CHUNKS_FIRST * PTIME_MS >= PLAYOUT_DELAY_MS_MAX && JITTER_PAYLOAD_BYTES_MAX <= CHUNKS_FIRST * CHUNK_BYTES);
 
 /// One packet on its way into the buffer.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +133,7 @@ pub struct JitterStats {
     pub dry: u64,
 }
 
-/// Packets of one stream, by extended sequence number. All memory is taken in `new`.
+/// Packets of one stream, by extended sequence number. All memory is taken in `new`, but for the rest of the arena.
 #[derive(Debug)]
 pub struct JitterBuffer {
     clock_rate_hz: i64,
@@ -413,6 +419,9 @@ impl JitterBuffer {
         if let Some(first) = sequence.checked_sub(SLOTS - 1).filter(|&first| first > self.next) {
             lost += self.give_up_before(first);
         }
+        if self.arena.free_count < chunks(len) {
+            self.arena.grow();
+        }
         while self.arena.free_count < chunks(len) && self.held_count > 0 {
             lost += self.give_up_before(self.oldest() + 1);
         }
@@ -590,7 +599,7 @@ const fn chunks(len: usize) -> usize {
 /// Payloads in pieces, each with the number of the next. Free pieces are such a list too, so that the memory last used is used first.
 #[derive(Debug)]
 struct Arena {
-    bytes: Box<[u8; CHUNKS * CHUNK_BYTES]>,
+    bytes: Box<[[u8; CHUNK_BYTES]]>,
     after: [u8; CHUNKS],
     free: u8,
     free_count: usize,
@@ -599,11 +608,27 @@ struct Arena {
 impl Arena {
     fn new() -> Arena {
         Arena {
-            bytes: Box::new([0; CHUNKS * CHUNK_BYTES]),
-            after: core::array::from_fn(|chunk| if chunk + 1 < CHUNKS { chunk as u8 + 1 } else { NO_CHUNK }),
+            bytes: vec![[0; CHUNK_BYTES]; CHUNKS_FIRST].into_boxed_slice(),
+            after: core::array::from_fn(|chunk| match chunk + 1 {
+                CHUNKS_FIRST | CHUNKS => NO_CHUNK,
+                next => next as u8,
+            }),
             free: 0,
-            free_count: CHUNKS,
+            free_count: CHUNKS_FIRST,
         }
+    }
+
+    /// Takes the rest, once.
+    fn grow(&mut self) {
+        if self.bytes.len() == CHUNKS {
+            return;
+        }
+        let mut bytes = vec![[0; CHUNK_BYTES]; CHUNKS].into_boxed_slice();
+        bytes[..CHUNKS_FIRST].copy_from_slice(&self.bytes);
+        self.bytes = bytes;
+        // They go before those that are free: nobody can tell.
+        self.after[CHUNKS - 1] = core::mem::replace(&mut self.free, CHUNKS_FIRST as u8);
+        self.free_count += CHUNKS - CHUNKS_FIRST;
     }
 
     /// Keeps a payload for which there is room; answers its first piece.
@@ -612,10 +637,9 @@ impl Arena {
         // From the end, so that each piece knows the one after it.
         for piece in payload.chunks(CHUNK_BYTES).rev() {
             let chunk = self.free;
-            let start = usize::from(chunk) * CHUNK_BYTES;
             self.free = core::mem::replace(&mut self.after[usize::from(chunk)], link);
             self.free_count -= 1;
-            self.bytes[start..start + piece.len()].copy_from_slice(piece);
+            self.bytes[usize::from(chunk)][..piece.len()].copy_from_slice(piece);
             link = chunk;
         }
         link
@@ -625,8 +649,7 @@ impl Arena {
         let mut chunk = first;
         let out = &mut out[..usize::from(len)];
         for piece in out.chunks_mut(CHUNK_BYTES) {
-            let start = usize::from(chunk) * CHUNK_BYTES;
-            piece.copy_from_slice(&self.bytes[start..start + piece.len()]);
+            piece.copy_from_slice(&self.bytes[usize::from(chunk)][..piece.len()]);
             chunk = self.after[usize::from(chunk)];
         }
         out

@@ -15,6 +15,9 @@
 const PERIOD_MIN: usize = 20;
 const PERIOD_MAX: usize = 80;
 
+/// Samples of 8 kHz that [`lengthen`] puts in at most.
+pub const LENGTHENED_MAX: usize = PERIOD_MAX;
+
 /// Mean magnitude below which a stretch is a pause.
 const QUIET_MEAN: u32 = 60;
 

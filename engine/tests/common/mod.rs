@@ -252,7 +252,8 @@ impl World {
         let mut config =
             BridgeConfig { a: leg_config(a, &peers[0], hold, true), b: leg_config(b, &peers[1], false, false) };
         change(&mut config);
-        let bridge = in_bridge(|| Bridge::open(now, config, &shared, random.fork()));
+        // What it is handed is its own from here on.
+        let bridge = in_bridge(|| Bridge::open(now, config.clone(), &shared, random.fork()));
         let mut world = World {
             now,
             bridge,
@@ -319,7 +320,7 @@ impl World {
 
     pub fn command(&mut self, command: BridgeCommand) {
         let now = self.now;
-        in_bridge(|| self.bridge.handle_command(now, command));
+        in_bridge(|| self.bridge.handle_command(now, command.clone()));
         self.drain_all();
     }
 

@@ -55,14 +55,14 @@ impl Exchange {
         Ok(Exchange {
             call_id: origin.call_id,
             parties: [None, None],
-            hunt: Some(hunt),
+            hunt: Some(Box::new(hunt)),
             answered: false,
             rung: false,
             answer: None,
             headers: Vec::new(),
             bridge: BridgeState::Opening,
             joining: None,
-            far: Some((origin.far, far)),
+            far: Some(Box::new((origin.far, far))),
             end: None,
             end_detail: None,
             since: cx.now,
@@ -71,14 +71,15 @@ impl Exchange {
 
     /// The user of WhatsApp has: whoever is to speak with that user is called.
     pub(super) fn near_answered(&mut self, cx: &mut Context, won: Won) {
-        let Some((ways, wanted)) = self.far.take() else { return };
+        let Some((ways, wanted)) = self.far.take().map(|far| *far) else { return };
         let words = format!("{}, {}; the other side is called", won.party.subject, codec_name(won.codec.codec));
         cx.note(&self.call_id, Step::Accept, words);
         let formats = won.party.half.formats();
         self.parties[0] = Some(won.party);
         self.answered = true;
         let until = cx.now.plus_millis(cx.config.ring_ms_max);
-        let hunt = self.hunt.insert(Hunt::new(&self.call_id, LegName::B, ways, Wanted { formats, until, ..wanted }));
+        let hunt = Hunt::new(&self.call_id, LegName::B, ways, Wanted { formats, until, ..wanted });
+        let hunt = self.hunt.insert(Box::new(hunt));
         let hunted = hunt.start(cx);
         self.hunted(cx, hunted);
     }

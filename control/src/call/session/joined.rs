@@ -63,7 +63,7 @@ impl Session {
         }
         let words = format!("{} takes the place of {}", party.subject, far.subject);
         self.note(cx, Step::Transfer, words);
-        self.far = Some(party);
+        self.far = Some(Box::new(party));
     }
 
     /// It came to nothing: the call goes on as it was, if somebody is still there.

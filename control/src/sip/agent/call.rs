@@ -16,6 +16,7 @@ use super::uac::Uac;
 use super::uas::{Pending2xx, Uas};
 use super::{Core, Located, Owner, Want};
 use engine::time::Instant;
+use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 
 /// What a transaction does for its call.
@@ -79,7 +80,7 @@ pub(super) struct Leg {
     pub closed: bool,
     /// Where the peer's last message came from.
     pub peer: Hop,
-    pub ack: Option<Ack>,
+    pub ack: Option<Box<Ack>>,
     /// RSeq of the last reliable provisional response that was acknowledged (RFC 3262 §4).
     pub rseq: Option<u32>,
 }
@@ -121,18 +122,22 @@ pub(super) struct Call {
     pub transactions: usize,
     /// Questions open.
     pub queries: usize,
+    /// Until the call is answered and every INVITE has had its time.
     pub uac: Option<Box<Uac>>,
+    /// The Call-ID is ours.
+    pub is_caller: bool,
     pub uas: Option<Box<Uas>>,
     pub legs: Vec<Leg>,
     /// The leg that the call is about, once answered.
     pub main: Option<usize>,
     pub authorizer: Authorizer,
     pub local_sdp: String,
-    pub remote_sdp: Option<String>,
+    /// SHA-256 of the peer's last description: the same again is a refresh.
+    pub remote_sdp: Option<[u8; 32]>,
     pub session: Option<Session>,
-    pub reinvite: Option<OurReinvite>,
-    pub peer_reinvite: Option<PeerReinvite>,
-    pub pending_2xx: Option<Pending2xx>,
+    pub reinvite: Option<Box<OurReinvite>>,
+    pub peer_reinvite: Option<Box<PeerReinvite>>,
+    pub pending_2xx: Option<Box<Pending2xx>>,
     /// BYE waits for the ACK of our 2xx (RFC 3261 §15).
     pub bye_wanted: bool,
     pub reason: Option<String>,
@@ -179,6 +184,7 @@ impl Call {
             transactions: 0,
             queries: 0,
             uac: None,
+            is_caller: false,
             uas: None,
             legs: Vec::new(),
             main: None,
@@ -416,6 +422,29 @@ impl Call {
         if let Some(uac) = &mut self.uac {
             uac.attempts.retain(|attempt| attempt.transaction != id);
         }
+        self.let_go();
+    }
+
+    /// Gives back what only set-up and repeats needed: no INVITE of ours can be answered any more, nor its 2xx be repeated
+    /// (the transactions live for as long as that lasts: RFC 6026 §7.2, timer M, and §7.1, timer L).
+    fn let_go(&mut self) {
+        let answerable = self.uac.as_ref().is_some_and(|uac| !uac.attempts.is_empty());
+        if self.main.is_none() || answerable || self.queries > 0 {
+            return;
+        }
+        self.uac = None;
+        if self.transactions == 0 && self.pending_2xx.is_none() {
+            self.uas.take_if(|uas| uas.answered);
+        }
+        if self.outgoing.iter().all(|outgoing| outgoing.purpose != Purpose::Reinvite) {
+            self.legs.iter_mut().for_each(|leg| leg.ack = None);
+        }
+    }
+
+    /// Calls have one leg, but for forks.
+    pub fn add_leg(&mut self, leg: Leg) {
+        self.legs.reserve_exact(1);
+        self.legs.push(leg);
     }
 
     /// Ends an answered call from our side.
@@ -525,7 +554,7 @@ impl Call {
         let mut request = self.legs[leg].dialog.ack(cseq);
         request.copy(invite, "Authorization");
         request.copy(invite, "Proxy-Authorization");
-        self.legs[leg].ack = Some(Ack { cseq, request, sent: None });
+        self.legs[leg].ack = Some(Box::new(Ack { cseq, request, sent: None }));
         let hop = match self.next_hop(core, leg) {
             Next::Hop(hop) => hop,
             Next::Name(uri) => match core.locate(now, &uri, || Want::Ack { call: self.id, leg }) {
@@ -671,6 +700,11 @@ fn is_private(ip: IpAddr) -> bool {
         IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.octets()[..3] == [192, 0, 2],
         IpAddr::V6(v6) => v6.is_loopback() || (v6.segments()[0] & 0xfe00) == 0xfc00 || v6.segments()[0] == 0xfe80,
     }
+}
+
+/// What is kept of a peer's description.
+pub(super) fn digest_of(sdp: &str) -> [u8; 32] {
+    Sha256::digest(sdp.as_bytes()).into()
 }
 
 /// Header text made of what the caller gave: everything outside printable ASCII is written as %XX.

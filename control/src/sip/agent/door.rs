@@ -98,7 +98,7 @@ impl SipAgent {
         };
         let Some(call) = Call::incoming(&mut self.core, now, call_id, id, arrival, &caller.reply_to) else { return };
         self.next_call += 1;
-        self.calls.insert(call_id, call);
+        self.calls.insert(call_id, Box::new(call));
         self.settle(call_id);
     }
 

@@ -143,7 +143,7 @@ impl SipAgent {
         let mut call = call.ok_or(NotKept)?;
         call.authorizer = Authorizer::new(credentials);
         call.kept = Some((0, "".into())); // whatever it was: it is in the store
-        self.calls.insert(id, call);
+        self.calls.insert(id, Box::new(call));
         self.hangup(now, id, Some(reason));
         Ok(true)
     }
@@ -173,7 +173,7 @@ impl Call {
         let tag = dialog.local_tag()?.to_owned();
         dialog.local_cseq = dialog.local_cseq.saturating_add(CSEQ_LEAP);
         let mut call = Call::resumed(core, id, dialog.call_id.clone(), tag);
-        call.legs.push(Leg { confirmed: true, ..Leg::new(dialog, peer) });
+        call.add_leg(Leg { confirmed: true, ..Leg::new(dialog, peer) });
         call.main = Some(0);
         Some(call)
     }

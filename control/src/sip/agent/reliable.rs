@@ -13,7 +13,7 @@ use super::super::message::Message;
 use super::super::transaction::TransactionId;
 use super::super::{SipEnd, SipEvent};
 use super::Core;
-use super::call::{Call, Purpose, Timer};
+use super::call::{Call, Purpose, Timer, digest_of};
 use engine::time::Instant;
 
 /// The callee's side of one INVITE.
@@ -105,7 +105,7 @@ impl Call {
         self.clear(Timer::Repeat18x);
         match request.sdp() {
             Some(answer) if ours => {
-                self.remote_sdp = Some(answer.to_owned());
+                self.remote_sdp = Some(digest_of(answer));
                 self.emit(core, SipEvent::LateAnswer { call: self.id, sdp: answer.to_owned() });
                 self.respond(core, now, id, request, 200);
             }

@@ -10,7 +10,7 @@ use super::super::message::Message;
 use super::super::transaction::TransactionId;
 use super::super::transport::Hop;
 use super::super::{SipEnd, SipEvent};
-use super::call::{Call, Purpose, Timer};
+use super::call::{Call, Purpose, Timer, digest_of};
 use super::{ALLOW, Core, is_secure};
 use engine::time::Instant;
 
@@ -71,9 +71,9 @@ impl Call {
         }
         self.own(core, id, Purpose::Serve);
         let offer = request.sdp().map(str::to_owned);
-        let repeated = offer.is_some() && offer == self.remote_sdp;
-        self.peer_reinvite =
-            Some(PeerReinvite { transaction: id, request: request.clone(), leg, reply_to: reply_to.clone() });
+        let repeated = offer.as_deref().is_some_and(|offer| self.remote_sdp == Some(digest_of(offer)));
+        let peer = PeerReinvite { transaction: id, request: request.clone(), leg, reply_to: reply_to.clone() };
+        self.peer_reinvite = Some(Box::new(peer));
         if repeated {
             let sdp = self.local_sdp.clone();
             return self.answer_reinvite(core, now, Some(&sdp));
@@ -84,12 +84,13 @@ impl Call {
 
     pub fn answer_reinvite(&mut self, core: &mut Core, now: Instant, sdp: Option<&str>) {
         let Some(sdp) = sdp else { return self.refuse_peer_reinvite(core, now, 488) };
-        let Some(PeerReinvite { transaction, request, leg, reply_to }) = self.peer_reinvite.take() else { return };
+        let Some(peer) = self.peer_reinvite.take() else { return };
+        let PeerReinvite { transaction, request, leg, reply_to } = *peer;
         self.clear(Timer::ReinviteAnswer);
         self.legs[leg].dialog.refresh_target(&request);
         self.local_sdp = sdp.to_owned();
         if let Some(offer) = request.sdp() {
-            self.remote_sdp = Some(offer.to_owned());
+            self.remote_sdp = Some(digest_of(offer));
         }
         if request.method() == Some("UPDATE") {
             let mut response = self.dialog_response(core, &request, &reply_to, 200, Some(sdp));
@@ -101,7 +102,8 @@ impl Call {
 
     /// A refused re-INVITE leaves the call as it was (RFC 3261 §14.1).
     pub fn refuse_peer_reinvite(&mut self, core: &mut Core, now: Instant, code: u16) {
-        if let Some(PeerReinvite { transaction, request, .. }) = self.peer_reinvite.take() {
+        if let Some(peer) = self.peer_reinvite.take() {
+            let PeerReinvite { transaction, request, .. } = *peer;
             self.clear(Timer::ReinviteAnswer);
             self.respond(core, now, transaction, &request, code);
         }
@@ -194,7 +196,7 @@ impl Call {
         }
         let offer = self.offer_wanted.take();
         request.set_body("application/sdp", offer.as_deref().unwrap_or(&self.local_sdp));
-        self.reinvite = Some(OurReinvite { request: request.clone(), answered, offer });
+        self.reinvite = Some(Box::new(OurReinvite { request: request.clone(), answered, offer }));
         self.send_in_dialog(core, now, leg, request, Purpose::Reinvite);
     }
 
@@ -211,7 +213,8 @@ impl Call {
             }
             return;
         }
-        let Some(OurReinvite { request, mut answered, offer }) = self.reinvite.take() else { return };
+        let Some(reinvite) = self.reinvite.take() else { return };
+        let OurReinvite { request, mut answered, offer } = *reinvite;
         match code {
             200..300 => {
                 self.legs[leg].dialog.refresh_target(response);
@@ -226,7 +229,7 @@ impl Call {
             // Both sides offered at once: the owner of the Call-ID waits longer (RFC 3261 §14.1).
             491 if !self.ended => {
                 self.offer_wanted = self.offer_wanted.take().or(offer);
-                let wait_ms = match self.uac.is_some() {
+                let wait_ms = match self.is_caller {
                     true => 2_100 + u64::from(core.random.below(190)) * 10,
                     false => u64::from(core.random.below(200)) * 10,
                 };
@@ -251,7 +254,7 @@ impl Call {
         match answer {
             Some(answer) => {
                 self.local_sdp = offer;
-                self.remote_sdp = Some(answer.to_owned());
+                self.remote_sdp = Some(digest_of(answer));
                 self.emit(core, SipEvent::ReInviteAnswered { call: self.id, sdp: answer.to_owned() });
             }
             // A 2xx without an answer leaves what was agreed before.

@@ -15,7 +15,7 @@ use super::super::transaction::TransactionId;
 use super::super::transport::Hop;
 use super::super::uri::{NameAddr, SipUri, escape_user, is_token, quote, split_host_port};
 use super::super::{Invite, SipCallId, SipEnd, SipEvent};
-use super::call::{Call, Leg, Purpose, Timer, printable};
+use super::call::{Call, Leg, Purpose, Timer, digest_of, printable};
 use super::{ALLOW, Core, Located, Want, host_text};
 use engine::time::Instant;
 use std::collections::VecDeque;
@@ -102,6 +102,7 @@ impl Call {
         let at = if user.is_empty() { "" } else { "@" };
         let display = invite.from_display.as_deref().map(|name| quote(name) + " ").unwrap_or_default();
         let from = format!("{display}<sip:{user}{at}{host}>;tag={}", call.local_tag);
+        call.is_caller = true;
         call.uac = Some(Box::new(Uac {
             from,
             to: format!("<{}>", address_of_record(&target)),
@@ -144,7 +145,7 @@ impl Call {
         };
         let (heard, done, superseded, cancelled) = (true, false, false, false);
         uac.attempts.push(Attempt { transaction, request: invite, to, heard, done, superseded, cancelled });
-        call.uac = Some(Box::new(uac));
+        (call.uac, call.is_caller) = (Some(Box::new(uac)), true);
         call.own(core, transaction, Purpose::Invite);
         Some(call)
     }
@@ -310,8 +311,12 @@ impl Call {
         let request = attempt.request.clone();
         let dialog = Dialog::uac(&request, response);
         let known = self.leg_of(response.to_tag());
-        if response.to_tag().is_some() && known.is_none() && self.legs.len() < FORKS_MAX {
-            self.legs.extend(dialog.map(|dialog| Leg::new(dialog, from.clone())));
+        if response.to_tag().is_some()
+            && known.is_none()
+            && self.legs.len() < FORKS_MAX
+            && let Some(dialog) = dialog
+        {
+            self.add_leg(Leg::new(dialog, from.clone()));
         }
         if !self.acknowledge_18x(core, now, &request, response) {
             return;
@@ -343,7 +348,7 @@ impl Call {
                 // An early leg that never answered makes room; confirmed ones stay for their repeats.
                 let early = self.legs.iter().position(|leg| !leg.confirmed);
                 match (self.legs.len() < FORKS_MAX, early) {
-                    (true, _) => self.legs.push(Leg::new(dialog, from.clone())),
+                    (true, _) => self.add_leg(Leg::new(dialog, from.clone())),
                     (false, Some(at)) => self.legs[at] = Leg::new(dialog, from.clone()),
                     (false, None) => return,
                 }
@@ -368,7 +373,7 @@ impl Call {
         }
         self.main = Some(leg);
         self.clear(Timer::Ring);
-        self.remote_sdp = Some(sdp.to_owned());
+        self.remote_sdp = Some(digest_of(sdp));
         self.start_session(now, response);
         self.emit(core, SipEvent::Answered { call: self.id, sdp: sdp.to_owned(), headers: response.x_headers() });
     }

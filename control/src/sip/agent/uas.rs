@@ -7,7 +7,7 @@ use super::super::message::{Message, readable};
 use super::super::transaction::TransactionId;
 use super::super::transport::Hop;
 use super::super::{Arrival, SipCallId, SipEnd, SipEvent};
-use super::call::{Call, Leg, Purpose, Timer};
+use super::call::{Call, Leg, Purpose, Timer, digest_of};
 use super::door::Caller;
 use super::reliable::Reliable;
 use super::{ALLOW, Core, SUPPORTED, is_secure};
@@ -51,7 +51,7 @@ impl Call {
             None => Some(400),
             Some(_) if call.interval_is_too_small(request) => Some(422),
             Some(dialog) => {
-                call.legs.push(Leg::new(dialog, reply_to.clone()));
+                call.add_leg(Leg::new(dialog, reply_to.clone()));
                 None
             }
         };
@@ -65,7 +65,7 @@ impl Call {
             return None;
         }
         call.own(core, transaction, Purpose::Serve);
-        call.remote_sdp = request.sdp().map(str::to_owned);
+        call.remote_sdp = request.sdp().map(digest_of);
         call.set(Timer::Ring, now.plus_millis(INCOMING_MS_MAX));
         let (request, reply_to) = (request.clone(), reply_to.clone());
         call.reliable = request.lists("Require", "100rel").then(|| Box::new(Reliable::new(core)));
@@ -73,7 +73,7 @@ impl Call {
             call: id,
             target: request.uri().unwrap_or("").to_owned(),
             from: readable(request.header("From").unwrap_or("")),
-            sdp: call.remote_sdp.clone(),
+            sdp: request.sdp().map(str::to_owned),
             headers: request.x_headers(),
             arrival: Box::new(arrival),
         };
@@ -157,7 +157,7 @@ impl Call {
         let answered = first && self.reliable.as_ref().is_some_and(|reliable| reliable.offer_answered);
         let (until, wants_answer) = (now.plus_millis(TIMEOUT_MS), request.sdp().is_none() && !answered);
         let pending = Pending2xx { cseq, bytes, to: reply_to.clone(), interval_ms: T1_MS, until, first, wants_answer };
-        self.pending_2xx = Some(pending);
+        self.pending_2xx = Some(Box::new(pending));
         self.set(Timer::Repeat2xx, now.plus_millis(T1_MS));
     }
 
@@ -188,7 +188,7 @@ impl Call {
         if pending.wants_answer {
             match ack.sdp() {
                 Some(sdp) => {
-                    self.remote_sdp = Some(sdp.to_owned());
+                    self.remote_sdp = Some(digest_of(sdp));
                     self.emit(core, SipEvent::LateAnswer { call: self.id, sdp: sdp.to_owned() });
                 }
                 None => return self.drop_session(core, now, SipEnd::ProtocolError),
