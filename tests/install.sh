@@ -1,5 +1,5 @@
 #!/bin/sh
-# install.sh demo|quality|test|rival: installs from Debian's packages (and PyPI, for scoring speech) what the machine lacks.
+# install.sh demo|quality|test|rival|arm: installs from Debian's packages (and PyPI, for scoring speech) what the machine lacks.
 # demo needs a compiler and cmake; quality also what makes and scores speech; test also the independent programs that the interop tests call.
 set -eu
 cd "$(dirname "$0")/.."
@@ -10,12 +10,16 @@ iproute2 iptables util-linux tcpdump procps sox espeak-ng ffmpeg openssl valgrin
 
 quality_packages="$demo_packages sox espeak-ng python3-venv python3-dev"
 
+# Linker and emulator of 64-bit ARM, and what the compiler that tests/arm.sh unpacks is linked with.
+arm_packages="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user libedit2 libffi8 libxml2 libz3-4"
+
 case "${1:-}" in
 demo) packages=$demo_packages ;;
 quality) packages=$quality_packages ;;
 rival) packages="rtpengine-daemon" ;;
-test) packages=$test_packages ;;
-*) echo "usage: install.sh demo|quality|test|rival" >&2; exit 2 ;;
+arm) packages="$demo_packages $arm_packages g++-aarch64-linux-gnu" ;;
+test) packages="$test_packages $arm_packages" ;;
+*) echo "usage: install.sh demo|quality|test|rival|arm" >&2; exit 2 ;;
 esac
 
 as_root() {
@@ -103,3 +107,6 @@ if [ "$1" = quality ]; then
         printf '%s' "$wanted" >"$tools/quality.installed"
     fi
 fi
+
+if [ "$1" = test ]; then tests/arm.sh tools simd; fi
+if [ "$1" = arm ]; then tests/arm.sh tools all; fi

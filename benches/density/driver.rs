@@ -44,7 +44,7 @@ pub fn run(port: u16, workers: usize) -> Result<()> {
         workers,
         pin: true,
         media_ports: 10_000..=31_999,
-        bind: None,
+        bind: Some(Ipv4Addr::LOCALHOST.into()),
         driver: Driver::Auto,
         complexity: COMPLEXITY_DEFAULT,
     };

@@ -1,11 +1,13 @@
 //! One far end of a call: what it says, how it says it, and a strict account of what it hears.
 //!
 //! A WebRTC end is a real leg of the engine (ICE, DTLS, SRTP) on a socket of the generator's ring; an RTP end writes twelve bytes before
-//! a payload. What is heard is checked packet by packet: one SSRC, sequence +1, timestamps on the sample clock. When a packet came is
-//! the kernel's word, not ours.
+//! a payload. What is heard is checked packet by packet: one SSRC, sequence +1, timestamps on the sample clock, and the tag of each
+//! SRTP packet. When a packet came is the kernel's word, not ours.
+//!
+//! An end whose call is up looks into its socket when it speaks, every 20 ms: its leg is in the cache then, and nobody is woken.
 
 use super::corpus::Frames;
-use super::ring::{Ring, SocketIndex, real_nanos};
+use super::ring::{Arrival, Ring, SocketIndex, real_nanos};
 use control::client::webrtc_offerer::{self, AnswerError, offer_of, offerer_config, read_answer};
 use control::client::{socket::local_with_port, system_random};
 use engine::dtls::{DtlsVersions, Identity};
@@ -28,6 +30,11 @@ pub const PTIME_NANOS: u64 = 20_000_000;
 
 /// A jump of the sequence number by more is no loss but another stream.
 const GAP_MAX: u16 = 1_000;
+
+/// Departures that are remembered, so that a packet finds the one that caused it: 160 ms.
+const DEPARTURES: u64 = 8;
+/// Datagrams that a hushed socket may owe; more than that were lost.
+const OWED_MAX: u8 = 8;
 
 /// How an end is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +77,33 @@ pub struct Heard {
     pub foreign: u64,
 }
 
+/// When an end's last packets left, nanoseconds of the real-time clock.
+#[derive(Clone, Copy, Default)]
+pub struct Departures {
+    /// All packets ever.
+    count: u64,
+    at_nanos: [u64; DEPARTURES as usize],
+}
+
+impl Departures {
+    fn note(&mut self, at_nanos: u64) {
+        self.at_nanos[(self.count % DEPARTURES) as usize] = at_nanos;
+        self.count += 1;
+    }
+
+    /// When packet `index` left, or the oldest that is remembered: what took so long took at least as long as since then.
+    fn of(&self, index: u64) -> Option<u64> {
+        let oldest = self.count.saturating_sub(DEPARTURES);
+        (index < self.count).then(|| self.at_nanos[(index.max(oldest) % DEPARTURES) as usize])
+    }
+
+    /// The last packet that had left by then.
+    fn last_before(&self, at_nanos: u64) -> Option<u64> {
+        let oldest = self.count.saturating_sub(DEPARTURES);
+        (oldest..self.count).rev().find(|index| self.of(*index).is_some_and(|left| left <= at_nanos))
+    }
+}
+
 /// The account of one received stream.
 #[derive(Default)]
 pub struct Hear {
@@ -77,11 +111,13 @@ pub struct Hear {
     ticks: u32,
     /// Packet times since the first packet.
     index: u64,
+    /// What is to be added to `index` for the packet of the other end that caused one.
+    cause: Option<u64>,
     /// Since the window opened.
     pub heard: Heard,
-    /// When each packet came, less its place on a perfect 20 ms grid.
+    /// When each packet came, less its place on a perfect 20 ms grid; of stamped ends.
     pub offsets: Vec<i64>,
-    /// From the other end's last packet to this one.
+    /// From the other end's packet to the one that it caused; of stamped ends.
     pub residences: Vec<u32>,
     /// Payloads and their places, of calls that are scored.
     pub recording: Vec<(u64, Vec<u8>)>,
@@ -92,7 +128,7 @@ pub struct Hear {
 }
 
 impl Hear {
-    fn packet(&mut self, packet: &header::RtpPacket<'_>, at_nanos: u64, sent_nanos: u64, open: bool, ticks: u32) {
+    fn packet(&mut self, packet: &header::RtpPacket<'_>, at_nanos: u64, other: &Departures, open: bool, ticks: u32) {
         let place = (packet.sequence, packet.timestamp.0, packet.ssrc);
         let Some((sequence, timestamp, ssrc)) = self.next.filter(|next| next.2 == packet.ssrc) else {
             self.heard.foreign += u64::from(self.next.is_some());
@@ -114,12 +150,25 @@ impl Hear {
         if !open {
             return;
         }
-        self.offsets.push(at_nanos as i64 - (self.index * PTIME_NANOS) as i64);
-        if let Some(nanos) = at_nanos.checked_sub(sent_nanos).filter(|_| sent_nanos > 0) {
-            self.residences.push(nanos.min(u64::from(u32::MAX)) as u32);
+        if at_nanos > 0 {
+            self.offsets.push(at_nanos as i64 - (self.index * PTIME_NANOS) as i64);
+            self.reside(at_nanos, other);
         }
         if self.recorded {
             self.recording.push((self.index, packet.payload.to_vec()));
+        }
+    }
+
+    /// Notes how long a packet's cause was under way. One packet in causes one out, so the distance of their numbers stays; it was
+    /// taken for too small where a packet seems to come before its cause.
+    fn reside(&mut self, at_nanos: u64, other: &Departures) {
+        let since = |cause: u64| at_nanos.checked_sub(other.of(self.index.wrapping_add(cause))?);
+        let nanos = self.cause.and_then(since).or_else(|| {
+            self.cause = Some(other.last_before(at_nanos)?.wrapping_sub(self.index));
+            self.cause.and_then(since)
+        });
+        if let Some(nanos) = nanos {
+            self.residences.push(nanos.min(u64::from(u32::MAX)) as u32);
         }
     }
 
@@ -131,6 +180,7 @@ impl Hear {
     /// Forgets what was counted so far, and makes room for `packets`.
     pub fn open(&mut self, packets: usize) {
         self.heard = Heard::default();
+        self.cause = None;
         self.offsets.clear();
         self.offsets.reserve(packets);
         self.residences.clear();
@@ -141,7 +191,7 @@ impl Hear {
 
 enum Link {
     Webrtc { leg: Box<WebrtcLeg>, full: bool, fixed: bool },
-    Rtp { to: Option<SocketAddrV4>, sequence: u16, timestamp: u32, ssrc: u32 },
+    Rtp { sequence: u16, timestamp: u32, ssrc: u32 },
     Bare,
 }
 
@@ -164,9 +214,15 @@ pub struct End {
     pub dead: bool,
     /// Frames sent.
     pub sent: u64,
-    /// When the last frame left.
-    pub sent_nanos: u64,
+    /// When the last frames left.
+    pub departures: Departures,
+    /// Whether its socket is asked for what came.
+    pub is_hushed: bool,
+    /// Datagrams that were not there when it was asked: they come later, and one more has to be asked for then.
+    pub owed: u8,
     deadline: Instant,
+    /// Where its socket is connected to.
+    peer: SocketAddrV4,
     /// Ticks and payload type of what it hears.
     hears: (u32, u8),
 }
@@ -213,7 +269,6 @@ impl End {
                 true,
             ),
             Shape::Rtp => Link::Rtp {
-                to: None,
                 sequence: random.next_u32() as u16 & 0x7fff,
                 timestamp: random.next_u32(),
                 ssrc: random.next_u32(),
@@ -230,8 +285,11 @@ impl End {
             ready_at: None,
             dead: false,
             sent: 0,
-            sent_nanos: 0,
+            departures: Departures::default(),
+            is_hushed: false,
+            owed: 0,
             deadline: Instant::NEVER,
+            peer: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
             hears,
         })
     }
@@ -265,59 +323,86 @@ impl End {
         Ok(())
     }
 
-    /// Where an RTP end sends; a bare end's socket is connected.
+    /// Where an RTP end or a bare one sends.
     pub fn send_to(&mut self, now: Instant, address: SocketAddrV4, ring: &mut Ring) {
-        match &mut self.link {
-            Link::Rtp { to, .. } => *to = Some(address),
-            Link::Bare => self.dead |= ring.connect(self.socket, address).is_err(),
-            Link::Webrtc { .. } => return,
+        if matches!(self.link, Link::Webrtc { .. }) {
+            return;
         }
+        self.dead |= ring.connect(self.socket, address).is_err();
+        self.peer = address;
         self.ready = true;
         self.ready_at = Some(now);
     }
 
-    /// Takes a datagram. `other_sent_nanos`: when the other end of the call last spoke.
+    /// From now on it looks for what came when it speaks. `stamped`: with the kernel's time for each packet.
+    pub fn hush(&mut self, stamped: bool, ring: &mut Ring) {
+        let is_connected = !matches!(self.link, Link::Webrtc { fixed: false, .. });
+        if is_connected && !self.is_hushed {
+            self.is_hushed = ring.hush(self.socket, stamped).is_ok();
+        }
+    }
+
+    /// Asks for what came; for one more where something was still to come.
+    pub fn ask(&mut self, ring: &mut Ring) {
+        if !self.is_hushed {
+            return;
+        }
+        ring.ask(self.socket);
+        if self.owed > 0 && !ring.has_asked_enough() {
+            self.owed -= 1;
+            ring.ask(self.socket);
+        }
+    }
+
+    /// It was asked and had nothing.
+    pub fn had_nothing(&mut self) {
+        self.owed = (self.owed + 1).min(OWED_MAX);
+    }
+
+    /// Takes a datagram. `other`: when the other end of the call spoke. Answers whether it was media; else the end has more to do.
     pub fn arrival(
         &mut self,
         now: Instant,
-        at_nanos: u64,
-        from: SocketAddrV4,
+        arrival: &Arrival,
         datagram: &mut [u8],
-        other_sent_nanos: u64,
-        ring: &mut Ring,
-        common: &mut Common,
-    ) {
-        let window = common.window;
-        let (ticks, payload_type) = self.hears;
+        other: &Departures,
+        window: bool,
+    ) -> bool {
+        let (at_nanos, (ticks, payload_type)) = (arrival.at_nanos, self.hears);
         match &mut self.link {
-            Link::Webrtc { leg, .. } => match leg.handle_datagram(now, SocketAddr::V4(from), datagram) {
-                Received::Rtp(packet) => {
-                    self.hear.first.get_or_insert(now);
-                    self.hear.packet(&packet, at_nanos, other_sent_nanos, window, ticks);
-                    return;
+            Link::Webrtc { leg, .. } => {
+                let from = if arrival.from.port() == 0 { self.peer } else { arrival.from };
+                match leg.handle_datagram(now, SocketAddr::V4(from), datagram) {
+                    Received::Rtp(packet) => {
+                        self.hear.first.get_or_insert(now);
+                        self.hear.packet(&packet, at_nanos, other, window, ticks);
+                        return true;
+                    }
+                    Received::Consumed => {}
+                    Received::Dropped(_) => self.hear.heard.foreign += u64::from(self.ready),
                 }
-                Received::Consumed => {}
-                Received::Dropped(_) => self.hear.heard.foreign += u64::from(self.ready),
-            },
+                false
+            }
             Link::Rtp { .. } => {
                 match header::parse(datagram) {
                     Ok(packet) if packet.payload_type == payload_type => {
                         self.hear.first.get_or_insert(now);
-                        self.hear.packet(&packet, at_nanos, other_sent_nanos, window, ticks);
+                        self.hear.packet(&packet, at_nanos, other, window, ticks);
                     }
                     _ => self.hear.heard.foreign += 1,
                 }
-                return;
+                true
             }
             Link::Bare => {
+                self.hear.first.get_or_insert(now);
                 self.hear.heard.received += 1;
-                if let Some(nanos) = at_nanos.checked_sub(other_sent_nanos).filter(|_| window && other_sent_nanos > 0) {
-                    self.hear.residences.push(nanos.min(u64::from(u32::MAX)) as u32);
+                self.hear.index += 1;
+                if window && at_nanos > 0 {
+                    self.hear.reside(at_nanos, other);
                 }
-                return;
+                true
             }
         }
-        self.drain(now, ring, common);
     }
 
     /// Says the next frame.
@@ -330,26 +415,26 @@ impl End {
         }
         let Talk { frames, at, payload_type, ticks } = &mut self.talk;
         let payload = &frames[*at];
-        *at = (*at + 1) % frames.len();
-        let out = &mut common.out[..];
+        *at = if *at + 1 == frames.len() { 0 } else { *at + 1 };
+        let out = ring.room();
         out[12..12 + payload.len()].copy_from_slice(payload);
         let sent = match &mut self.link {
             Link::Webrtc { leg, fixed, .. } => {
                 let len = leg.sender().audio(now, *payload_type, self.sent == 0, payload.len(), *ticks, out);
                 leg.send(now, out, len).map(|(to, len)| (v4(to).filter(|_| !*fixed), len))
             }
-            Link::Rtp { to, sequence, timestamp, ssrc } => {
+            Link::Rtp { sequence, timestamp, ssrc } => {
                 header::write(self.sent == 0, *payload_type, *sequence, RtpTimestamp(*timestamp), *ssrc, out);
                 *sequence = sequence.wrapping_add(1);
                 *timestamp = timestamp.wrapping_add(*ticks);
-                to.map(|to| (Some(to), 12 + payload.len()))
+                Some((None, 12 + payload.len()))
             }
             Link::Bare => Some((None, 12 + payload.len())),
         };
         if let Some((to, len)) = sent {
             self.sent += 1;
-            self.sent_nanos = real_nanos();
-            ring.send(self.socket, to, &out[..len]);
+            self.departures.note(real_nanos());
+            ring.send_room(self.socket, to, len);
         }
     }
 
@@ -366,7 +451,8 @@ impl End {
         }
     }
 
-    fn drain(&mut self, now: Instant, ring: &mut Ring, common: &mut Common) {
+    /// Sends what the leg has to say besides media.
+    pub fn drain(&mut self, now: Instant, ring: &mut Ring, common: &mut Common) {
         let Link::Webrtc { leg, fixed, .. } = &mut self.link else { return };
         loop {
             match leg.poll_output(now, &mut common.out) {
@@ -378,6 +464,7 @@ impl End {
                 LegOutput::Event(LegEvent::IceNominated(SocketAddr::V4(to))) => {
                     // What is sent on a connected socket costs the generator less; the gateway cannot tell.
                     *fixed = ring.connect(self.socket, to).is_ok();
+                    self.peer = to;
                 }
                 LegOutput::Event(LegEvent::Ended(_)) => self.dead = true,
                 LegOutput::Event(_) => {}

@@ -1,7 +1,7 @@
 //! The load: N calls, both ends of each, on one ring and one thread.
 //!
 //! ```text
-//!  wheel of 80 slots of 250 us ── due ends speak ──> ring ──> gateway ──> ring ──> the call's other end hears and checks
+//!  wheel of 80 slots of 250 us ── due ends speak ──> ring ──> gateway ──> ring ── due ends look for what came, and check it
 //!  dialler threads ── answers, where to send ──> ends          gateway's INVITE ──> `sip` ── 200 ──> ends
 //! ```
 //!
@@ -11,24 +11,25 @@
 use super::corpus::Frames;
 use super::dial::{Dialed, Dialler, Order, Side};
 use super::end::{Common, End, PTIME_NANOS, Shape, Talk};
-use super::ring::{Ring, SocketIndex};
+use super::ring::{Arrival, Ring, SocketIndex};
 use super::sip;
 use anyhow::{Context, Result};
 use engine::io::clock;
 use engine::random::Random;
 use engine::time::Instant;
-use std::net::SocketAddrV4;
 use std::time::Duration;
 
 /// Parts of a packet time.
 const SLOTS: u64 = 80;
 const SLOT_NANOS: u64 = PTIME_NANOS / SLOTS;
-/// One call in this many is decoded and scored.
-const SCORED_EVERY: usize = 50;
-
-/// Datagrams for which a generator whose calls are up waits, unless it is time to speak: the kernel notes when each came, so that nothing
-/// is measured later for it, and neither side pays for waking a thread for every datagram, which no network card would do either.
+/// Datagrams for which a generator whose calls are up waits, unless it is time to speak: what calls that are up hear does not wake it.
 const GATHER_DATAGRAMS: usize = 64;
+
+/// Of so many calls the kernel stamps every packet; of those beyond, one call in so many. A stamp costs the generator a sixth of a
+/// receive, and what a window says about pacing and residence it says by tens of thousands of packets all the same.
+pub const STAMPED: usize = 400;
+/// See [`STAMPED`].
+pub const STAMPED_EVERY: usize = 8;
 
 /// A packet that is sent later than this may come after its turn, nanoseconds.
 const EXCUSED_NANOS: u64 = 5_000_000;
@@ -122,7 +123,6 @@ pub struct Generator {
     rtcp_port: u16,
     /// How late the slots of the window were, nanoseconds.
     pub lateness: Vec<u64>,
-    buffer: Vec<u8>,
 }
 
 impl Generator {
@@ -150,7 +150,6 @@ impl Generator {
             sip_port,
             rtcp_port,
             lateness: Vec::new(),
-            buffer: vec![0; super::ring::DATAGRAM_BYTES_MAX],
         })
     }
 
@@ -180,10 +179,8 @@ impl Generator {
             Shape::Bare => (hears_a, hears_b),
             _ => (own(&a_talk), own(&b_talk)),
         };
-        let mut a = End::open(&mut self.ring, &self.common, a_shape, a_talk, hears_a)?;
-        let mut b = End::open(&mut self.ring, &self.common, b_shape, b_talk, hears_b)?;
-        a.hear.recorded = index.is_multiple_of(SCORED_EVERY) && a_shape != Shape::Bare;
-        b.hear.recorded = a.hear.recorded;
+        let a = End::open(&mut self.ring, &self.common, a_shape, a_talk, hears_a)?;
+        let b = End::open(&mut self.ring, &self.common, b_shape, b_talk, hears_b)?;
         for (side, end) in [(Side::A, &a), (Side::B, &b)] {
             self.owners.push(Owner::End(index as u32, side));
             debug_assert_eq!(end.socket as usize + 1, self.owners.len());
@@ -280,6 +277,20 @@ impl Generator {
         self.dialler.hang_up(call.token.clone())
     }
 
+    /// Keeps what one running call in `every` hears during the next window.
+    pub fn record(&mut self, every: usize) {
+        let running = self.calls.iter_mut().filter(|call| !call.hung_up);
+        for (index, call) in running.enumerate() {
+            call.ends.iter_mut().for_each(|end| end.hear.recorded = index.is_multiple_of(every));
+        }
+    }
+
+    /// Takes no more account of calls that the gateway refused. Answers how many there were.
+    pub fn forget_refused(&mut self) -> usize {
+        let refused = self.calls.iter_mut().filter(|call| !call.hung_up && call.status >= 300);
+        refused.map(|call| call.hung_up = true).count()
+    }
+
     /// Calls that were not hung up.
     pub fn running(&self) -> usize {
         self.calls.iter().filter(|call| !call.hung_up).count()
@@ -306,24 +317,12 @@ impl Generator {
         let wanted = if self.rising.is_empty() { GATHER_DATAGRAMS } else { 1 };
         self.ring.turn(wanted, self.next.since(clock::now()))?;
         let now = clock::now();
-        while let Some(arrival) = self.ring.next(&mut self.buffer) {
-            let datagram = &mut self.buffer[..arrival.len];
-            match self.owners[arrival.socket as usize] {
-                Owner::Rtcp => {}
-                Owner::Sip => self.sip(now, arrival.from, arrival.len),
-                Owner::End(call, side) => {
-                    let [a, b] = &mut self.calls[call as usize].ends;
-                    let (end, other) = if side == Side::A { (a, b) } else { (b, a) };
-                    let (at, from) = (arrival.at_nanos, arrival.from);
-                    end.arrival(now, at, from, datagram, other.sent_nanos, &mut self.ring, &mut self.common);
-                }
-            }
-        }
+        self.hear(now);
         while self.next <= now {
             if self.common.window {
                 self.lateness.push(now.since(self.next).as_nanos() as u64);
             }
-            self.speak(now);
+            self.slot(now);
             self.next = self.next + Duration::from_nanos(SLOT_NANOS);
         }
         self.rise(now);
@@ -333,10 +332,12 @@ impl Generator {
         Ok(())
     }
 
-    fn speak(&mut self, now: Instant) {
-        let due = &self.wheel[(self.slot % SLOTS) as usize];
+    /// The ends of the next slot speak, and look for what came for them.
+    fn slot(&mut self, now: Instant) {
+        let at = (self.slot % SLOTS) as usize;
         self.slot += 1;
-        for &(call, side) in due {
+        let due = std::mem::take(&mut self.wheel[at]);
+        for &(call, side) in &due {
             let call = &mut self.calls[call as usize];
             if !call.hung_up {
                 call.note_spoken(side, now);
@@ -344,6 +345,45 @@ impl Generator {
             }
         }
         self.ring.submit();
+        for &(call, side) in &due {
+            if self.ring.has_asked_enough() {
+                self.ring.answers();
+                self.hear(now);
+            }
+            let call = &mut self.calls[call as usize];
+            if !call.hung_up {
+                call.ends[side as usize].ask(&mut self.ring);
+            }
+        }
+        self.ring.answers();
+        self.hear(now);
+        self.wheel[at] = due;
+    }
+
+    /// Hands what came to whom it came for.
+    fn hear(&mut self, now: Instant) {
+        while let Some(socket) = self.ring.empty.pop() {
+            if let Owner::End(call, side) = self.owners[socket as usize] {
+                self.calls[call as usize].ends[side as usize].had_nothing();
+            }
+        }
+        while let Some(arrival) = self.ring.take() {
+            match self.owners[arrival.socket as usize] {
+                Owner::Rtcp => {}
+                Owner::Sip => self.sip(now, &arrival),
+                Owner::End(call, side) => {
+                    let [a, b] = &mut self.calls[call as usize].ends;
+                    let (end, other) = if side == Side::A { (a, b) } else { (b, a) };
+                    let datagram = self.ring.bytes(&arrival);
+                    if !end.arrival(now, &arrival, datagram, &other.departures, self.common.window) {
+                        end.drain(now, &mut self.ring, &mut self.common);
+                        // Media may stand behind it.
+                        end.owed = end.owed.max(1);
+                    }
+                }
+            }
+            self.ring.release(arrival);
+        }
     }
 
     /// Timers of calls that are being set up: those that are up have their turn when they speak. An end says its first word as
@@ -365,6 +405,8 @@ impl Generator {
                 }
             }
             if call.is_up() {
+                let is_stamped = (index as usize) < STAMPED || (index as usize).is_multiple_of(STAMPED_EVERY);
+                call.ends.iter_mut().for_each(|end| end.hush(is_stamped, ring));
                 risen.push(index);
                 return false;
             }
@@ -390,9 +432,9 @@ impl Generator {
     }
 
     /// A request of the gateway: an INVITE is answered at once, with the RTP end's port.
-    fn sip(&mut self, now: Instant, from: SocketAddrV4, len: usize) {
-        let Ok(text) = std::str::from_utf8(&self.buffer[..len]) else { return };
-        let Some(request) = sip::Request::read(text) else { return };
+    fn sip(&mut self, now: Instant, arrival: &Arrival) {
+        let Ok(text) = String::from_utf8(self.ring.bytes(arrival).to_vec()) else { return };
+        let Some(request) = sip::Request::read(&text) else { return };
         let index = request.call.filter(|index| *index < self.calls.len());
         let reply = match (request.method, index) {
             ("INVITE", Some(index)) => {
@@ -407,6 +449,6 @@ impl Generator {
             ("ACK", _) => return,
             _ => request.reply("200 OK", self.sip_port, ""),
         };
-        self.ring.send(self.sip_socket, Some(from), reply.as_bytes());
+        self.ring.send(self.sip_socket, Some(arrival.from), reply.as_bytes());
     }
 }

@@ -1,7 +1,8 @@
 //! One window of measuring: what came through, how late, and what it cost.
 
 use super::generator::Generator;
-use super::process::{Usage, busy_nanos, datagrams_lost};
+use super::process::{CoreTime, Usage, datagrams_lost};
+use super::stalls::{STALL_NANOS, Sampler, Stalls};
 use super::subject::{Site, Subject};
 use anyhow::{Result, bail};
 use engine::io::clock;
@@ -13,6 +14,8 @@ use std::time::Duration;
 pub const GENERATOR_MAX: f64 = 0.80;
 /// Other programs on the measured core may use so much of it before a result is marked.
 const OTHERS_MAX: f64 = 0.05;
+/// The hypervisor may take away so much of it before it is.
+const STOLEN_MAX: f64 = 0.01;
 /// Packets of each direction.
 const PACKETS_PER_SECOND: f64 = 50.0;
 
@@ -57,6 +60,10 @@ pub struct Step {
     pub busy: f64,
     /// The same, by other programs: what makes a result doubtful.
     pub others_busy: f64,
+    /// Of the measured core, what the hypervisor gave to somebody else.
+    pub stolen: f64,
+    /// How long the measured core stood still; `None` where that cannot be watched.
+    pub stalls: Option<Stalls>,
     /// Part of that in the kernel.
     pub kernel_share: f64,
     /// Of the generator's cores.
@@ -88,6 +95,8 @@ pub struct Step {
     pub turns: f64,
     /// The encoder's effort as the gateway reports it, mean of the window's two ends; load may change it.
     pub complexity: Option<f64>,
+    /// Windows of the same calls that do not count, and why.
+    pub again: Vec<Value>,
 }
 
 impl Step {
@@ -106,9 +115,17 @@ impl Step {
         self.generator_busy > GENERATOR_MAX
     }
 
-    /// Others used the measured core.
-    pub fn noisy(&self) -> bool {
-        self.others_busy > OTHERS_MAX
+    /// What the machine did to the window, if it did: other programs on the core, the hypervisor, a core that stood still, or a generator
+    /// that did.
+    pub fn spoiled(&self) -> Option<&'static str> {
+        let stalled = self.stalls.is_some_and(|stalls| stalls.worst_nanos > STALL_NANOS);
+        match self {
+            _ if self.others_busy > OTHERS_MAX => Some("others used the core"),
+            _ if self.stolen > STOLEN_MAX => Some("the core was taken away"),
+            _ if stalled => Some("the core stood still"),
+            _ if self.sent_late > 0 => Some("the generator stood still"),
+            _ => None,
+        }
     }
 
     /// Packets that did not come through as they should, and calls.
@@ -133,11 +150,24 @@ impl Step {
         self.pacing.iter().map(|spread| spread.p99).fold(0.0, f64::max) / 1_000.0
     }
 
+    /// For the record, of a window that does not count.
+    pub fn brief(&self) -> Value {
+        json!({
+            "spoiled": self.spoiled(), "core_percent": round(self.busy * 100.0, 1), "defects": self.defects(),
+            "others_percent": round(self.others_busy * 100.0, 1), "stolen_percent": round(self.stolen * 100.0, 1),
+            "stall_worst_us": self.stalls.map(|stalls| stalls.worst_nanos / 1_000),
+            "pacing_p99_ms": round(self.pacing_p99_ms(), 2), "residence_p999_us": round(self.residence[0].p999, 0),
+        })
+    }
+
     /// For the record.
     pub fn json(&self) -> Value {
         json!({
             "calls": self.calls, "broken": self.broken, "seconds": round(self.seconds, 2),
-            "others_percent": round(self.others_busy * 100.0, 1), "core_percent": round(self.busy * 100.0, 1), "kernel_share": round(self.kernel_share, 2),
+            "others_percent": round(self.others_busy * 100.0, 1), "stolen_percent": round(self.stolen * 100.0, 1),
+            "stalls": self.stalls.map(|stalls| json!({"count": stalls.count, "worst_us": stalls.worst_nanos / 1_000})),
+            "spoiled": self.spoiled(), "again": self.again,
+            "core_percent": round(self.busy * 100.0, 1), "kernel_share": round(self.kernel_share, 2),
             "us_per_call_and_20ms": round(self.micros_per_frame(), 2),
             "ms_per_call_second": round(self.millis_per_call_second(), 3),
             "generator_percent": round(self.generator_busy * 100.0, 1),
@@ -154,7 +184,8 @@ impl Step {
 
 /// Measures for `time`.
 pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, site: &Site) -> Result<Step> {
-    let all_before = busy_nanos(&site.measured);
+    let sampler = site.measured.first().map(|core| Sampler::start(*core));
+    let all_before = CoreTime::of(&site.measured);
     let before = Snapshot::take(subject)?;
     let start = clock::now();
     generator.open_window(time);
@@ -162,14 +193,17 @@ pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, 
     generator.close_window();
     let seconds = clock::now().since(start).as_secs_f64();
     let after = Snapshot::take(subject)?;
-    let all = busy_nanos(&site.measured).saturating_sub(all_before);
+    let all = CoreTime::of(&site.measured).since(all_before);
+    let stalls = sampler.and_then(Sampler::finish);
 
     let used = after.subject.since(before.subject);
     let own = after.own.since(before.own);
     let mut step = Step {
         seconds,
         busy: used.nanos as f64 / 1e9 / seconds,
-        others_busy: all.saturating_sub(used.nanos) as f64 / 1e9 / seconds,
+        others_busy: all.busy.saturating_sub(all.stolen + used.nanos) as f64 / 1e9 / seconds,
+        stolen: all.stolen as f64 / 1e9 / seconds,
+        stalls,
         kernel_share: used.system_nanos as f64 / (used.user_nanos + used.system_nanos).max(1) as f64,
         generator_busy: own.nanos as f64 / 1e9 / seconds / site.others.len() as f64,
         overrun: after.overrun - before.overrun + generator.send_errors(),

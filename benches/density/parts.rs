@@ -9,6 +9,9 @@ use super::generator::{Generator, Profile};
 use super::measure::{GENERATOR_MAX, Spread, Step, account, round, window};
 use super::process::{self, Usage};
 use super::score::score;
+use super::search::{
+    CALLS_MAX, CALM_WINDOWS, PACING_MS_MAX, RAMP_PER_SECOND, SETTLE, beside_floors, compared, fill, knee, residences,
+};
 use super::subject::{Settings, Site, Subject};
 use anyhow::{Context, Result, bail};
 use engine::io::clock;
@@ -16,24 +19,16 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Room for calls in one run: the engine's own limit per worker.
-pub const CALLS_MAX: usize = 4_000;
-/// Calls begun a second while a step is filled.
-const RAMP_PER_SECOND: f64 = 150.0;
-/// What is measured begins so long after the last call is up.
-const SETTLE: Duration = Duration::from_millis(2_500);
-/// Pacing error at the knee, 99th percentile, ms.
-const PACING_MS_MAX: f64 = 2.0;
 /// A core that only relays may be this busy at the knee; one that transcodes less, since its work comes in larger pieces.
 const RELAY_BUSY_MAX: f64 = 0.92;
 const TRANSCODE_BUSY_MAX: f64 = 0.85;
 /// The encoder's effort where the gateway reports none: what it was built with.
 const COMPLEXITY_UNREPORTED: i32 = 5;
-/// Where the rare residences are looked at, as a part of the knee.
-const CALM_SHARE: f64 = 0.7;
-/// Steps after those that the first costs suggest, and how much larger each is.
-const MORE_STEPS_MAX: usize = 8;
-const MORE_CALLS: f64 = 1.08;
+/// One call in this many is decoded and scored, and so many at least.
+const SCORED_EVERY: usize = 50;
+const SCORED_MIN: usize = 12;
+/// Calls that may have come and gone in one run, beside those that are up.
+const CALLS_GONE_MAX: usize = 4_000;
 /// Calls of the first step, from which the cost of one is known.
 const FIRST_CALLS: usize = 60;
 
@@ -47,8 +42,10 @@ pub struct Run {
     corpus: Corpus,
     opus: Frames,
     pcmu: Frames,
-    window: Duration,
-    counts: Option<Vec<usize>>,
+    /// Length of one window.
+    pub window: Duration,
+    /// Steps that were asked for, instead of a search.
+    pub counts: Option<Vec<usize>>,
     full: bool,
 }
 
@@ -87,6 +84,10 @@ impl Run {
             "seconds_per_window": self.window.as_secs_f64(),
             "profile": self.profile(),
             "active_speech_percent": round(self.corpus.active * 100.0, 1),
+            "calls_stamped": super::generator::STAMPED,
+            "calls_stamped_beyond_one_in": super::generator::STAMPED_EVERY,
+            "windows_at_70_percent": CALM_WINDOWS,
+            "pacing_p99_ms_at_most": PACING_MS_MAX,
         })
     }
 
@@ -112,7 +113,7 @@ impl Run {
     }
 
     fn generator(&self, a: EndKind, b: EndKind) -> Result<Generator> {
-        Generator::new(Profile { a, b }, CALLS_MAX, self.corpus.frames(), Dialler::start(Vec::new()))
+        Generator::new(Profile { a, b }, CALLS_MAX + CALLS_GONE_MAX, self.corpus.frames(), Dialler::start(Vec::new()))
     }
 
     /// The real gateway, Opus by DTLS-SRTP to PCMU by RTP, with scores.
@@ -175,16 +176,18 @@ impl Run {
 
         let compared: Vec<&Step> = compared(&steps, busy_max);
         let counts: Vec<usize> = compared.iter().map(|step| step.calls).collect();
-        let mut floors = self.floors(name, bare, transcodes, calm.iter().chain(compared.iter().copied()))?;
-        let calm_floor = calm.as_ref().map(|_| floors.remove(0));
+        let (floors, calm_floors) = self.floors(name, bare, transcodes, &compared, calm.first())?;
         let ratio = |(step, floor): (&&Step, &Step)| round(step.micros_per_frame() / floor.micros_per_frame(), 3);
         let ratios: Vec<f64> = compared.iter().zip(&floors).map(ratio).collect();
         progress(&format!("{name}: {ratios:?} times the floor at {counts:?} calls"));
         let mut knee = knee(&steps, busy_max);
         knee["calls_less_the_floors_pacing"] = json!(beside_floors(&compared, &floors, busy_max));
-        if let Some((calm, floor)) = calm.zip(calm_floor) {
-            knee["at_70_percent"] = json!({"calls": calm.calls, "residence_p999_us": residence_p999(&calm),
-                "floor_residence_p999_us": residence_p999(&floor)});
+        if let Some(first) = calm.first() {
+            let ((own, own_median), (floor, floor_median)) = (residences(&calm), residences(&calm_floors));
+            knee["at_70_percent"] = json!({"calls": first.calls, "residence_p999_us": own_median, "windows_us": own,
+                "floor_residence_p999_us": floor_median, "floor_windows_us": floor,
+                "windows": calm.iter().map(Step::json).collect::<Vec<_>>(),
+                "floor_windows": calm_floors.iter().map(Step::json).collect::<Vec<_>>()});
         }
         progress(&format!("{name}: knee {knee}"));
         Ok(json!({
@@ -196,16 +199,19 @@ impl Run {
         }))
     }
 
-    /// The floor at the calls of each of `steps`, with the encoder's effort that the gateway reported there.
-    fn floors<'s>(
+    /// The floor at the calls of each of `steps`, with the encoder's effort that the gateway reported there; then some windows at those of
+    /// `calm`.
+    fn floors(
         &self,
         name: &str,
         bare: [EndKind; 2],
         transcodes: bool,
-        steps: impl Iterator<Item = &'s Step>,
-    ) -> Result<Vec<Step>> {
-        let (mut floors, mut running) = (Vec::new(), None);
-        for step in steps {
+        steps: &[&Step],
+        calm: Option<&Step>,
+    ) -> Result<(Vec<Step>, Vec<Step>)> {
+        let (mut floors, mut calm_floors, mut running) = (Vec::new(), Vec::new(), None);
+        for (step, is_calm) in calm.map(|step| (step, true)).into_iter().chain(steps.iter().map(|step| (*step, false)))
+        {
             let effort = transcodes.then(|| step.complexity.map_or(COMPLEXITY_UNREPORTED, |c| c.round() as i32));
             if running.as_ref().is_none_or(|(_, _, running)| *running != effort) {
                 // The old one must have left the core.
@@ -216,41 +222,18 @@ impl Run {
                 generator.set_dialler(dialler);
                 running = Some((generator, subject, effort));
             }
-            if let Some((generator, subject, effort)) = &mut running {
-                generator.keep(step.calls)?;
-                let title = effort.map_or(String::new(), |effort| format!(" at complexity {effort}"));
-                let title = format!("floor of {name}{title}");
-                let mut visited = self.visit(&title, generator, subject, &[step.calls])?;
-                visited.iter_mut().for_each(|floor| floor.complexity = effort.map(f64::from));
-                floors.append(&mut visited);
-            }
+            let Some((generator, subject, effort)) = &mut running else { continue };
+            let title = effort.map_or(String::new(), |effort| format!(" at complexity {effort}"));
+            let title = format!("floor of {name}{title}");
+            fill(generator, step.calls)?;
+            let mut measured = match is_calm {
+                true => self.calm_windows(&format!("{title}, seven tenths"), generator, subject)?,
+                false => vec![self.step(&title, generator, subject)?],
+            };
+            measured.iter_mut().for_each(|floor| floor.complexity = effort.map(f64::from));
+            if is_calm { &mut calm_floors } else { &mut floors }.append(&mut measured);
         }
-        Ok(floors)
-    }
-
-    /// Goes back to seven tenths of the knee, or of where it would be if pacing were no matter.
-    fn calm(
-        &self,
-        name: &str,
-        steps: &[Step],
-        busy_max: f64,
-        generator: &mut Generator,
-        subject: &mut Subject,
-    ) -> Result<Option<Step>> {
-        let good = |step: &&Step| step.is_clean() && step.busy < busy_max;
-        let strict =
-            steps.iter().filter(good).filter(|step| step.pacing_p99_ms() < PACING_MS_MAX).map(|step| step.calls);
-        let Some(knee) = strict.max().or(steps.iter().filter(good).map(|step| step.calls).max()) else {
-            return Ok(None);
-        };
-        if self.counts.is_some() {
-            return Ok(None);
-        }
-        generator.keep((knee as f64 * CALM_SHARE) as usize)?;
-        generator.run_for(SETTLE)?;
-        let step = window(generator, subject, self.window, &self.site)?;
-        progress(&describe(&format!("{name}, seven tenths"), &step));
-        Ok(Some(step))
+        Ok((floors, calm_floors))
     }
 
     /// Goes back to the most calls that were carried without a fault, records a few seconds and has them judged.
@@ -258,8 +241,10 @@ impl Run {
         let Some(first) = steps.first() else { return Ok(Value::Null) };
         let good = steps.iter().filter(|step| step.defects() == 0 && step.busy < TRANSCODE_BUSY_MAX);
         let calls = good.map(|step| step.calls).max().unwrap_or(first.calls);
-        generator.keep(calls)?;
-        generator.run_for(SETTLE)?;
+        fill(generator, calls)?;
+        // Where the steps were given, somebody is in a hurry.
+        let most_apart = if self.counts.is_some() { SCORED_EVERY } else { calls / SCORED_MIN };
+        generator.record(most_apart.clamp(1, SCORED_EVERY));
         let begun = generator.places();
         let time = self.window.clamp(Duration::from_secs(3), Duration::from_secs(6));
         generator.open_window(time);
@@ -268,75 +253,6 @@ impl Run {
         let scores = score(generator, &self.corpus, &begun, &self.site.folder)?;
         progress(&format!("scores {scores}"));
         Ok(scores)
-    }
-
-    /// Steps up until something gives: first far apart, then close to where the cost says the limit is.
-    fn climb(
-        &self,
-        name: &str,
-        first: usize,
-        generator: &mut Generator,
-        subject: &mut Subject,
-        busy_max: f64,
-    ) -> Result<Vec<Step>> {
-        if let Some(counts) = &self.counts {
-            return self.visit(name, generator, subject, counts);
-        }
-        let mut steps = self.visit(name, generator, subject, &[first])?;
-        if steps.iter().any(Step::is_bad) {
-            return Ok(steps);
-        }
-        let shares = [0.6, 0.8, 0.95, 1.0, 1.05].into_iter().map(Some);
-        for share in shares.chain([None; MORE_STEPS_MAX]) {
-            let Some(last) = steps.last() else { break };
-            let wanted = match share {
-                Some(share) => limit(last, busy_max) * share,
-                // A gateway that makes calls cheaper when there are many has its limit further up.
-                None if last.busy < busy_max => (last.calls as f64 * MORE_CALLS).max(limit(last, busy_max)),
-                None => break,
-            };
-            // Beyond its own limit the generator would measure itself.
-            let own = GENERATOR_MAX / (last.generator_busy / last.calls.max(1) as f64);
-            let calls = wanted.min(own * 1.1) as usize;
-            if calls > CALLS_MAX || calls <= last.calls + last.calls / 50 {
-                continue;
-            }
-            steps.extend(self.visit(name, generator, subject, &[calls])?);
-            // Refused calls mean that the gateway itself says it is full.
-            let full = |last: &Step| last.busy > 0.97 || last.calls + last.calls / 50 < calls;
-            if steps.last().is_some_and(|last| full(last) || last.is_bad() || last.generator_limited()) {
-                break;
-            }
-        }
-        Ok(steps)
-    }
-
-    fn visit(
-        &self,
-        name: &str,
-        generator: &mut Generator,
-        subject: &mut Subject,
-        counts: &[usize],
-    ) -> Result<Vec<Step>> {
-        let mut steps = Vec::new();
-        for &count in counts {
-            let more = count.saturating_sub(generator.running());
-            generator.ramp(more, RAMP_PER_SECOND, Duration::from_secs(5))?;
-            generator.run_for(SETTLE)?;
-            let mut step = window(generator, subject, self.window, &self.site)?;
-            progress(&describe(name, &step));
-            // What others did to the core must not stand for what the gateway can do.
-            if step.busy < RELAY_BUSY_MAX && (step.noisy() || !step.is_clean()) {
-                let again = window(generator, subject, self.window, &self.site)?;
-                progress(&format!("again, {}", describe(name, &again)));
-                let worth = |step: &Step| (step.defects(), step.pacing_p99_ms());
-                if worth(&again) < worth(&step) {
-                    step = again;
-                }
-            }
-            steps.push(step);
-        }
-        Ok(steps)
     }
 
     /// Set-ups a second: without SIP on the engine alone, with it on the real gateway.
@@ -509,56 +425,8 @@ impl Run {
     }
 }
 
-/// The steps whose floor is measured too: the one nearest half of the knee, and the last two good ones.
-fn compared(steps: &[Step], busy_max: f64) -> Vec<&Step> {
-    let good: Vec<&Step> = steps.iter().filter(|step| step.busy <= busy_max).collect();
-    let (mut wanted, len) = (Vec::new(), good.len());
-    for at in [len / 2, len.saturating_sub(2), len.saturating_sub(1)] {
-        match good.get(at) {
-            Some(step) if !wanted.iter().any(|other: &&Step| other.calls >= step.calls) => wanted.push(*step),
-            _ => {}
-        }
-    }
-    match wanted.is_empty() {
-        true => steps.first().into_iter().collect(),
-        false => wanted,
-    }
-}
-
-/// How many calls would fill the core, by the cost of these.
-fn limit(step: &Step, busy_max: f64) -> f64 {
-    busy_max / (step.busy / step.calls.max(1) as f64).max(1e-9)
-}
-
-/// The most calls that were carried well.
-fn knee(steps: &[Step], busy_max: f64) -> Value {
-    let is_good = |step: &&Step| step.is_clean() && step.pacing_p99_ms() < PACING_MS_MAX && step.busy < busy_max;
-    let good = steps.iter().filter(is_good).max_by_key(|step| step.calls);
-    json!({
-        "calls": good.map(|step| step.calls),
-        "extrapolated": steps.last().map(|last| round(limit(last, busy_max), 0)),
-        "generator_limited": steps.iter().any(Step::generator_limited),
-        "core_percent_at_most": busy_max * 100.0,
-        "pacing_p99_ms_at_most": PACING_MS_MAX,
-    })
-}
-
-/// The most calls that were carried well where the floor, at the same load, is forgiven what the machine does to both.
-fn beside_floors(steps: &[&Step], floors: &[Step], busy_max: f64) -> Option<usize> {
-    let is_good = |step: &Step, floor: &Step| {
-        let own = step.pacing_p99_ms() - floor.pacing_p99_ms();
-        step.is_clean() && step.busy < busy_max && own < PACING_MS_MAX
-    };
-    let pairs = steps.iter().zip(floors);
-    pairs.filter(|(step, floor)| is_good(step, floor)).map(|(step, _)| step.calls).max()
-}
-
-/// The worse direction's.
-fn residence_p999(step: &Step) -> f64 {
-    round(step.residence[0].p999.max(step.residence[1].p999), 0)
-}
-
-fn describe(name: &str, step: &Step) -> String {
+/// One line about a step.
+pub fn describe(name: &str, step: &Step) -> String {
     format!(
         "{name}: {} calls, core {:.1} %, {:.1} us per call and 20 ms; lost {}, wrong {}, concealed {}, overrun {}, broken {}; pacing p99 \
          {:.2} ms, residence p50/p99/p99.9 {:.0}/{:.0}/{:.0} us, {:.0} wake-ups/s, {}generator {:.0} %{}",
@@ -577,10 +445,10 @@ fn describe(name: &str, step: &Step) -> String {
         step.wakeups,
         step.complexity.map_or(String::new(), |complexity| format!("complexity {complexity}, ")),
         step.generator_busy * 100.0,
-        match (step.generator_limited(), step.noisy()) {
-            (true, _) => " (generator-limited)",
-            (false, true) => " (others use this core)",
-            _ => "",
+        match (step.generator_limited(), step.spoiled()) {
+            (true, _) => " (generator-limited)".to_owned(),
+            (false, Some(reason)) => format!(" ({reason})"),
+            _ => String::new(),
         },
     )
 }

@@ -1,6 +1,7 @@
 //! Results as JSON, as a plain table, and as a picture: processor and latency against calls, floor and rival in the same axes.
 
 use super::chart::{Chart, Line};
+use super::sentences::{self, number};
 use anyhow::Result;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -57,6 +58,9 @@ pub fn table(results: &Value) -> String {
         conditions["generator_cores"],
         text(&conditions["command"]),
     );
+    if conditions["calls_stamped"].is_number() {
+        out.push_str(&how(conditions));
+    }
     if let Some(renewed) = conditions["renewed"].as_str() {
         let _ = writeln!(out, "measured anew since, each part with its floor beside it: {renewed}");
     }
@@ -86,17 +90,22 @@ pub fn table(results: &Value) -> String {
                 out.push_str(&row(name, step));
             }
         }
-        let _ = writeln!(out, "  knee {}; times the floor {}", results[part]["knee"], results[part]["ratio_to_floor"]);
-        let _ = writeln!(out, "  scores {}", results[part]["scores"]);
-        if let Some(knee) = results["rival"][part].get("knee") {
-            let _ = writeln!(out, "  rtpengine's knee {knee}");
+        if let Some(error) = results[part]["error"].as_str() {
+            let _ = writeln!(out, "  failed: {error}");
         }
+        out.push_str(&sentences::part(&results[part], &results["rival"][part]));
     }
     for part in ["set_up", "memory", "overload", "scaling"] {
-        let Some(fields) = results[part].as_object() else { continue };
+        let record = &results[part];
+        if record.is_null() {
+            continue;
+        }
         let _ = writeln!(out, "\n{}", part.replace('_', "-"));
-        for (name, value) in fields {
-            let _ = writeln!(out, "  {}: {value}", name.replace('_', " "));
+        match record["error"].as_str() {
+            Some(error) => {
+                let _ = writeln!(out, "  failed: {error}");
+            }
+            None => out.push_str(&sentences::plain(part, record)),
         }
     }
     if results["targets"].as_array().is_some_and(|rows| !rows.is_empty()) {
@@ -108,13 +117,25 @@ pub fn table(results: &Value) -> String {
     out
 }
 
+/// How it was measured, as far as a reader has to know.
+fn how(conditions: &Value) -> String {
+    format!(
+        "every packet's header, order, timestamp and SRTP tag is checked; pacing and residence are the kernel's times of the first {} calls \
+         and of one in {} beyond\na window that the machine spoiled (others on the core, time stolen, a core that stood still for 2 ms) is \
+         measured again, twice at most; residence at 70 % of\nthe knee is that of the median of {} windows, the floor's too\n",
+        conditions["calls_stamped"], conditions["calls_stamped_beyond_one_in"], conditions["windows_at_70_percent"],
+    )
+}
+
 fn row(name: &str, step: &Value) -> String {
-    let number = |value: &Value| value.as_f64().unwrap_or(0.0);
     let pacing = ["pacing_toward_a", "pacing_toward_b"].map(|side| number(&step[side]["p99_us"]));
     let residence = &step["residence_toward_a"];
     let limited = if step["generator_limited"] == Value::Bool(true) { "!" } else { "" };
+    let spoiled = step["spoiled"].as_str().map_or(String::new(), |reason| format!("  {reason}"));
+    let again = step["again"].as_array().map_or(0, Vec::len);
+    let again = if again == 0 { String::new() } else { format!("  measured {} times", again + 1) };
     format!(
-        "{name:>10} {:>6} {:>7.1} {:>9.1} {:>6} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>6.0} us {:>9.0} {:>8.0} %{limited}\n",
+        "{name:>10} {:>6} {:>7.1} {:>9.1} {:>6} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>6.0} us {:>9.0} {:>8.0} %{limited}{again}{spoiled}\n",
         number(&step["calls"]),
         number(&step["core_percent"]),
         number(&step["us_per_call_and_20ms"]),

@@ -5,6 +5,10 @@
 //! open until the end. With `stamped`, datagrams carry the kernel's receive time, so that a generator that is late does not measure
 //! itself.
 //!
+//! A socket *tells* of what comes (one multishot receive) until it is [hushed](Ring::hush): from then on it is *asked* when its owner
+//! has time for it. That costs the generator half as much, and whoever sends nothing: a datagram for a socket that tells has to
+//! wake it, on the sender's core and at the sender's expense, which no network card would ask of a gateway.
+//!
 //! Why not the engine's loop: it is the thing that is measured, and it would hide its own cost in floor and generator alike.
 
 use io_uring::types::{BufRingEntry, Fixed, SubmitArgs, Timespec};
@@ -20,20 +24,29 @@ use std::time::Duration;
 /// Largest datagram.
 pub const DATAGRAM_BYTES_MAX: usize = 1500;
 
-/// Receive buffers; one per socket would be the most that can ever be filled at once.
+/// Receive buffers of sockets that tell; one per socket would be the most that can ever be filled at once.
 const BUFFERS: u16 = 4096;
+/// Sockets asked at once, and the buffers for what they answer: few, so that they stay in the cache.
+const ASKS: usize = 64;
+const ANSWERS: u16 = 2 * ASKS as u16;
 /// Before the datagram, with `stamped`: `io_uring_recvmsg_out`, the source, one control message with a `timespec`.
 const OUT_BYTES: usize = 16;
 const NAME_BYTES: usize = 16;
 const CONTROL_BYTES: usize = 32;
 const STRIDE_BYTES: usize = (OUT_BYTES + NAME_BYTES + CONTROL_BYTES + DATAGRAM_BYTES_MAX).next_multiple_of(64);
-const GROUP: u16 = 0;
+/// Groups of buffers.
+const TOLD: u16 = 0;
+const ASKED: u16 = 1;
 
 /// Datagrams queued before they are handed over: few, so that the time noted for each is that of its departure.
 const SENDS: usize = 8;
 const SEND_BYTES: usize = DATAGRAM_BYTES_MAX.next_multiple_of(64);
 
+/// What completions are known by, beside the number of a socket that tells.
 const SEND: u64 = u64::MAX;
+const CANCEL: u64 = u64::MAX - 1;
+/// With it: the number of a socket that was asked, and behind it the place of its header.
+const ASK: u64 = 1 << 62;
 
 /// What the kernel may hold for one socket.
 const RECEIVE_BUFFER_BYTES: libc::c_int = 256 * 1024;
@@ -41,7 +54,7 @@ const RECEIVE_BUFFER_BYTES: libc::c_int = 256 * 1024;
 /// A socket of a [`Ring`].
 pub type SocketIndex = u32;
 
-/// One datagram, whose bytes were copied out.
+/// One datagram, in a buffer of the ring until it is [released](Ring::release).
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     /// Where it came in.
@@ -50,8 +63,32 @@ pub struct Arrival {
     pub len: usize,
     /// When the kernel took it, nanoseconds of the real-time clock; 0 unless `stamped`.
     pub at_nanos: u64,
-    /// Its source; unspecified unless `stamped`.
+    /// Its source; unspecified unless `stamped`, and where the socket was asked: that one is connected.
     pub from: SocketAddrV4,
+    buffer: Buffer,
+    start: usize,
+}
+
+/// Which buffer of which group.
+#[derive(Clone, Copy, Debug)]
+struct Buffer {
+    group: u16,
+    index: u16,
+}
+
+/// A completed receive.
+struct Filled {
+    socket: SocketIndex,
+    buffer: Buffer,
+    bytes: usize,
+    at_nanos: u64,
+}
+
+/// How a socket gives what it has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Tells,
+    IsAsked { stamped: bool },
 }
 
 /// Memory that the kernel reads or writes; freed never, since a ring lives as long as its process.
@@ -87,20 +124,71 @@ impl Area {
     }
 }
 
+/// Buffers that the kernel fills in turn.
+struct Pool {
+    count: u16,
+    entries: Area,
+    buffers: Area,
+    tail: u16,
+}
+
+impl Pool {
+    fn new(ring: &IoUring, group: u16, count: u16) -> io::Result<Pool> {
+        let entries = Area::new(usize::from(count) * size_of::<BufRingEntry>())?;
+        // SAFETY: the area holds `count` entries, begins on a page and is never unmapped.
+        unsafe { ring.submitter().register_buf_ring_with_flags(entries.pointer(0) as u64, count, group, 0)? };
+        let buffers = Area::new(usize::from(count) * STRIDE_BYTES)?;
+        let mut pool = Pool { count, entries, buffers, tail: 0 };
+        (0..count).for_each(|buffer| pool.provide(buffer));
+        pool.publish();
+        Ok(pool)
+    }
+
+    fn provide(&mut self, buffer: u16) {
+        let index = usize::from(self.tail & (self.count - 1));
+        let address = self.buffers.pointer(usize::from(buffer) * STRIDE_BYTES) as u64;
+        let entry = self.entries.pointer(index * size_of::<BufRingEntry>()).cast::<BufRingEntry>();
+        // SAFETY: `index` is below `count`; entries from `tail` on are ours until `publish`. The fourth field, which is the tail in
+        // entry 0, is not touched.
+        let entry = unsafe { &mut *entry };
+        entry.set_addr(address);
+        entry.set_len(STRIDE_BYTES as u32);
+        entry.set_bid(buffer);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    fn publish(&mut self) {
+        let base = self.entries.pointer(0).cast::<BufRingEntry>();
+        // SAFETY: the first entry's fourth field is the ring's tail, which the kernel only reads.
+        let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(base).cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+/// Where the kernel writes what it knows about the datagrams of stamped sockets that are asked.
+struct Headers {
+    messages: Box<[libc::msghdr; ASKS]>,
+    controls: Box<[[u64; CONTROL_BYTES / 8]; ASKS]>,
+}
+
 /// An io_uring instance and its sockets.
 pub struct Ring {
     ring: IoUring,
     stamped: bool,
-    entries: Area,
-    buffers: Area,
-    tail: u16,
+    told: Pool,
+    answers: Pool,
     sends: Area,
     addresses: Box<[libc::sockaddr_in; SENDS]>,
     queued: usize,
     sockets: Vec<OwnedFd>,
+    manners: Vec<Manner>,
     header: Box<libc::msghdr>,
+    headers: Headers,
+    asks: usize,
     to_arm: Vec<SocketIndex>,
-    received: VecDeque<(SocketIndex, u16, u32)>,
+    received: VecDeque<Filled>,
+    /// Sockets that had nothing when they were asked.
+    pub empty: Vec<SocketIndex>,
     /// Sends that the kernel refused.
     pub send_errors: u64,
     /// Errors of receives, such as a peer that has gone.
@@ -118,36 +206,32 @@ impl Ring {
             .setup_cqsize(2 * u32::from(BUFFERS))
             .build(1024)?;
         ring.submitter().register_files_sparse(sockets_max as u32)?;
-        let entries = Area::new(usize::from(BUFFERS) * size_of::<BufRingEntry>())?;
-        // SAFETY: the area holds BUFFERS entries, begins on a page and is never unmapped.
-        unsafe { ring.submitter().register_buf_ring_with_flags(entries.pointer(0) as u64, BUFFERS, GROUP, 0)? };
         // SAFETY: `msghdr` and `sockaddr_in` are plain numbers and pointers, for which zero is valid.
-        let (mut header, addresses) =
-            unsafe { (Box::new(std::mem::zeroed::<libc::msghdr>()), Box::new(std::mem::zeroed())) };
+        let (mut header, messages, addresses) = unsafe {
+            (Box::new(std::mem::zeroed::<libc::msghdr>()), Box::new(std::mem::zeroed()), Box::new(std::mem::zeroed()))
+        };
         header.msg_namelen = NAME_BYTES as u32;
         header.msg_controllen = CONTROL_BYTES;
-        let mut ring = Ring {
+        Ok(Ring {
+            told: Pool::new(&ring, TOLD, BUFFERS)?,
+            answers: Pool::new(&ring, ASKED, ANSWERS)?,
             ring,
             stamped,
-            entries,
-            buffers: Area::new(usize::from(BUFFERS) * STRIDE_BYTES)?,
-            tail: 0,
             sends: Area::new(SENDS * SEND_BYTES)?,
             addresses,
             queued: 0,
             sockets: Vec::with_capacity(sockets_max),
+            manners: Vec::with_capacity(sockets_max),
             header,
+            headers: Headers { messages, controls: Box::new([[0; CONTROL_BYTES / 8]; ASKS]) },
+            asks: 0,
             to_arm: Vec::new(),
             received: VecDeque::with_capacity(usize::from(BUFFERS)),
+            empty: Vec::with_capacity(ASKS),
             send_errors: 0,
             receive_errors: 0,
             rearmed: 0,
-        };
-        for buffer in 0..BUFFERS {
-            ring.provide(buffer);
-        }
-        ring.publish();
-        Ok(ring)
+        })
     }
 
     /// Opens a socket on loopback; port 0 takes any. Answers its index and port.
@@ -160,6 +244,7 @@ impl Ring {
         self.ring.submitter().register_files_update(index, &[fd.as_raw_fd()])?;
         let bound = port_of(&fd)?;
         self.sockets.push(fd);
+        self.manners.push(Manner::Tells);
         self.to_arm.push(index);
         Ok((index, bound))
     }
@@ -173,16 +258,71 @@ impl Ring {
         check(unsafe { libc::connect(fd, (&raw const address).cast(), len) }).map(drop)
     }
 
-    /// Queues a datagram; `to` is `None` on a connected socket.
-    pub fn send(&mut self, socket: SocketIndex, to: Option<SocketAddrV4>, datagram: &[u8]) {
+    /// From now on a connected socket does not tell what comes: it has to be asked. `stamped`: with the kernel's time.
+    pub fn hush(&mut self, socket: SocketIndex, stamped: bool) -> io::Result<()> {
+        if self.stamped && !stamped {
+            set_option(&self.sockets[socket as usize], libc::SO_TIMESTAMPNS, 0)?;
+        }
+        self.manners[socket as usize] = Manner::IsAsked { stamped };
+        let cancel = opcode::AsyncCancel::new(u64::from(socket)).build();
+        self.push(&cancel.flags(squeue::Flags::SKIP_SUCCESS).user_data(CANCEL));
+        Ok(())
+    }
+
+    /// Asks a hushed socket for one datagram: it is there, or its number is in `empty`, after `answers`, which must follow for every
+    /// [`ASKS`] at the latest.
+    pub fn ask(&mut self, socket: SocketIndex) {
+        let Manner::IsAsked { stamped } = self.manners[socket as usize] else { return };
+        let (slot, flags) = (self.asks, libc::MSG_DONTWAIT);
+        let receive = match stamped {
+            true => {
+                let (message, control) = (&mut self.headers.messages[slot], &mut self.headers.controls[slot]);
+                control[0] = 0;
+                message.msg_control = control.as_mut_ptr().cast();
+                message.msg_controllen = CONTROL_BYTES;
+                opcode::RecvMsg::new(Fixed(socket), message).buf_group(ASKED).flags(flags as u32).build()
+            }
+            false => {
+                let room = DATAGRAM_BYTES_MAX as u32;
+                opcode::Recv::new(Fixed(socket), std::ptr::null_mut(), room).buf_group(ASKED).flags(flags).build()
+            }
+        };
+        let known_by = ASK | (slot as u64) << 32 | u64::from(socket);
+        self.push(&receive.flags(squeue::Flags::BUFFER_SELECT).user_data(known_by));
+        self.asks += 1;
+    }
+
+    /// Whether no more can be asked before `answers`.
+    pub fn has_asked_enough(&self) -> bool {
+        self.asks == ASKS
+    }
+
+    /// Hands over what is queued, and collects what was asked for.
+    pub fn answers(&mut self) {
+        self.submit();
+        self.collect();
+    }
+
+    /// Room for the next datagram that [`Ring::send_room`] sends.
+    pub fn room(&mut self) -> &mut [u8] {
         if self.queued == SENDS {
             self.submit();
         }
+        self.sends.slice(self.queued * SEND_BYTES, SEND_BYTES)
+    }
+
+    /// Queues a datagram; `to` is `None` on a connected socket.
+    pub fn send(&mut self, socket: SocketIndex, to: Option<SocketAddrV4>, datagram: &[u8]) {
+        self.room()[..datagram.len()].copy_from_slice(datagram);
+        self.send_room(socket, to, datagram.len());
+    }
+
+    /// Queues what was written into [`Ring::room`].
+    pub fn send_room(&mut self, socket: SocketIndex, to: Option<SocketAddrV4>, len: usize) {
         let slot = self.queued;
-        let room = self.sends.slice(slot * SEND_BYTES, SEND_BYTES);
-        room[..datagram.len()].copy_from_slice(datagram);
+        let room = self.sends.slice(slot * SEND_BYTES, len);
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        let mut send = opcode::Send::new(Fixed(socket), room.as_ptr(), datagram.len() as u32).flags(flags);
+        let mut send = opcode::Send::new(Fixed(socket), room.as_ptr(), len as u32).flags(flags);
         if let Some(to) = to {
             self.addresses[slot] = raw(to);
             let address = &raw const self.addresses[slot];
@@ -211,47 +351,90 @@ impl Ring {
             Err(error) => return Err(error),
         }
         self.queued = 0;
+        self.collect();
+        Ok(())
+    }
+
+    fn collect(&mut self) {
+        self.asks = 0;
         for completion in self.ring.completion() {
-            if completion.user_data() == SEND {
-                self.send_errors += 1;
-                continue;
-            }
-            let socket = completion.user_data() as SocketIndex;
-            if let Some(buffer) = cqueue::buffer_select(completion.flags()) {
-                self.received.push_back((socket, buffer, completion.result().max(0) as u32));
-            } else if completion.result() < 0 && completion.result() != -libc::ENOBUFS {
-                self.receive_errors += 1;
-            }
-            if !cqueue::more(completion.flags()) {
-                self.rearmed += 1;
-                self.to_arm.push(socket);
+            let (known_by, result) = (completion.user_data(), completion.result());
+            match known_by {
+                SEND => self.send_errors += 1,
+                // Nothing was armed: there is nothing to cancel.
+                CANCEL => {}
+                _ => {
+                    let (socket, is_answer) = (known_by as SocketIndex, known_by & ASK != 0);
+                    let group = if is_answer { ASKED } else { TOLD };
+                    if let Some(index) = cqueue::buffer_select(completion.flags()) {
+                        let at_nanos = match self.manners[socket as usize] {
+                            Manner::IsAsked { stamped: true } if is_answer => self.headers.at_nanos(known_by),
+                            _ => 0,
+                        };
+                        let (buffer, bytes) = (Buffer { group, index }, result.max(0) as usize);
+                        self.received.push_back(Filled { socket, buffer, bytes, at_nanos });
+                    } else if is_answer && result == -libc::EAGAIN {
+                        self.empty.push(socket);
+                    } else if result < 0 && ![-libc::ENOBUFS, -libc::ECANCELED].contains(&result) {
+                        self.receive_errors += 1;
+                    }
+                    let tells = self.manners[socket as usize] == Manner::Tells;
+                    if !is_answer && tells && !cqueue::more(completion.flags()) {
+                        self.rearmed += 1;
+                        self.to_arm.push(socket);
+                    }
+                }
             }
         }
-        Ok(())
+    }
+
+    /// The next datagram that came.
+    pub fn take(&mut self) -> Option<Arrival> {
+        let Filled { socket, buffer, bytes, at_nanos } = self.received.pop_front()?;
+        let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let arrival = Arrival { socket, len: bytes, at_nanos, from, buffer, start: 0 };
+        match self.stamped && buffer.group == TOLD {
+            true => Some(stamped(self.told.buffers.slice(usize::from(buffer.index) * STRIDE_BYTES, bytes), arrival)),
+            false => Some(arrival),
+        }
+    }
+
+    /// Its bytes.
+    pub fn bytes(&mut self, arrival: &Arrival) -> &mut [u8] {
+        let at = usize::from(arrival.buffer.index) * STRIDE_BYTES + arrival.start;
+        self.pool(arrival).buffers.slice(at, arrival.len)
+    }
+
+    /// Gives its buffer back.
+    pub fn release(&mut self, arrival: Arrival) {
+        let pool = self.pool(&arrival);
+        pool.provide(arrival.buffer.index);
+        pool.publish();
+    }
+
+    fn pool(&mut self, arrival: &Arrival) -> &mut Pool {
+        match arrival.buffer.group {
+            TOLD => &mut self.told,
+            _ => &mut self.answers,
+        }
     }
 
     /// The next datagram that came, copied into `into`.
     pub fn next(&mut self, into: &mut [u8]) -> Option<Arrival> {
-        let (socket, buffer, bytes) = self.received.pop_front()?;
-        let filled = self.buffers.slice(usize::from(buffer) * STRIDE_BYTES, bytes as usize);
-        let arrival = match self.stamped {
-            true => stamped(filled, into, socket),
-            false => {
-                into[..filled.len()].copy_from_slice(filled);
-                let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-                Arrival { socket, len: filled.len(), at_nanos: 0, from }
-            }
-        };
-        self.provide(buffer);
-        self.publish();
+        let arrival = self.take()?;
+        into[..arrival.len].copy_from_slice(self.bytes(&arrival));
+        self.release(arrival);
         Some(arrival)
     }
 
     fn arm(&mut self) {
         while let Some(socket) = self.to_arm.pop() {
+            if self.manners[socket as usize] != Manner::Tells {
+                continue;
+            }
             let receive = match self.stamped {
-                true => opcode::RecvMsgMulti::new(Fixed(socket), &raw const *self.header, GROUP).build(),
-                false => opcode::RecvMulti::new(Fixed(socket), GROUP).build(),
+                true => opcode::RecvMsgMulti::new(Fixed(socket), &raw const *self.header, TOLD).build(),
+                false => opcode::RecvMulti::new(Fixed(socket), TOLD).build(),
             };
             self.push(&receive.user_data(u64::from(socket)));
         }
@@ -266,33 +449,20 @@ impl Ring {
             let _ = self.ring.submitter().submit();
         }
     }
+}
 
-    fn provide(&mut self, buffer: u16) {
-        let index = usize::from(self.tail & (BUFFERS - 1));
-        let address = self.buffers.pointer(usize::from(buffer) * STRIDE_BYTES) as u64;
-        let entry = self.entries.pointer(index * size_of::<BufRingEntry>()).cast::<BufRingEntry>();
-        // SAFETY: `index` is below BUFFERS; entries from `tail` on are ours until `publish`. The fourth field, which is the tail in
-        // entry 0, is not touched.
-        let entry = unsafe { &mut *entry };
-        entry.set_addr(address);
-        entry.set_len(STRIDE_BYTES as u32);
-        entry.set_bid(buffer);
-        self.tail = self.tail.wrapping_add(1);
-    }
-
-    fn publish(&mut self) {
-        let base = self.entries.pointer(0).cast::<BufRingEntry>();
-        // SAFETY: the first entry's fourth field is the ring's tail, which the kernel only reads.
-        let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(base).cast_mut()) };
-        tail.store(self.tail, Ordering::Release);
+impl Headers {
+    /// The time in the header of an answer. `cmsghdr` has 16 bytes, then comes a `timespec`.
+    fn at_nanos(&self, known_by: u64) -> u64 {
+        let control = &self.controls[(known_by >> 32) as usize % ASKS];
+        if control[0] == 0 { 0 } else { control[2] * 1_000_000_000 + control[3] }
     }
 }
 
 /// Reads `io_uring_recvmsg_out`, source and time stamp that stand before a datagram.
-fn stamped(filled: &[u8], into: &mut [u8], socket: SocketIndex) -> Arrival {
-    let (head, payload) = filled.split_at((OUT_BYTES + NAME_BYTES + CONTROL_BYTES).min(filled.len()));
-    let len = payload.len().min(into.len());
-    into[..len].copy_from_slice(&payload[..len]);
+fn stamped(filled: &[u8], arrival: Arrival) -> Arrival {
+    let start = (OUT_BYTES + NAME_BYTES + CONTROL_BYTES).min(filled.len());
+    let head = &filled[..start];
     let number = |at: usize| head.get(at..at + 8).map_or(0, |b| u64::from_ne_bytes(b.try_into().unwrap_or_default()));
     let name = head.get(OUT_BYTES..OUT_BYTES + 8).unwrap_or(&[0; 8]);
     let from = SocketAddrV4::new([name[4], name[5], name[6], name[7]].into(), u16::from_be_bytes([name[2], name[3]]));
@@ -300,7 +470,7 @@ fn stamped(filled: &[u8], into: &mut [u8], socket: SocketIndex) -> Arrival {
     let stamp = OUT_BYTES + NAME_BYTES + 16;
     let control_bytes = head.get(4..8).map_or(0, |b| u32::from_ne_bytes(b.try_into().unwrap_or_default()));
     let at_nanos = if control_bytes == 0 { 0 } else { number(stamp) * 1_000_000_000 + number(stamp + 8) };
-    Arrival { socket, len, at_nanos, from }
+    Arrival { len: filled.len() - start, at_nanos, from, start, ..arrival }
 }
 
 /// Nanoseconds of the real-time clock, which the kernel stamps datagrams with.

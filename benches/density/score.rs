@@ -1,4 +1,4 @@
-//! Whether what came out is what went in: one call in fifty is decoded, found in the speech and scored.
+//! Whether what came out is what went in: one call in fifty, and twelve at least, are decoded, found in the speech and scored.
 //!
 //! PESQ (P.862.1, narrowband) judges by `tests/interop/score.py`; the bar is mu-law alone on the same speech, since no PCMU leg can be
 //! better than that. Where the judge is not installed, the content is still compared here.

@@ -66,6 +66,7 @@ impl Subject {
             .env("SIP_BIND", format!("127.0.0.1:{sip}"))
             .env("EDGE_BIND", format!("127.0.0.1:{http}"))
             .env("PUBLIC_IP", "127.0.0.1")
+            .env("MEDIA_BIND", "127.0.0.1")
             .env("MEDIA_PORTS", "10000-31999")
             .env("MEDIA_WORKERS", settings.workers.max(1).to_string())
             .env("RUST_LOG", "warn")

@@ -155,7 +155,7 @@ pub fn table(rows: &Value) -> String {
             ));
         }
         if let Some(floor) = row["floor"].as_f64() {
-            line.push_str(&format!("; the floor's {floor}"));
+            line.push_str(&format!("; median window; the floor's {floor}"));
         }
         out.push_str(&line);
         out.push('\n');

@@ -301,9 +301,10 @@ impl Findings {
 
     /// Whether anybody outside can send to what the descriptions will say.
     fn addresses(&mut self, config: &Config, host: &Host) {
-        let (name, told) = match config.media.public_ip.is_empty() {
-            false => (config.named("media.public_ip"), &config.media.public_ip),
-            true => ("this host's address".to_owned(), &host.own_addresses),
+        let (name, told) = match (config.media.public_ip.is_empty(), &config.media.bind) {
+            (false, _) => (config.named("media.public_ip"), &config.media.public_ip[..]),
+            (true, Some(bound)) => (config.named("media.bind"), std::slice::from_ref(bound)),
+            (true, None) => ("this host's address".to_owned(), &host.own_addresses[..]),
         };
         if told.is_empty() {
             self.bad("this host has no address: set media.public_ip (PUBLIC_IP)".to_owned());

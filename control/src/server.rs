@@ -245,14 +245,15 @@ async fn start_edge(config: &Config) -> Result<LocalEdge> {
     // Toward the SIP side: the address that this host would send from, unless one is configured.
     let next_hop = config.sip.proxy.as_ref().or(config.sip.target.as_ref());
     let toward_sip = source_toward(next_hop.and_then(|uri| host_of(uri)).unwrap_or(DOCUMENTATION_V4)).await;
-    let public_v4 = config.media.public_ip.iter().copied().find(IpAddr::is_ipv4);
+    let public_v4 = config.media.public_ip.iter().copied().chain(config.media.bind).find(IpAddr::is_ipv4);
     let sip_ip = match bind.ip() {
         ip if !ip.is_unspecified() && public_v4.is_none() => ip,
         _ => public_v4.or(toward_sip).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
     };
-    let webrtc = match config.media.public_ip.is_empty() {
-        false => config.media.public_ip.clone(),
-        true => own_addresses().await,
+    let webrtc = match (config.media.public_ip.is_empty(), config.media.bind) {
+        (false, _) => config.media.public_ip.clone(),
+        (true, Some(bound)) => vec![bound],
+        (true, None) => own_addresses().await,
     };
     let engine = EngineLink::start(&config.engine())?;
     let mut edge = config.edge(SocketAddr::new(sip_ip, sip_port), webrtc, sip_ip);

@@ -88,6 +88,9 @@ pub const TURN_HANDSHAKES_MAX: usize = 3;
 /// that loses them: whoever sent one will repeat it.
 pub const HANDSHAKES_WAITING_MAX: usize = 1_024;
 
+/// Time in which a worker looks once at each of its bridges whether its sockets may be connected to their peers, or no longer.
+pub const SWEEP_MS: u64 = 1_000;
+
 /// Ports tried for one leg, when some of the range are in use by others. Past it the bridge is refused with `NoPort`. A try that
 /// fails costs about 2 us; another gateway on the same range holds as many in a row as it has legs.
 pub const PORT_TRIES_MAX: usize = 512;

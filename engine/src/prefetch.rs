@@ -17,6 +17,14 @@ pub(crate) fn prefetch<T: ?Sized>(value: &T) {
     prefetch_bytes(core::ptr::from_ref(value).cast(), size_of_val(value));
 }
 
+/// Asks for `bytes` bytes of what `option` holds, from `offset` on. Whether it holds anything is not looked at: that would wait for the
+/// very memory that is asked for.
+#[inline(always)]
+pub(crate) fn prefetch_held<T>(option: &Option<T>, offset: usize, bytes: usize) {
+    // What an option holds stands at its beginning, or a word behind it; all that hangs on it is speed.
+    prefetch_bytes(core::ptr::from_ref(option).cast::<u8>().wrapping_add(offset), bytes);
+}
+
 /// Asks for all lines of `bytes` bytes from `start`, which need not be a valid address.
 #[inline(always)]
 pub(crate) fn prefetch_bytes(start: *const u8, bytes: usize) {

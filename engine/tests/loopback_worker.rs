@@ -29,6 +29,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Words of a peer until the worker has looked at its sockets, each 5 ms after the one before.
+const TALKS_MAX: usize = 2_000;
 const DRIVERS: [Driver; 2] = [Driver::IoUring, Driver::Mmsg];
 
 /// The tests take turns: some count the descriptors of the process, some load the machine.
@@ -117,6 +119,57 @@ fn a_leg_whose_peer_never_moves_hears_no_stranger() {
         assert_eq!(patiently(|| peer.recv(&mut came)), 10);
         rig.engine.stop();
     }
+}
+
+#[test]
+fn a_leg_hears_its_peer_alone_while_nobody_else_may_speak_and_anyone_again_soon_after() {
+    let _alone = alone();
+    let mut rig = Rig::start(Driver::IoUring, 20_800..=20_899);
+    let legs = rig.open(1);
+    let (peer, stranger) = (peer(Ipv4Addr::LOCALHOST.into()), peer(Ipv4Addr::LOCALHOST.into()));
+    let to = (Ipv4Addr::LOCALHOST, legs.webrtc);
+    stranger.connect(to).unwrap();
+    let mut came = [0; 2000];
+    let mut speak = |words: &[u8]| {
+        peer.send_to(words, to).unwrap();
+        assert_eq!(patiently(|| peer.recv(&mut came)), words.len());
+        pause();
+    };
+    // Two looks of the worker: one asks where the peer sends to, one connects.
+    speak(b"fix");
+    let refused = (0..TALKS_MAX).any(|_| {
+        speak(b"here");
+        stranger.send(b"anyone?").is_err()
+    });
+    assert!(refused, "the kernel answers the stranger that nobody is there");
+    speak(b"free");
+    let mut answered = [0; 2000];
+    let is_heard = (0..TALKS_MAX).any(|_| {
+        speak(b"here");
+        let _ = stranger.send(b"and now?");
+        // An error is the kernel's answer to what was sent before; an empty socket must not hold up the peer's words.
+        stranger.set_nonblocking(true).unwrap();
+        pause();
+        stranger.recv(&mut answered).is_ok_and(|len| &answered[..len] == b"and now?")
+    });
+    assert!(is_heard);
+    rig.engine.stop();
+}
+
+#[test]
+fn an_address_of_another_host_is_refused_at_the_start() {
+    let _alone = alone();
+    let bind = Some(IpAddr::from([192, 0, 2, 7]));
+    let config = EngineConfig {
+        workers: 1,
+        pin: false,
+        media_ports: 20_700..=20_799,
+        bind,
+        driver: Driver::Auto,
+        complexity: COMPLEXITY_DEFAULT,
+    };
+    let started = Engine::start_with::<Echo>(&config, Arc::default(), || {});
+    assert!(format!("{:?}", started.err()).contains("media sockets cannot be bound to 192.0.2.7"));
 }
 
 #[test]
@@ -452,7 +505,7 @@ impl Core for Echo {
         LocalLeg::Rtp { ssrc: leg as u32, port: 0 }
     }
 
-    fn fixed_peer(&self, _leg: LegName) -> Option<SocketAddr> {
+    fn fixed_peer(&self, _now: Instant, _leg: LegName) -> Option<SocketAddr> {
         self.fixed_peer
     }
 
@@ -469,6 +522,11 @@ impl Core for Echo {
             let event = LegEvent::DtlsConnected { version: DtlsVersion::V12, profile: SrtpProfile::AeadAes128Gcm };
             self.due = Some(BridgeEvent::Leg { leg: port.leg, event });
             self.fixed_peer = Some(from);
+        }
+        match &*datagram {
+            b"fix" => self.fixed_peer = Some(from),
+            b"free" => self.fixed_peer = None,
+            _ => {}
         }
         self.shared.allocations.store(ALLOCATIONS.get(), Ordering::SeqCst);
         let mut answer = [0; DATAGRAM_BYTES_MAX];

@@ -164,6 +164,7 @@ impl Run {
                 .env("SIP_BIND", format!("127.0.0.1:{}", free_port()?))
                 .env("EDGE_BIND", format!("127.0.0.1:{http}"))
                 .env("PUBLIC_IP", "127.0.0.1")
+                .env("MEDIA_BIND", "127.0.0.1")
                 .env("MEDIA_PORTS", "10000-31999")
                 .env("MEDIA_WORKERS", "1")
                 .env("RUST_LOG", "warn"),

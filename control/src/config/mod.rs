@@ -239,6 +239,8 @@ pub struct MediaSettings {
     pub ports: RangeInclusive<u16>,
     /// Addresses to advertise; empty: those that this host would send from.
     pub public_ip: Vec<IpAddr>,
+    /// Address of this host that media sockets are bound to; `None`: all of them.
+    pub bind: Option<IpAddr>,
     /// Worker threads; 0: one per core, less one.
     pub workers: usize,
     /// Whether workers are pinned to cores.
@@ -399,7 +401,7 @@ impl Config {
             workers: media.workers,
             pin: media.pin,
             media_ports: media.ports.clone(),
-            bind: None,
+            bind: media.bind,
             driver: media.driver,
             complexity: media.complexity_min..=media.complexity_max,
         }

@@ -84,6 +84,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("trace.hep_node", "TRACE_HEP_NODE", "write a number from 0 to 4294967295"),
     setting("media.ports", "MEDIA_PORTS", "write a range of UDP ports from 1024 up, such as 10000-60000"),
     setting("media.public_ip", "PUBLIC_IP", "write IP addresses, comma separated"),
+    setting("media.bind", "MEDIA_BIND", "write one IP address of this host, or nothing for all of them"),
     setting("media.workers", "MEDIA_WORKERS", "write a number of threads, or 0 for one per core"),
     setting("media.pin", "MEDIA_PIN", "write true or false"),
     setting("media.driver", "MEDIA_DRIVER", "write auto, io_uring or mmsg"),

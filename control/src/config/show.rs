@@ -123,6 +123,7 @@ impl Config {
             ("trace.cdr", path(trace.cdr.as_ref())),
             ("media.ports", format!("{}-{}", media.ports.start(), media.ports.end())),
             ("media.public_ip", text(&media.public_ip.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))),
+            ("media.bind", optional(media.bind)),
             ("media.workers", if media.workers == 0 { "one per core".to_owned() } else { media.workers.to_string() }),
             ("media.pin", media.pin.to_string()),
             ("media.driver", driver(media.driver).to_owned()),

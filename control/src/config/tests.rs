@@ -100,6 +100,7 @@ fn an_error_names_the_setting_and_the_remedy() {
         ("", ("SIP_TARGET", "bot@host"), ["SIP_TARGET", "sip.target", "sip:bot@"]),
         ("", ("SIP_TARGET", "sip:a@b>\r\nX: y"), ["SIP_TARGET", "sip.target", "sip:bot@"]),
         ("", ("PUBLIC_IP", "1.2.3"), ["PUBLIC_IP", "1.2.3", "comma"]),
+        ("", ("MEDIA_BIND", "eth0"), ["MEDIA_BIND", "eth0", "one IP address"]),
         ("", ("WABA_BASE", "graph"), ["WABA_BASE", "graph", "https://"]),
         ("", ("ACCEPT_POLICY", "never"), ["ACCEPT_POLICY", "never", "on-answer"]),
         ("[http]\nprot = 1", ("", ""), ["http.prot", "no setting", "spelling"]),
@@ -112,6 +113,13 @@ fn an_error_names_the_setting_and_the_remedy() {
             assert!(error.contains(part), "{error}");
         }
     }
+}
+
+#[test]
+fn media_are_bound_to_all_addresses_or_to_the_one_that_is_named() {
+    assert_eq!(with("", &[]).unwrap().engine().bind, None);
+    let bound = with("[media]\nbind = \"192.0.2.7\"", &[]).unwrap();
+    assert_eq!(bound.engine().bind, Some(IpAddr::from([192, 0, 2, 7])));
 }
 
 #[test]

@@ -135,6 +135,7 @@ impl Values {
             media: MediaSettings {
                 ports: v.ports("media.ports", 10_000..=60_000)?,
                 public_ip: v.addresses("media.public_ip")?,
+                bind: v.ip("media.bind")?,
                 workers: v.parsed_if("media.workers", 0, |count: &usize| *count <= 256)?,
                 pin: v.one_of("media.pin", &YES_NO, true)?,
                 driver: v.one_of("media.driver", &DRIVERS, Driver::Auto)?,
@@ -305,6 +306,11 @@ impl Values {
     }
 
     fn address(&self, key: &str) -> Result<Option<SocketAddr>, ConfigError> {
+        let Some(value) = self.optional(key) else { return Ok(None) };
+        value.parse().map(Some).map_err(|_| self.wrong(key, &value))
+    }
+
+    fn ip(&self, key: &str) -> Result<Option<IpAddr>, ConfigError> {
         let Some(value) = self.optional(key) else { return Ok(None) };
         value.parse().map(Some).map_err(|_| self.wrong(key, &value))
     }

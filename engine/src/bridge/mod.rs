@@ -369,7 +369,7 @@ impl Bridge {
             b: open_leg(now, config.b, shared, &mut random),
             a_to_b: None,
             b_to_a: None,
-            outbox: Outbox::new(),
+            outbox: Outbox::default(),
             events: VecDeque::with_capacity(BRIDGE_EVENTS_USUAL),
             phase: Phase::Open,
             comforts: [false; 2],
@@ -394,11 +394,16 @@ impl Bridge {
         self.leg(leg).local()
     }
 
-    /// See [`crate::leg::webrtc::WebrtcLeg::fixed_peer`].
-    pub fn fixed_peer(&self, leg: LegName) -> Option<SocketAddr> {
-        match self.leg(leg) {
+    /// See [`crate::leg::webrtc::WebrtcLeg::fixed_peer`] and [`crate::leg::rtp::RtpLeg::fixed_peer`].
+    pub fn fixed_peer(&self, now: Instant, leg: LegName) -> Option<SocketAddr> {
+        let leg = match leg {
+            LegName::A => &self.a,
+            LegName::B => &self.b,
+            spare => self.spares.leg(spare)?,
+        };
+        match leg {
             Leg::Webrtc(leg) => leg.fixed_peer(),
-            Leg::Rtp(_) => None,
+            Leg::Rtp(leg) => leg.fixed_peer(now),
         }
     }
 
@@ -448,7 +453,7 @@ impl Bridge {
                 prefetch(flow);
                 prefetch(exit);
                 prefetch(&self.events);
-                self.outbox.prefetch();
+                prefetch(&self.outbox);
             }
             1 => {
                 entrance.prefetch_received();
@@ -456,7 +461,6 @@ impl Bridge {
                 if let Some(flow) = flow {
                     flow.prefetch();
                 }
-                self.outbox.prefetch_bytes();
             }
             _ => {
                 entrance.prefetch_keys(true);

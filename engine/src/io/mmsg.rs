@@ -49,7 +49,8 @@ struct Entry {
     socket: Option<MediaSocket>,
     owner: Owner,
     generation: u32,
-    connected: bool,
+    /// The peer that the socket is connected to.
+    connected: Option<SocketAddr>,
 }
 
 impl Mmsg {
@@ -61,7 +62,7 @@ impl Mmsg {
             epoll,
             wake: Arc::clone(wake),
             sockets: (0..sockets_max)
-                .map(|_| Entry { socket: None, owner: Owner::default(), generation: 0, connected: false })
+                .map(|_| Entry { socket: None, owner: Owner::default(), generation: 0, connected: None })
                 .collect(),
             free: (0..sockets_max as u32).rev().collect(),
             closed: VecDeque::with_capacity(sockets_max),
@@ -85,14 +86,32 @@ impl Mmsg {
         let entry = &mut self.sockets[index as usize];
         entry.socket = Some(socket);
         entry.owner = owner;
-        entry.connected = false;
+        entry.connected = None;
         Ok(SocketKey { index, generation: entry.generation })
     }
 
     pub(super) fn connect(&mut self, key: SocketKey, to: SocketAddr) -> io::Result<()> {
         let socket = self.socket(key).ok_or(io::Error::from_raw_os_error(libc::EBADF))?;
         socket.connect(to)?;
-        self.sockets[key.index as usize].connected = true;
+        self.sockets[key.index as usize].connected = Some(to);
+        Ok(())
+    }
+
+    pub(super) fn fix(&mut self, key: SocketKey, peer: Option<SocketAddr>) -> io::Result<()> {
+        let Some(socket) = self.socket(key) else { return Ok(()) };
+        let entry = &self.sockets[key.index as usize];
+        if entry.connected == peer {
+            return Ok(());
+        }
+        if entry.connected.is_some() {
+            socket.disconnect()?;
+        }
+        // Which of the host's addresses the peer sends to is not asked here.
+        let peer = peer.filter(|_| socket.has_address());
+        if let Some(peer) = peer {
+            socket.connect(peer)?;
+        }
+        self.sockets[key.index as usize].connected = peer;
         Ok(())
     }
 
@@ -182,7 +201,7 @@ impl Mmsg {
             metrics.datagrams_unsent += 1;
             return;
         };
-        let to = (!self.sockets[key.index as usize].connected).then_some(to);
+        let to = (self.sockets[key.index as usize].connected != Some(to)).then_some(to);
         if self.outgoing.prepare(self.queued.len(), family, to, len) {
             self.queued.push(key);
             if self.queued.len() >= SENDS_BATCH {

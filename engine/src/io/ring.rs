@@ -24,7 +24,7 @@
 mod buffers;
 
 use super::address::{Family, RawAddress};
-use super::socket::MediaSocket;
+use super::socket::{CONTROL_BYTES, MediaSocket, destination};
 use super::system::{Arena, WakeFd};
 use super::{
     GATHER, Owner, PAUSE_MS, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_noise,
@@ -39,7 +39,7 @@ use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
@@ -91,6 +91,8 @@ enum Target {
 /// Everything that completions change.
 struct State {
     sockets: Vec<Entry>,
+    /// Of each socket, what is known of the host's address that its peer sends to.
+    homes: Vec<Home>,
     free: Vec<u32>,
     closed: VecDeque<Owner>,
     to_arm: Vec<SocketKey>,
@@ -104,13 +106,27 @@ struct State {
     wake_fired: bool,
     /// When this turn began.
     now: Instant,
-    /// What a multishot receive shall deliver: only the length of the name counts.
+    /// What a multishot receive shall deliver: only the lengths of the name and of control data count.
     receive_header: Box<libc::msghdr>,
     /// Where the wake-up's counter is read to.
     wake_count: Box<u64>,
     wake: Arc<WakeFd>,
 }
 
+/// Which of the host's addresses a peer sends to. A socket that is bound to all of them must not be connected before that is known: it
+/// would then hear at the one address from which the host reaches the peer, which may be another than the one the peer was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    Unknown,
+    /// The next datagram of this peer tells.
+    Asked(SocketAddr),
+    Known(IpAddr),
+    /// The host reaches the peer from another: never connected.
+    Elsewhere,
+}
+
+/// One cache line: each packet reads two of them.
+#[repr(align(64))]
 struct Entry {
     socket: Option<MediaSocket>,
     owner: Owner,
@@ -120,7 +136,8 @@ struct Entry {
     waiting: bool,
     paused: bool,
     closing: bool,
-    connected: bool,
+    /// The peer that the socket is connected to.
+    connected: Option<(IpAddr, u16)>,
     armed_before: bool,
     /// Datagrams in `received`.
     queued: u16,
@@ -175,8 +192,10 @@ impl Ring {
         // SAFETY: `msghdr` is plain numbers and pointers, for which zero is valid.
         let mut receive_header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
         receive_header.msg_namelen = NAME_BYTES as u32;
+        receive_header.msg_controllen = CONTROL_BYTES;
         let state = State {
             sockets: (0..sockets_max).map(|_| Entry::new()).collect(),
+            homes: vec![Home::Unknown; sockets_max],
             free: (0..sockets_max as u32).rev().collect(),
             closed: VecDeque::with_capacity(sockets_max),
             to_arm: Vec::with_capacity(2 * sockets_max),
@@ -207,6 +226,7 @@ impl Ring {
         let entry = &mut self.state.sockets[index as usize];
         *entry = Entry { socket: Some(socket), owner, generation: entry.generation, waiting: true, ..Entry::new() };
         let key = SocketKey { index, generation: entry.generation };
+        self.state.homes[index as usize] = Home::Unknown;
         self.state.to_arm.push(key);
         self.state.buffers.want(self.sockets_open());
         Ok(key)
@@ -217,7 +237,39 @@ impl Ring {
         if let Some(socket) = &entry.socket {
             socket.connect(to)?;
         }
-        entry.connected = true;
+        entry.connected = Some((to.ip(), to.port()));
+        Ok(())
+    }
+
+    pub(super) fn fix(&mut self, key: SocketKey, peer: Option<SocketAddr>) -> io::Result<()> {
+        let State { sockets, homes, .. } = &mut self.state;
+        let entry =
+            sockets.get_mut(key.index as usize).filter(|entry| entry.generation == key.generation && !entry.closing);
+        let Some(entry) = entry else { return Ok(()) };
+        let wanted = peer.map(|peer| (peer.ip(), peer.port()));
+        let Some(socket) = entry.socket.as_ref().filter(|_| entry.connected != wanted) else { return Ok(()) };
+        if entry.connected.take().is_some() {
+            socket.disconnect()?;
+        }
+        let Some(peer) = peer else { return Ok(()) };
+        let home = &mut homes[key.index as usize];
+        match *home {
+            _ if socket.has_address() => socket.connect(peer)?,
+            Home::Known(ip) => {
+                socket.connect(peer)?;
+                if socket.local()?.ip() != ip {
+                    *home = Home::Elsewhere;
+                    return socket.disconnect();
+                }
+            }
+            Home::Elsewhere => return Ok(()),
+            Home::Asked(asked) if asked == peer => return Ok(()),
+            Home::Unknown | Home::Asked(_) => {
+                *home = Home::Asked(peer);
+                return socket.tell_destination(true);
+            }
+        }
+        entry.connected = wanted;
         Ok(())
     }
 
@@ -307,11 +359,16 @@ impl Ring {
             };
             entry.queued -= 1;
             let owner = entry.owner;
-            let Some((from, payload_bytes)) = parse(self.state.buffers.bytes(buffer), len as usize) else {
+            let filled = self.state.buffers.bytes(buffer);
+            let Some((from, control_bytes, payload_bytes)) = parse(filled, len as usize) else {
                 metrics.datagrams_malformed += 1;
                 self.state.buffers.recycle(buffer);
                 continue;
             };
+            if control_bytes > 0 {
+                let sent_to = destination(&filled[16 + NAME_BYTES..][..control_bytes]);
+                self.state.note_home(key, from, sent_to);
+            }
             self.shown += 1;
             self.lent = Some(buffer);
             let datagram = &mut self.state.buffers.bytes(buffer)[HEADER_BYTES..][..payload_bytes];
@@ -390,11 +447,11 @@ impl Ring {
         }
     }
 
-    /// The slot that `send_buffer` showed, addressed, and the length of that address: 0 on a connected socket.
+    /// The slot that `send_buffer` showed, addressed, and the length of that address: 0 toward the peer of a connected socket.
     fn prepare(&mut self, key: SocketKey, to: SocketAddr) -> Option<(u16, usize)> {
         let slot = self.current?;
         let entry = self.state.entry(key).filter(|entry| !entry.closing)?;
-        if entry.connected {
+        if entry.connected == Some((to.ip(), to.port())) {
             return Some((slot, 0));
         }
         let family = entry.socket.as_ref().map_or(Family::V4, MediaSocket::family);
@@ -559,6 +616,20 @@ impl State {
         (entry.generation == key.generation && !entry.closing && entry.socket.is_some()).then_some(entry)
     }
 
+    /// A datagram told which address of the host it was sent to: that of the peer in question ends the asking.
+    fn note_home(&mut self, key: SocketKey, from: SocketAddr, sent_to: Option<IpAddr>) {
+        let home = &mut self.homes[key.index as usize];
+        let (Home::Asked(peer), Some(ip)) = (*home, sent_to) else { return };
+        if peer != from {
+            return;
+        }
+        *home = Home::Known(ip);
+        if let Some(socket) = self.live(key).and_then(|entry| entry.socket.as_ref()) {
+            // Told once more, it is read once more.
+            let _ = socket.tell_destination(false);
+        }
+    }
+
     fn complete(&mut self, completion: &cqueue::Entry, metrics: &mut Metrics) {
         let data = completion.user_data();
         let index = data as u32;
@@ -675,7 +746,7 @@ impl Entry {
             waiting: false,
             paused: false,
             closing: false,
-            connected: false,
+            connected: None,
             armed_before: false,
             queued: 0,
             sending: 0,
@@ -735,15 +806,16 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Reads what the kernel wrote before the datagram (`io_uring_recvmsg_out`: lengths of name, control data and payload, and
-/// flags). Answers source and length of the datagram; `None` when it was cut off or has no usable source.
-fn parse(buffer: &[u8], len: usize) -> Option<(SocketAddr, usize)> {
+/// flags). Answers source and the lengths of control data and datagram; `None` when it was cut off or has no usable source.
+fn parse(buffer: &[u8], len: usize) -> Option<(SocketAddr, usize, usize)> {
     let field = |index: usize| buffer[4 * index..4 * index + 4].try_into().map(u32::from_ne_bytes).unwrap_or(0);
-    let (name_bytes, payload_bytes, flags) = (field(0) as usize, field(2) as usize, field(3) as i32);
+    let (name_bytes, control_bytes, payload_bytes) = (field(0) as usize, field(1) as usize, field(2) as usize);
+    let flags = field(3) as i32;
     if len < HEADER_BYTES || flags & libc::MSG_TRUNC != 0 || payload_bytes > buffer.len() - HEADER_BYTES {
         return None;
     }
     let from = RawAddress::parse(&buffer[16..][..name_bytes.min(NAME_BYTES)])?;
-    Some((from, payload_bytes))
+    Some((from, control_bytes.min(CONTROL_BYTES), payload_bytes))
 }
 
 #[cfg(test)]
@@ -762,8 +834,8 @@ mod tests {
         fn any_header_is_read_without_a_panic(head in proptest::collection::vec(any::<u8>(), 48), len in 0usize..2000) {
             let mut buffer = vec![0u8; HEADER_BYTES + DATAGRAM_BYTES_MAX];
             buffer[..48].copy_from_slice(&head);
-            if let Some((_, payload_bytes)) = parse(&buffer, len) {
-                prop_assert!(payload_bytes <= DATAGRAM_BYTES_MAX);
+            if let Some((_, control_bytes, payload_bytes)) = parse(&buffer, len) {
+                prop_assert!(control_bytes <= CONTROL_BYTES && payload_bytes <= DATAGRAM_BYTES_MAX);
             }
         }
     }

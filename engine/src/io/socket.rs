@@ -22,11 +22,14 @@ const RECEIVE_BUFFER_BYTES: libc::c_int = 128 * 1024;
 pub struct MediaSocket {
     fd: OwnedFd,
     family: Family,
+    /// Whether it is bound to one address of the host and not to all.
+    has_address: bool,
 }
 
 impl MediaSocket {
     /// Binds `port` on `ip`, or on everything `family` reaches. Port 0 takes any.
     pub fn bind(family: Family, ip: Option<IpAddr>, port: u16) -> io::Result<MediaSocket> {
+        let has_address = ip.is_some_and(|ip| !ip.is_unspecified());
         let ip = ip.unwrap_or(unspecified(family));
         let domain = match family {
             Family::V4 => libc::AF_INET,
@@ -46,7 +49,7 @@ impl MediaSocket {
         };
         // SAFETY: `address` holds `len` bytes of a socket address and lives through the call.
         check(unsafe { libc::bind(fd.as_raw_fd(), address.as_mut_ptr().cast(), len as libc::socklen_t) })?;
-        Ok(MediaSocket { fd, family })
+        Ok(MediaSocket { fd, family, has_address })
     }
 
     /// Which addresses it can reach.
@@ -54,14 +57,23 @@ impl MediaSocket {
         self.family
     }
 
+    /// Whether it is bound to one address of the host and not to all.
+    pub fn has_address(&self) -> bool {
+        self.has_address
+    }
+
     /// The port it is bound to.
     pub fn port(&self) -> io::Result<u16> {
+        self.local().map(|bound| bound.port())
+    }
+
+    /// What it is bound to; once connected, the host's address that speaks with the peer.
+    pub fn local(&self) -> io::Result<SocketAddr> {
         let mut address = RawAddress::default();
         let mut len = RawAddress::BYTES as libc::socklen_t;
         // SAFETY: `address` has room for `len` bytes; both live through the call.
         check(unsafe { libc::getsockname(self.fd.as_raw_fd(), address.as_mut_ptr().cast(), &mut len) })?;
-        let bound = RawAddress::parse(address.bytes());
-        bound.map(|bound| bound.port()).ok_or(io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+        RawAddress::parse(address.bytes()).ok_or(io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
     }
 
     /// Fixes the peer.
@@ -73,6 +85,47 @@ impl MediaSocket {
         // SAFETY: `address` holds `len` bytes of a socket address and lives through the call.
         check(unsafe { libc::connect(self.fd.as_raw_fd(), address.as_mut_ptr().cast(), len as libc::socklen_t) })
             .map(drop)
+    }
+
+    /// Frees it from its peer: anyone is heard again, at every address that it was bound to. Its port must be one that was asked for: the
+    /// kernel takes one that it chose itself back.
+    pub fn disconnect(&self) -> io::Result<()> {
+        // `AF_UNSPEC` is zero.
+        let address = [0u8; size_of::<libc::sockaddr>()];
+        // SAFETY: `address` is as long as is said and lives through the call.
+        check(unsafe { libc::connect(self.fd.as_raw_fd(), address.as_ptr().cast(), address.len() as libc::socklen_t) })
+            .map(drop)
+    }
+
+    /// Whether each datagram comes with a control message that tells which of the host's addresses it was sent to; [`destination`] reads it.
+    pub(super) fn tell_destination(&self, is_told: bool) -> io::Result<()> {
+        let (level, name) = match self.family {
+            Family::V4 => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+            Family::Dual => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+        };
+        set_option(self.fd.as_fd(), level, name, is_told.into())
+    }
+}
+
+/// Room for the control message of `MediaSocket::tell_destination`, rounded up to 16.
+pub(super) const CONTROL_BYTES: usize = 48;
+
+/// Which of the host's addresses a datagram was sent to, by its control message.
+pub(super) fn destination(control: &[u8]) -> Option<IpAddr> {
+    const DATA: usize = size_of::<libc::cmsghdr>();
+    let number = |at: usize| Some(i32::from_ne_bytes(control.get(at..at + 4)?.try_into().ok()?));
+    let bytes = |at: usize, len: usize| control.get(at..at + len);
+    // `cmsghdr`: its length, of the size of a word, then level and kind.
+    match (number(DATA - 8)?, number(DATA - 4)?) {
+        // `in_pktinfo`: interface, the address an answer would come from, the address it was sent to.
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+            bytes(DATA + 8, 4)?.try_into().ok().map(|octets: [u8; 4]| IpAddr::from(octets))
+        }
+        // `in6_pktinfo`: the address it was sent to, interface.
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+            bytes(DATA, 16)?.try_into().ok().map(|octets: [u8; 16]| IpAddr::from(octets).to_canonical())
+        }
+        _ => None,
     }
 }
 

@@ -23,6 +23,11 @@ pub(super) const MOVE_MS_MAX: u64 = 2_000;
 /// Silence of the peer after which its stream may go on from elsewhere.
 pub(super) const SILENCE_MS: u64 = 3_000;
 
+/// Silence of the peer after which its socket is no longer connected to it: long enough for a comfort noise to come, and so much less
+/// than [`SILENCE_MS`] that whoever is to be heard then finds an open door.
+pub(super) const CONNECTED_SILENCE_MS: u64 = 1_000;
+const _: () = assert!(CONNECTED_SILENCE_MS + crate::limits::SWEEP_MS < SILENCE_MS);
+
 /// What is known of the peer's whereabouts under one description.
 #[derive(Clone, Debug)]
 pub(super) struct Latch {
@@ -68,6 +73,13 @@ impl Latch {
     /// Where RTP goes.
     pub(super) fn whereabouts(&self) -> SocketAddr {
         self.taken.unwrap_or(self.described)
+    }
+
+    /// The one address from which anything would be played now: the described one, while it speaks.
+    pub(super) fn only_source(&self, now: Instant) -> Option<SocketAddr> {
+        let is_heard = self.heard_at.is_some_and(|at| now < at.plus_millis(CONNECTED_SILENCE_MS));
+        let has_moved = self.taken.is_some() || self.previous.is_some_and(|(_, until)| now < until);
+        (self.is_confirmed && is_heard && !has_moved).then_some(self.described)
     }
 
     /// Judges a source. `is_authentic`: its packets are proven by a key; `is_same_stream`: it has the SSRC of the stream.
@@ -140,6 +152,24 @@ mod tests {
         assert_eq!(hear(&mut latch, 6_000, address(3), true), Origin::Takeable);
         assert_eq!(hear(&mut latch, 6_020, address(1), true), Origin::Described);
         assert_eq!(latch.whereabouts(), address(1));
+    }
+
+    #[test]
+    fn there_is_one_source_while_the_described_address_speaks_and_nobody_else_may() {
+        let mut latch = Latch::new(address(1));
+        let only = |latch: &Latch, millis| latch.only_source(Instant::from_millis(millis));
+        assert_eq!(only(&latch, 0), None, "nobody has spoken");
+        hear(&mut latch, 0, address(2), true);
+        assert_eq!(only(&latch, 1), None, "the described address may speak yet");
+        hear(&mut latch, 10, address(1), true);
+        assert_eq!(only(&latch, 20), Some(address(1)));
+        assert_eq!(only(&latch, 10 + CONNECTED_SILENCE_MS), None, "silent: soon another may be it");
+        hear(&mut latch, 2_000, address(1), true);
+        latch.redescribe(Instant::from_millis(2_001), address(3));
+        hear(&mut latch, 2_002, address(3), true);
+        assert_eq!(only(&latch, 2_003), None, "the address before is played for a while");
+        hear(&mut latch, 2_001 + MOVE_MS_MAX, address(3), true);
+        assert_eq!(only(&latch, 2_001 + MOVE_MS_MAX), Some(address(3)));
     }
 
     #[test]

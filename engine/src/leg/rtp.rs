@@ -13,12 +13,13 @@ use super::{Component, LegEvent, LegOutput, LegStats, LocalLeg, MediaFormat, Rec
 use crate::demux::{self, Class};
 use crate::error::{Cause, DropReason};
 use crate::limits::MEDIA_MS_MAX;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_held};
 use crate::random::Random;
 use crate::rtp::header::RtpPacket;
 use crate::rtp::rtcp::ReportBlock;
 use crate::srtp::SrtpKeys;
 use crate::time::{Instant, WallAnchor};
+use std::mem::offset_of;
 use std::net::SocketAddr;
 
 /// How an rtp leg behaves.
@@ -91,10 +92,8 @@ impl RtpLeg {
     pub(super) fn prefetch_received(&self) {
         prefetch(&self.phase);
         prefetch(&self.srtp);
-        if let Some(remote) = &self.remote {
-            prefetch(&remote.latch);
-            prefetch(&remote.described.rtcp_mux);
-        }
+        prefetch_held(&self.remote, offset_of!(Remote, latch), size_of::<Latch>());
+        prefetch_held(&self.remote, offset_of!(Remote, described) + offset_of!(RtpRemote, rtcp_mux), size_of::<bool>());
         self.stream.prefetch_received();
         self.stream.notices.prefetch();
     }
@@ -103,10 +102,8 @@ impl RtpLeg {
     pub(super) fn prefetch_sent(&self) {
         prefetch(&self.phase);
         prefetch(&self.srtp);
-        if let Some(remote) = &self.remote {
-            prefetch(&remote.latch);
-            prefetch(&remote.described.sending);
-        }
+        prefetch_held(&self.remote, offset_of!(Remote, latch), size_of::<Latch>());
+        prefetch_held(&self.remote, offset_of!(Remote, described) + offset_of!(RtpRemote, sending), size_of::<bool>());
         self.stream.prefetch_sent();
         self.stream.notices.prefetch();
     }
@@ -152,6 +149,14 @@ impl RtpLeg {
     /// What was negotiated.
     pub fn format(&self) -> Option<&MediaFormat> {
         self.stream.format()
+    }
+
+    /// The one address that may be heard at the RTP socket now, which may be connected to it. Not where keys prove a packet: whoever has
+    /// them may come from anywhere. See the table in `latch.rs`.
+    pub fn fixed_peer(&self, now: Instant) -> Option<SocketAddr> {
+        let remote = self.remote.as_ref().filter(|_| self.srtp.is_none() && self.phase == Phase::Open)?;
+        let peer = remote.latch.only_source(now)?;
+        (!remote.described.rtcp_mux || remote.rtcp_to == peer).then_some(peer)
     }
 
     /// Takes one datagram.

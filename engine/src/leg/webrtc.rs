@@ -23,13 +23,14 @@ use crate::dtls::{DtlsOutput, DtlsRole, DtlsSession, DtlsVersions, Identity};
 use crate::error::{Cause, DropReason};
 use crate::ice::{IceAgent, IceCredentials, IceOutput, IceRole};
 use crate::limits::MEDIA_MS_MAX;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_held};
 use crate::random::Random;
 use crate::rtp::header::RtpPacket;
 use crate::rtp::rtcp::ReportBlock;
 use crate::sdp::{Fingerprint, IceDescription};
 use crate::srtp::{Protect, SrtpKeys, Unprotect};
 use crate::time::{Instant, WallAnchor};
+use std::mem::offset_of;
 use std::net::SocketAddr;
 
 /// DTLS datagrams kept before nomination: a ClientHello in two parts, and one retransmission's first. Past it the oldest goes.
@@ -199,10 +200,8 @@ impl WebrtcLeg {
     /// Asks for the memory that a packet of the peer needs.
     pub(super) fn prefetch_received(&self) {
         self.prefetch_common();
-        if let Some(keys) = &self.keys {
-            prefetch(&keys.is_confirmed);
-            keys.unprotect.prefetch();
-        }
+        prefetch_held(&self.keys, offset_of!(Keys, is_confirmed), size_of::<bool>());
+        prefetch_held(&self.keys, offset_of!(Keys, unprotect), Unprotect::FRONT_BYTES);
         self.stream.prefetch_received();
     }
 
@@ -210,9 +209,7 @@ impl WebrtcLeg {
     pub(super) fn prefetch_sent(&self) {
         self.prefetch_common();
         prefetch(&self.is_unwanted);
-        if let Some(keys) = &self.keys {
-            keys.protect.prefetch();
-        }
+        prefetch_held(&self.keys, offset_of!(Keys, protect), Protect::FRONT_BYTES);
         self.stream.prefetch_sent();
     }
 
@@ -300,10 +297,11 @@ impl WebrtcLeg {
         self.ice.role()
     }
 
-    /// The one address that this leg will ever speak with: its socket may be connected to it. Known once there are keys, toward a lite
-    /// peer only: a full one may move.
+    /// The one address that this leg speaks with: its socket may be connected to it. Known once there are keys, toward a lite peer only,
+    /// and while none is looked for anew: a full one may move.
     pub fn fixed_peer(&self) -> Option<SocketAddr> {
-        self.nominated.filter(|_| self.is_peer_lite && self.keys.is_some())
+        let is_restarting = self.ice_before.is_some() || self.ice_offered.is_some();
+        self.nominated.filter(|_| self.is_peer_lite && self.keys.is_some() && !is_restarting)
     }
 
     /// Our DTLS role, once the peer's description is here.

@@ -5,6 +5,8 @@
 //! Why not silence: a line that goes dead in the middle of a call makes people ask whether anybody is there, and the step from a
 //! background of street noise to nothing and back is heard as a fault of its own.
 
+use super::simd;
+
 /// The loudest noise made: about -50 dBFS. What is louder was speech.
 const LEVEL_MAX: f32 = 100.0;
 
@@ -33,9 +35,8 @@ impl Comfort {
         if pcm.is_empty() {
             return;
         }
-        // Every second sample is enough to know a level by.
-        let energy: f32 = pcm.iter().step_by(2).map(|&sample| f32::from(sample) * f32::from(sample)).sum();
-        let level = (energy / pcm.len().div_ceil(2) as f32).sqrt();
+        let energy = (simd::kernels().energy)(pcm);
+        let level = (energy as f32 / pcm.len() as f32).sqrt();
         self.level = if level < self.level { level } else { (self.level * RISE + 0.01).min(level) };
     }
 

@@ -86,11 +86,11 @@ impl DeepDecoder {
     }
 
     /// Decodes a packet, or its redundancy; an empty one asks for concealment of all of `output`.
-    pub fn decode(&mut self, packet: &[u8], output: &mut [i16], fec: bool) -> Result<usize, DecodeError> {
+    pub fn decode_float(&mut self, packet: &[u8], output: &mut [f32], fec: bool) -> Result<usize, DecodeError> {
         let pointer = if packet.is_empty() { core::ptr::null() } else { packet.as_ptr() };
         // SAFETY: the lengths are those of the slices, in bytes and in samples of one channel; libopus writes no more than it is told.
         let samples = unsafe {
-            ffi::opus_decode(
+            ffi::opus_decode_float(
                 self.decoder.as_ptr(),
                 pointer,
                 packet.len() as i32,

@@ -3,12 +3,15 @@
 //! Why no in-band FEC and a fixed complexity at first: FEC costs clean quality and belongs to the loss that receiver reports show
 //! (`redundancy.rs`); the complexity that a core can afford depends on its load (the worker). Both are decided there, with these as the
 //! start.
+//!
+//! Why the decoder is asked for floats: that is what it computes in. Its own way to 16 bits looks at every sample three times, one after the
+//! other; `bend` and `to_i16` do the same in vectors, to the same bits.
 
-use super::decode::DecodeError;
+use super::decode::{DECODED_SAMPLES_MAX, DecodeError};
 use super::jitter::Kind;
 use super::silk::{SilkEncoder, SilkError};
 use crate::sdp::OpusParameters;
-use ::opus::Channels;
+use ::opus::{Channels, SoftClip};
 
 /// Rate that we decode at.
 pub const DECODE_RATE_HZ: u32 = 16_000;
@@ -31,6 +34,9 @@ const COMPLEXITY_REDUNDANT_MIN: u8 = 2;
 /// Lowest rate of RFC 7587 §7.1; a lower wish is not honoured.
 const BITRATE_MIN: u32 = 6_000;
 
+/// Room for a packet of the usual 20 ms.
+const USUAL_SAMPLES: usize = DECODE_RATE_HZ as usize / 50;
+
 /// The smallest step of concealment: 2.5 ms.
 const STEP_SAMPLES: usize = DECODE_RATE_HZ as usize / 400;
 
@@ -45,6 +51,10 @@ pub struct OpusDecoder {
     state: State,
     /// Of the last good packet: what a lost one is taken to have held.
     packet_samples: usize,
+    /// Bends what is too loud, across the borders of packets.
+    soft_clip: SoftClip,
+    /// The last packet was too loud: this one goes on where its curve ended.
+    is_clipping: bool,
 }
 
 impl OpusDecoder {
@@ -54,7 +64,12 @@ impl OpusDecoder {
     /// When the system has no memory left.
     pub fn new() -> OpusDecoder {
         let state = State::new(DECODE_RATE_HZ, Channels::Mono).expect("16 kHz mono is a mode of libopus");
-        OpusDecoder { state, packet_samples: DECODE_RATE_HZ as usize / 50 }
+        OpusDecoder {
+            state,
+            packet_samples: DECODE_RATE_HZ as usize / 50,
+            soft_clip: SoftClip::new(Channels::Mono),
+            is_clipping: false,
+        }
     }
 
     /// Decodes one packet. A packet that is not Opus leaves the decoder as it was.
@@ -63,9 +78,39 @@ impl OpusDecoder {
         if payload.is_empty() {
             return Err(DecodeError);
         }
-        let samples = self.state.decode(payload, out, false).map_err(|_| DecodeError)?;
+        let is_usual = OpusDecoder::duration_48k(payload).is_some_and(|ticks| ticks <= 48_000 / 50);
+        let samples = if is_usual {
+            self.floats::<USUAL_SAMPLES>(payload, out, false)?
+        } else {
+            self.floats::<DECODED_SAMPLES_MAX>(payload, out, false)?
+        };
         self.packet_samples = samples;
         Ok(samples)
+    }
+
+    /// Decodes, recovers or conceals (`fec`, an empty payload: as libopus has it) up to `ROOM` samples.
+    fn floats<const ROOM: usize>(&mut self, payload: &[u8], out: &mut [i16], fec: bool) -> Result<usize, DecodeError> {
+        let mut floats = [0.0; ROOM];
+        let room = ROOM.min(out.len());
+        let samples = self.state.decode_float(payload, &mut floats[..room], fec).map_err(|_| DecodeError)?;
+        let floats = &mut floats[..samples];
+        // Like libopus, which cuts what it makes up.
+        if !payload.is_empty() && !fec {
+            self.bend(floats);
+        }
+        for (out, &sample) in out.iter_mut().zip(&*floats) {
+            *out = to_i16(sample);
+        }
+        Ok(samples)
+    }
+
+    /// Bends what 16 bits cannot hold, as libopus does. SILK's speech never needs it: it was 16 bits before.
+    fn bend(&mut self, floats: &mut [f32]) {
+        let is_loud = is_beyond_one(floats);
+        if is_loud || self.is_clipping {
+            self.soft_clip.apply(floats);
+            self.is_clipping = is_loud;
+        }
     }
 
     /// Sets the effort of concealment, 0 to 10, where there is a choice: the networks of the feature `deep-plc`.
@@ -86,7 +131,7 @@ impl OpusDecoder {
         if let Some(samples) = self.state.recover(next, samples, &mut out[..samples]) {
             return samples;
         }
-        match self.state.decode(next, &mut out[..samples], true) {
+        match self.floats::<DECODED_SAMPLES_MAX>(next, &mut out[..samples], true) {
             Ok(samples) => samples,
             Err(_) => self.conceal(out),
         }
@@ -110,7 +155,7 @@ impl OpusDecoder {
     /// Makes up one packet.
     pub fn conceal(&mut self, out: &mut [i16]) -> usize {
         let samples = self.missing_samples(out);
-        match self.state.decode(&[], &mut out[..samples], false) {
+        match self.floats::<DECODED_SAMPLES_MAX>(&[], &mut out[..samples], false) {
             Ok(samples) => samples,
             Err(_) => {
                 out[..samples].fill(0);
@@ -139,6 +184,19 @@ impl Default for OpusDecoder {
     fn default() -> Self {
         OpusDecoder::new()
     }
+}
+
+/// Whether any sample leaves [-1, 1]. Compared as integers, which order as the magnitudes do: eight at a time, and none is skipped.
+fn is_beyond_one(floats: &[f32]) -> bool {
+    let one = 1.0_f32.to_bits() as i32;
+    floats.iter().fold(false, |any, sample| any | ((sample.to_bits() & !(1 << 31)) as i32 > one))
+}
+
+/// Nearest 16-bit value, halves to the even one. Adding 1.5 * 2^23 leaves a float no fraction, and its lowest bits are the number; a
+/// function that rounds is a call for each sample on processors without SSE4.1.
+fn to_i16(sample: f32) -> i16 {
+    let scaled = (sample * 32_768.0).clamp(-32_768.0, 32_767.0);
+    (scaled + 12_582_912.0).to_bits() as i16
 }
 
 /// What a packet is to the jitter buffer, by its first bytes.
@@ -359,6 +417,73 @@ mod tests {
             })
             .fold(0.0, f64::max);
         assert!(alike > 0.9, "{alike:.3}");
+    }
+
+    /// Packets of SILK, both together and CELT, of three lengths.
+    #[cfg(not(feature = "deep-plc"))]
+    fn packets(gain: f32) -> Vec<Vec<u8>> {
+        let settings = [(8_000, 12_000, 20), (16_000, 20_000, 60), (48_000, 32_000, 20), (48_000, 96_000, 40)];
+        settings
+            .iter()
+            .flat_map(|&(rate_hz, bits, ms)| {
+                let mut encoder = ::opus::Encoder::new(rate_hz, Channels::Mono, ::opus::Application::Voip).unwrap();
+                encoder.set_bitrate(::opus::Bitrate::Bits(bits)).unwrap();
+                let pcm: Vec<f32> = (0..100)
+                    .flat_map(speech)
+                    .flat_map(|sample| vec![f32::from(sample) / 32_768.0 * gain; rate_hz as usize / 8_000])
+                    .collect();
+                let frames = pcm.chunks_exact(rate_hz as usize * ms / 1_000);
+                frames.map(|frame| encoder.encode_vec_float(frame, 1_276).unwrap()).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    #[test]
+    #[cfg(not(feature = "deep-plc"))]
+    fn samples_are_those_that_libopus_itself_makes_of_every_packet_however_loud() {
+        for gain in [0.0, 0.5, 4.0, 40.0] {
+            let mut ours = OpusDecoder::new();
+            let mut theirs = ::opus::Decoder::new(DECODE_RATE_HZ, Channels::Mono).unwrap();
+            let (mut out, mut expected) = ([0; DECODED_SAMPLES_MAX], [0; DECODED_SAMPLES_MAX]);
+            let mut loudest = 0;
+            for (number, packet) in packets(gain).iter().enumerate() {
+                let samples = match number % 10 {
+                    7 => ours.conceal(&mut out),
+                    8 => ours.decode_fec(packet, &mut out),
+                    _ => ours.decode(packet, &mut out).unwrap(),
+                };
+                let asked = if number % 10 == 7 { &[][..] } else { packet };
+                let room = if matches!(number % 10, 7 | 8) { samples } else { DECODED_SAMPLES_MAX };
+                let length = theirs.decode(asked, &mut expected[..room], number % 10 == 8).unwrap();
+                assert!(out[..samples] == expected[..length], "gain {gain}, packet {number}");
+                loudest = out[..samples].iter().map(|sample| sample.unsigned_abs()).max().unwrap().max(loudest);
+            }
+            assert_eq!(loudest > 32_000, gain > 1.0, "{gain} {loudest}");
+        }
+    }
+
+    #[test]
+    fn floats_become_the_nearest_sample_and_never_leave_the_range() {
+        for (sample, expected) in [
+            (0.0, 0),
+            (-0.0, 0),
+            (0.5 / 32_768.0, 0),
+            (1.5 / 32_768.0, 2),
+            (-0.5 / 32_768.0, 0),
+            (-1.5 / 32_768.0, -2),
+            (0.999_99, 32_767),
+            (1.0, 32_767),
+            (-1.0, -32_768),
+            (2.0, 32_767),
+            (-2.0, -32_768),
+        ] {
+            assert_eq!(to_i16(sample), expected, "{sample}");
+        }
+        for sample in i16::MIN..=i16::MAX {
+            assert_eq!(to_i16(f32::from(sample) / 32_768.0), sample);
+        }
+        assert!(!is_beyond_one(&[0.0, -1.0, 1.0]));
+        assert!(is_beyond_one(&[0.0, -1.000_1]) && is_beyond_one(&[1.000_1, 0.0]) && !is_beyond_one(&[]));
     }
 
     #[test]

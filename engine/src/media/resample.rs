@@ -9,10 +9,10 @@
 //! Why half-band: every second tap but the middle one is zero, and what folds back into the telephone band (above 4,600 Hz) is 60 dB down,
 //! 20 dB below the noise of mu-law. What lies between folds to 3,400 to 4,000 Hz, where telephones do not listen.
 
-use super::simd;
+use super::simd::{self, SIDE_TAPS};
 
 /// Taps of the filter: the window of input that one output sees.
-pub(super) const TAPS: usize = 51;
+pub const TAPS: usize = 51;
 
 /// Impulse response, Q15. Its sum is one, so that speech keeps its level.
 pub(super) const RESPONSE: [i16; TAPS] = [
@@ -42,19 +42,24 @@ const BLOCK: usize = 320;
 /// Halves the rate: a half-band FIR, kept between frames. Delay and response stand in the module's docs.
 #[derive(Clone, Debug)]
 pub struct Decimator {
-    kernel: simd::Decimate,
+    halve: simd::Filter,
     history: [i16; HISTORY],
 }
 
 impl Decimator {
     /// A filter at rest.
     pub fn new() -> Decimator {
-        Decimator { kernel: simd::decimate(), history: [0; HISTORY] }
+        Decimator::with(simd::kernels())
     }
 
     /// The same with the scalar kernel, for comparison in tests and benches.
     pub fn scalar() -> Decimator {
-        Decimator { kernel: simd::scalar::decimate, history: [0; HISTORY] }
+        Decimator::with(simd::scalar())
+    }
+
+    /// The same with these kernels.
+    pub fn with(kernels: &simd::Kernels) -> Decimator {
+        Decimator { halve: kernels.halve, history: [0; HISTORY] }
     }
 
     /// Filters `input` (an even number of samples) into `out` and answers the number of samples written, `input.len() / 2`.
@@ -69,7 +74,7 @@ impl Decimator {
             let window = &mut window[..HISTORY + block.len()];
             window[..HISTORY].copy_from_slice(&self.history);
             window[HISTORY..].copy_from_slice(block);
-            (self.kernel)(window, &mut out[written..written + block.len() / 2]);
+            (self.halve)(window, &mut out[written..written + block.len() / 2]);
             self.history.copy_from_slice(&window[block.len()..]);
             written += block.len() / 2;
         }
@@ -80,16 +85,19 @@ impl Decimator {
 /// Doubles the rate with the same filter: every output between two inputs is a sum over 26 of them, the others are the inputs themselves.
 #[derive(Clone, Debug)]
 pub struct Interpolator {
-    history: [i16; INTERPOLATED],
+    between: simd::Filter,
+    history: [i16; SIDE_TAPS - 1],
 }
-
-/// Inputs that one output sees: every second tap but the middle one is zero.
-const INTERPOLATED: usize = TAPS / 2 + 1;
 
 impl Interpolator {
     /// A filter at rest.
     pub fn new() -> Interpolator {
-        Interpolator { history: [0; INTERPOLATED] }
+        Interpolator::with(simd::kernels())
+    }
+
+    /// The same with these kernels.
+    pub fn with(kernels: &simd::Kernels) -> Interpolator {
+        Interpolator { between: kernels.between, history: [0; SIDE_TAPS - 1] }
     }
 
     /// Filters `input` into `out` and answers the number of samples written, `2 * input.len()`. Delay: 25 samples of 16 kHz.
@@ -97,17 +105,22 @@ impl Interpolator {
     /// # Panics
     /// When `out` is shorter than that.
     pub fn resample(&mut self, input: &[i16], out: &mut [i16]) -> usize {
-        let written = 2 * input.len();
-        for (&sample, pair) in input.iter().zip(out[..written].chunks_exact_mut(2)) {
-            self.history.copy_within(1.., 0);
-            self.history[INTERPOLATED - 1] = sample;
-            // Twice the response: half of what it would see are the zeros between the inputs.
-            let taps = RESPONSE.iter().step_by(2).zip(&self.history);
-            let sum: i32 = taps.map(|(&tap, &past)| i32::from(tap) * i32::from(past)).sum();
-            pair[0] = ((sum + (1 << 13)) >> 14).clamp(i16::MIN.into(), i16::MAX.into()) as i16;
-            pair[1] = self.history[INTERPOLATED / 2];
+        let history = self.history.len();
+        let mut window = [0; SIDE_TAPS - 1 + BLOCK / 2];
+        let mut between = [0; BLOCK / 2];
+        let out = &mut out[..2 * input.len()];
+        for (block, out) in input.chunks(BLOCK / 2).zip(out.chunks_mut(BLOCK)) {
+            let window = &mut window[..history + block.len()];
+            window[..history].copy_from_slice(&self.history);
+            window[history..].copy_from_slice(block);
+            let between = &mut between[..block.len()];
+            (self.between)(window, between);
+            for ((pair, &between), &input) in out.chunks_exact_mut(2).zip(&*between).zip(&window[SIDE_TAPS / 2..]) {
+                pair.copy_from_slice(&[between, input]);
+            }
+            self.history.copy_from_slice(&window[block.len()..]);
         }
-        written
+        out.len()
     }
 }
 
@@ -234,6 +247,31 @@ mod tests {
             }
             pieces.extend(resampled(&mut decimator, rest));
             prop_assert_eq!(pieces, whole);
+        }
+
+        #[test]
+        fn doubling_in_chunks_of_any_length_makes_what_the_sums_by_the_response_are(
+            input in proptest::collection::vec(any::<i16>(), 0..700),
+            cuts in proptest::collection::vec(0usize..400, 0..6),
+        ) {
+            let mut expected = Vec::new();
+            for n in 0..input.len() {
+                let at = |back: usize| n.checked_sub(back).map_or(0, |place| i32::from(input[place]));
+                let sum: i32 = (0..SIDE_TAPS).map(|tap| i32::from(RESPONSE[2 * tap]) * at(SIDE_TAPS - 1 - tap)).sum();
+                expected.push(((sum + (1 << 13)) >> 14).clamp(i16::MIN.into(), i16::MAX.into()) as i16);
+                expected.push(at(12) as i16);
+            }
+            let mut interpolator = Interpolator::new();
+            let mut pieces = Vec::new();
+            let mut rest = &input[..];
+            for cut in cuts.into_iter().chain([usize::MAX]) {
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                let mut out = vec![0; 2 * piece.len()];
+                prop_assert_eq!(interpolator.resample(piece, &mut out), out.len());
+                pieces.extend(out);
+                rest = after;
+            }
+            prop_assert_eq!(pieces, expected);
         }
     }
 }

@@ -1,7 +1,5 @@
 //! The replay window and the estimate of a packet's index (RFC 3711 §3.3).
 
-use crate::prefetch::prefetch;
-
 /// A packet index: rollover counter << 16 | sequence number for RTP (48 bits), the explicit 31-bit index for RTCP.
 pub(super) type PacketIndex = u64;
 
@@ -65,11 +63,14 @@ impl ReplayWindow {
 }
 
 /// State kept per SSRC, for at most `N`.
+///
+/// In this order in memory: what the first source needs stands at the beginning; there is rarely another.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub(super) struct SsrcTable<const N: usize> {
-    slots: [Slot; N],
     /// Counts accepted packets; orders the slots by last use.
     turn: u64,
+    slots: [Slot; N],
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,11 +88,8 @@ impl<const N: usize> Default for SsrcTable<N> {
 }
 
 impl<const N: usize> SsrcTable<N> {
-    /// Asks for what the first source needs; there is rarely another.
-    pub(super) fn prefetch(&self) {
-        prefetch(&self.slots[0]);
-        prefetch(&self.turn);
-    }
+    /// So many bytes from the beginning are what the first source needs.
+    pub(super) const FRONT_BYTES: usize = size_of::<u64>() + size_of::<Slot>();
 
     /// The window of `ssrc`; a fresh one when it is unknown.
     pub(super) fn window(&self, ssrc: u32) -> ReplayWindow {

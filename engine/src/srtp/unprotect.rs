@@ -5,9 +5,12 @@ use super::keys::{RTCP_HEADER_BYTES, RTCP_INDEX_BYTES, RtpHeader, SessionKeys, r
 use super::replay::SsrcTable;
 use super::{MasterKey, SSRCS_MAX, SrtpProfile};
 use crate::error::DropReason;
-use crate::prefetch::prefetch;
+use crate::prefetch::prefetch_bytes;
 
 /// What the peer sends. Keeps rollover counter and replay window per SSRC, at most `SSRCS_MAX`.
+///
+/// In this order in memory: what each RTP packet needs stands at the beginning.
+#[repr(C)]
 pub struct Unprotect {
     keys: SessionKeys,
     rtp: SsrcTable<SSRCS_MAX>,
@@ -21,10 +24,12 @@ impl Unprotect {
         Unprotect { keys: SessionKeys::derive(profile, key), rtp: SsrcTable::default(), rtcp: SsrcTable::default() }
     }
 
-    /// Asks for what the next RTP packet needs, but for its keys: `prefetch_keys` does, a little later.
+    /// So many bytes from the beginning are what an RTP packet needs, but for its keys: `prefetch_keys` does.
+    pub(crate) const FRONT_BYTES: usize = core::mem::offset_of!(Unprotect, rtp) + SsrcTable::<SSRCS_MAX>::FRONT_BYTES;
+
+    /// Asks for these.
     pub(crate) fn prefetch(&self) {
-        prefetch(&self.keys.rtp);
-        self.rtp.prefetch();
+        prefetch_bytes(core::ptr::from_ref(self).cast(), Self::FRONT_BYTES);
     }
 
     /// Asks for the keys of RTP.

@@ -21,7 +21,7 @@ pub trait Core: Sized + 'static {
     /// See [`Bridge::local`].
     fn local(&self, leg: LegName) -> LocalLeg;
     /// See [`Bridge::fixed_peer`].
-    fn fixed_peer(&self, _leg: LegName) -> Option<SocketAddr> {
+    fn fixed_peer(&self, _now: Instant, _leg: LegName) -> Option<SocketAddr> {
         None
     }
     /// See [`Bridge::prefetch`].
@@ -62,8 +62,8 @@ impl Core for Bridge {
         Bridge::local(self, leg)
     }
 
-    fn fixed_peer(&self, leg: LegName) -> Option<SocketAddr> {
-        Bridge::fixed_peer(self, leg)
+    fn fixed_peer(&self, now: Instant, leg: LegName) -> Option<SocketAddr> {
+        Bridge::fixed_peer(self, now, leg)
     }
 
     fn prefetch(&self, port: Port, step: usize) {

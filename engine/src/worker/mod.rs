@@ -24,6 +24,7 @@ mod turn;
 use crate::bridge::{Bridge, BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, Shared};
 use crate::config::{Driver, EngineConfig};
 use crate::io::ports::PortPool;
+use crate::io::socket::MediaSocket;
 use crate::io::{Net, clock, socket, system};
 use crate::leg::LocalLeg;
 use crate::limits::{BRIDGES_PER_WORKER_MAX, SOCKETS_PER_WORKER_MAX};
@@ -283,6 +284,12 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
     {
         tracing::warn!(worker = setup.index, core, %error, "a media worker is not pinned");
     }
+    let family = socket::probe_family(setup.config.bind);
+    if let Some(ip) = setup.config.bind
+        && let Err(error) = MediaSocket::bind(family, Some(ip), 0)
+    {
+        return Err(io::Error::new(error.kind(), format!("media sockets cannot be bound to {ip}: {error}")));
+    }
     let ports = PortPool::new(&setup.config.media_ports, setup.index, setup.workers);
     let open_files = usize::try_from(setup.open_files).unwrap_or(usize::MAX);
     let sockets_max = ports.len().min(SOCKETS_PER_WORKER_MAX).min(open_files);
@@ -295,7 +302,7 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
         wake,
         net: started.net,
         ports,
-        family: socket::probe_family(setup.config.bind),
+        family,
         bind: setup.config.bind,
         pool: Pool::new(BRIDGES_PER_WORKER_MAX),
         by_id: HashMap::with_capacity(BRIDGES_PER_WORKER_MAX),
@@ -309,6 +316,8 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
         cpu: Duration::ZERO,
         carrying: 0,
         handshakes: Handshakes::default(),
+        swept: 0,
+        swept_at: clock::now(),
         stop_at: None,
         posted: false,
     };

@@ -13,8 +13,8 @@ use crate::error::{Cause, End, Side};
 use crate::io::socket::MediaSocket;
 use crate::io::{Owner, SocketKey};
 use crate::leg::{Component, LegEvent, LocalLeg};
-use crate::limits::PORT_TRIES_MAX;
-use crate::time::Instant;
+use crate::limits::{PORT_TRIES_MAX, SWEEP_MS};
+use crate::time::{Duration, Instant};
 use std::io;
 
 /// A bridge and what it holds of the worker.
@@ -241,23 +241,50 @@ impl<C: Core> Worker<C> {
                 event
             }
             BridgeEvent::Leg { leg, event: LegEvent::DtlsConnected { .. } } => {
-                self.connect(key, leg);
+                self.connect(key, now, leg);
                 event
             }
             event => event,
         }
     }
 
-    /// Connects a leg's socket where its peer will never move: sends cost less, and strangers end in the kernel.
-    fn connect(&mut self, key: SlotKey, leg: LegName) {
+    /// Connects a leg's socket at once where its peer will never move.
+    fn connect(&mut self, key: SlotKey, now: Instant, leg: LegName) {
         let Some(slot) = self.pool.get_mut(key) else { return };
         let socket = slot.socket_of(Port { leg, component: Component::Rtp });
-        let peer = slot.core.as_deref().and_then(|core| core.fixed_peer(leg));
+        let peer = slot.core.as_deref().and_then(|core| core.fixed_peer(now, leg));
         if let (Some(socket), Some(peer)) = (socket, peer)
             && self.net.connect(socket, peer).is_err()
         {
             // It goes on unconnected.
             self.metrics.socket_errors += 1;
+        }
+    }
+
+    /// Connects the sockets of a bridge where there is one peer to be heard, and frees them where there may be another: sends to it cost
+    /// less, and strangers end in the kernel.
+    pub(super) fn fix_peers(&mut self, key: SlotKey, now: Instant) {
+        let Some(slot) = self.pool.get(key) else { return };
+        let Some(core) = slot.core.as_deref() else { return };
+        for pair in 0..LegName::COUNT {
+            let (Some(leg), Some(socket)) = (slot.leg_of[pair], slot.sockets[2 * pair]) else { continue };
+            if self.net.fix(socket, core.fixed_peer(now, leg)).is_err() {
+                self.metrics.socket_errors += 1;
+            }
+        }
+    }
+
+    /// Looks at as many slots as the time since the last turn asks for, so that each is looked at once in [`SWEEP_MS`].
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let capacity = self.pool.capacity() as u64;
+        let step = SWEEP_MS * 1_000_000 / capacity.max(1);
+        let count = (now.since(self.swept_at).as_nanos() / u128::from(step)).min(capacity.into()) as u64;
+        self.swept_at = if count < capacity { self.swept_at + Duration::from_nanos(count * step) } else { now };
+        for _ in 0..count {
+            self.swept = (self.swept + 1) % capacity as u32;
+            if let Some(key) = self.pool.key_at(self.swept) {
+                self.fix_peers(key, now);
+            }
         }
     }
 

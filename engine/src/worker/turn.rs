@@ -72,6 +72,9 @@ pub(super) struct Worker<C: Core> {
     /// Bridges on which media can flow.
     pub(super) carrying: u32,
     pub(super) handshakes: Handshakes,
+    /// The slot that was last looked at by `sweep`, and when.
+    pub(super) swept: u32,
+    pub(super) swept_at: Instant,
     /// Once `Stop` came: when patience ends.
     pub(super) stop_at: Option<Instant>,
     /// Whether control is to be woken at the end of this turn.
@@ -118,6 +121,7 @@ impl<C: Core> Worker<C> {
         let worked = self.handle_packets(now) + self.handle_timers(now);
         let worked = worked + self.handle_handshakes(now) + self.handle_commands(now);
         self.handle_closed(now);
+        self.sweep(now);
 
         self.metrics.turns += 1;
         self.metrics.turns_idle += u64::from(worked == 0);
@@ -293,6 +297,7 @@ impl<C: Core> Worker<C> {
             let done = guard(|| core.handle_command(now, command));
             self.settle(key, now, done);
             self.note_carrying(key);
+            self.fix_peers(key, now);
         }
     }
 

@@ -7,6 +7,7 @@
 //!
 //! Why one ring for all: a ring per socket would have to be as large as that socket's burst; shared, bursts even out.
 
+use super::super::socket::CONTROL_BYTES;
 use super::super::system::Arena;
 use crate::limits::DATAGRAM_BYTES_MAX;
 use crate::prefetch::prefetch_bytes;
@@ -15,8 +16,9 @@ use io_uring::types::BufRingEntry;
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// What the kernel writes before the datagram: `io_uring_recvmsg_out`, then the source's address.
-pub(super) const HEADER_BYTES: usize = 16 + NAME_BYTES;
+/// What the kernel writes before the datagram: `io_uring_recvmsg_out`, then the source's address, then a control message where one
+/// was asked for.
+pub(super) const HEADER_BYTES: usize = 16 + NAME_BYTES + CONTROL_BYTES;
 /// Room for the source's address: `sockaddr_in6`, rounded up so that the datagram is aligned to 16.
 pub(super) const NAME_BYTES: usize = 32;
 /// Distance of two buffers.

@@ -1,56 +1,117 @@
-//! AVX2: eight outputs at a time.
+//! AVX2: 16 outputs of the filter at a time.
 
-use super::{RESPONSE, TAPS, check, scalar};
+use super::lanes::{self, BLOCK, Phase};
+use super::{Kernels, MIDDLE, SIDE_PAIRS};
 use core::arch::x86_64::{
-    __m256i, _mm_packs_epi32, _mm_storeu_si128, _mm256_add_epi32, _mm256_castsi256_si128, _mm256_extracti128_si256,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi32, _mm256_srai_epi32,
+    __m256i, _mm256_add_epi32, _mm256_add_epi64, _mm256_and_si256, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_packs_epi32, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setr_epi8, _mm256_setzero_si256,
+    _mm256_shuffle_epi8, _mm256_srai_epi32, _mm256_srli_epi64, _mm256_storeu_si256,
 };
 
-const PAIRS: usize = TAPS.div_ceil(2);
-const LANES: usize = 8;
-
-/// Two neighbouring taps in one word, as `madd` wants them; the last pair ends in a zero.
-static PAIRED: [i32; PAIRS] = {
-    let mut paired = [0; PAIRS];
-    let mut pair = 0;
-    while pair < PAIRS {
-        let second = if 2 * pair + 1 < TAPS { RESPONSE[2 * pair + 1] } else { 0 };
-        paired[pair] = (second as i32) << 16 | RESPONSE[2 * pair] as u16 as i32;
-        pair += 1;
-    }
-    paired
+static KERNELS: Kernels = Kernels {
+    name: "avx2",
+    // SAFETY: this and all the others are handed out by `kernels` alone, where there is AVX2.
+    halve: |window, out| unsafe { halve(window, out) },
+    // SAFETY: see `halve`.
+    between: |window, out| unsafe { between(window, out) },
+    // SAFETY: see `halve`.
+    energy: |pcm| unsafe { energy(pcm) },
+    // SAFETY: see `halve`.
+    mu_encode: |pcm, out| unsafe { mu_encode(pcm, out) },
+    // SAFETY: see `halve`.
+    mu_decode: |payload, out| unsafe { mu_decode(payload, out) },
+    // SAFETY: see `halve`.
+    a_encode: |pcm, out| unsafe { a_encode(pcm, out) },
+    // SAFETY: see `halve`.
+    a_decode: |payload, out| unsafe { a_decode(payload, out) },
 };
 
-/// Whether this processor can.
-pub fn is_available() -> bool {
-    is_x86_feature_detected!("avx2")
-}
+const LANES: usize = 16;
 
-/// See [`super::Decimate`].
-pub fn decimate(window: &[i16], out: &mut [i16]) {
-    // SAFETY: `super::decimate` hands this function out only after `is_available` said yes, and the module is private to it.
-    unsafe { decimate_avx2(window, out) }
+/// These, if the processor has what they take.
+pub fn kernels() -> Option<&'static Kernels> {
+    is_x86_feature_detected!("avx2").then_some(&KERNELS)
 }
 
 #[target_feature(enable = "avx2")]
-fn decimate_avx2(window: &[i16], out: &mut [i16]) {
-    check(window, out);
-    let mut done = 0;
-    // A vector of the last pair reaches one sample beyond the last output's window.
-    while done + LANES <= out.len() && 2 * (done + LANES) + 2 * (PAIRS - 1) <= window.len() {
-        let seen = &window[2 * done..2 * (done + LANES) + 2 * (PAIRS - 1)];
-        let mut sum = _mm256_set1_epi32(1 << 14);
-        for (pair, &taps) in PAIRED.iter().enumerate() {
-            // SAFETY: 16 samples from `2 * pair` end at `2 * (PAIRS - 1) + 16` at most, the length of `seen`.
-            let samples = unsafe { _mm256_loadu_si256(seen.as_ptr().add(2 * pair).cast::<__m256i>()) };
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(samples, _mm256_set1_epi32(taps)));
+fn halve(window: &[i16], out: &mut [i16]) {
+    lanes::halve(window, out, |seen, middle, outputs, made| sums::<15>(seen, middle, outputs, made));
+}
+
+#[target_feature(enable = "avx2")]
+fn between(window: &[i16], out: &mut [i16]) {
+    lanes::between(window, out, |seen, middle, outputs, made| sums::<14>(seen, middle, outputs, made));
+}
+
+/// A word holds two neighbouring samples: those of even outputs begin at an even place, those of odd ones a sample later.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sums<const SCALE: i32>(seen: &Phase, middle: &Phase, outputs: usize, made: &mut [i16; BLOCK]) {
+    let load = |samples: &Phase, at: usize| {
+        let vector: &[i16; LANES] = samples[at..at + LANES].try_into().expect("a whole vector");
+        // SAFETY: `vector` is 16 samples, the 32 bytes of the load.
+        unsafe { _mm256_loadu_si256(vector.as_ptr().cast::<__m256i>()) }
+    };
+    // Neighbours change places within each half: even outputs come first there.
+    let order = _mm256_setr_epi8(
+        0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15, 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,
+    );
+    for (block, made) in made.chunks_exact_mut(LANES).take(outputs.div_ceil(LANES)).enumerate() {
+        let first = block * LANES;
+        let mut even = _mm256_set1_epi32(1 << (SCALE - 1));
+        let mut odd = even;
+        for (pair, &taps) in SIDE_PAIRS.iter().enumerate() {
+            let taps = _mm256_set1_epi32(taps);
+            even = _mm256_add_epi32(even, _mm256_madd_epi16(load(seen, first + 2 * pair), taps));
+            odd = _mm256_add_epi32(odd, _mm256_madd_epi16(load(seen, first + 2 * pair + 1), taps));
         }
-        let scaled = _mm256_srai_epi32::<15>(sum);
-        let packed = _mm_packs_epi32(_mm256_castsi256_si128(scaled), _mm256_extracti128_si256::<1>(scaled));
-        let place = &mut out[done..done + LANES];
-        // SAFETY: `place` is eight samples, the 16 bytes of the store.
-        unsafe { _mm_storeu_si128(place.as_mut_ptr().cast(), packed) };
-        done += LANES;
+        if SCALE == 15 {
+            // The middle tap is 2^14; the other sample of the word counts nothing.
+            let middle = load(middle, first + MIDDLE);
+            even = _mm256_add_epi32(even, _mm256_madd_epi16(middle, _mm256_set1_epi32(1 << 14)));
+            odd = _mm256_add_epi32(odd, _mm256_madd_epi16(middle, _mm256_set1_epi32(1 << 30)));
+        }
+        let packed = _mm256_packs_epi32(_mm256_srai_epi32::<SCALE>(even), _mm256_srai_epi32::<SCALE>(odd));
+        // SAFETY: `made` is 16 samples, the 32 bytes of the store.
+        unsafe { _mm256_storeu_si256(made.as_mut_ptr().cast(), _mm256_shuffle_epi8(packed, order)) };
     }
-    scalar::decimate(&window[(2 * done).min(window.len())..], &mut out[done..]);
+}
+
+#[target_feature(enable = "avx2")]
+fn energy(pcm: &[i16]) -> u64 {
+    let (vectors, rest) = pcm.as_chunks::<LANES>();
+    let low = _mm256_set1_epi64x(0xffff_ffff);
+    let mut sum = _mm256_setzero_si256();
+    for vector in vectors {
+        // SAFETY: `vector` is 16 samples, the 32 bytes of the load.
+        let samples = unsafe { _mm256_loadu_si256(vector.as_ptr().cast::<__m256i>()) };
+        // Two squares make 2^31 at most: as unsigned words they are exact.
+        let squares = _mm256_madd_epi16(samples, samples);
+        sum = _mm256_add_epi64(sum, _mm256_and_si256(squares, low));
+        sum = _mm256_add_epi64(sum, _mm256_srli_epi64::<32>(squares));
+    }
+    let mut sums = [0u64; 4];
+    // SAFETY: four words of 64 bits are the 32 bytes of the store.
+    unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), sum) };
+    sums.iter().sum::<u64>() + (super::scalar().energy)(rest)
+}
+
+#[target_feature(enable = "avx2")]
+fn mu_encode(pcm: &[i16], out: &mut [u8]) {
+    lanes::mu_encode(pcm, out);
+}
+
+#[target_feature(enable = "avx2")]
+fn mu_decode(payload: &[u8], out: &mut [i16]) {
+    lanes::mu_decode(payload, out);
+}
+
+#[target_feature(enable = "avx2")]
+fn a_encode(pcm: &[i16], out: &mut [u8]) {
+    lanes::a_encode(pcm, out);
+}
+
+#[target_feature(enable = "avx2")]
+fn a_decode(payload: &[u8], out: &mut [i16]) {
+    lanes::a_decode(payload, out);
 }

@@ -1,0 +1,252 @@
+//! The record in sentences and aligned rows, for people who run gateways: what a part showed besides its steps.
+
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// A number of the record; 0 where there is none.
+pub fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(0.0)
+}
+
+fn millis(value: &Value) -> String {
+    format!("{:.1}", number(value) / 1_000.0)
+}
+
+fn calls(value: &Value) -> String {
+    value.as_f64().map_or("no number of calls".to_owned(), |calls| format!("{calls} calls"))
+}
+
+/// Under the steps of a part: knee, floor, rare residences, sound.
+pub fn part(part: &Value, rival: &Value) -> String {
+    let mut out = String::new();
+    let mut say = |title: &str, text: String| {
+        let _ = writeln!(out, "  {title:<10} {text}");
+    };
+    let knee = &part["knee"];
+    if knee.is_object() {
+        say("knee", knee_sentence(knee));
+    }
+    let ratios = part["ratio_to_floor"].as_array().map_or(&[][..], Vec::as_slice);
+    if !ratios.is_empty() {
+        let each: Vec<String> =
+            ratios.iter().map(|ratio| format!("{} at {}", ratio["ratio"], ratio["calls"])).collect();
+        say("cost", format!("times the floor: {} calls", each.join(", ")));
+    }
+    let calm = &knee["at_70_percent"];
+    if calm.is_object() {
+        say("at 70 %", calm_sentence(calm));
+    }
+    for (side, title) in [("toward_a", "toward the caller"), ("toward_b", "toward the other end")] {
+        let score = &part["scores"][side];
+        if number(&score["calls"]) > 0.0 {
+            say("sound", format!("{title}: {}", score_sentence(score)));
+        }
+    }
+    if rival["knee"].is_object() {
+        say("rtpengine", format!("knee {}", knee_sentence(&rival["knee"])));
+        for (side, title) in [("toward_a", "toward the caller"), ("toward_b", "toward the other end")] {
+            let score = &rival["scores"][side];
+            if number(&score["calls"]) > 0.0 {
+                say("", format!("{title}: {}", score_sentence(score)));
+            }
+        }
+    }
+    out
+}
+
+fn knee_sentence(knee: &Value) -> String {
+    let mut text = format!(
+        "{}: no fault, core below {} %, pacing p99 below {} ms",
+        calls(&knee["calls"]),
+        knee["core_percent_at_most"],
+        knee["pacing_p99_ms_at_most"],
+    );
+    if let Some(beside) =
+        knee["calls_less_the_floors_pacing"].as_f64().filter(|_| knee["calls"] != knee["calls_less_the_floors_pacing"])
+    {
+        let _ = write!(text, "; {beside} where the floor's own pacing error is taken off");
+    }
+    if let Some(next) = knee["next_above"].as_f64() {
+        let _ = write!(text, "; the next step above, {next}, was not");
+    }
+    if let Some(cost) = knee["extrapolated"].as_f64() {
+        let _ = write!(text, "; by cost alone {cost}");
+    }
+    if knee["generator_limited"] == Value::Bool(true) {
+        text.push_str("; the generator was full (!): the gateway may carry more");
+    }
+    text
+}
+
+fn calm_sentence(calm: &Value) -> String {
+    let windows = |name: &str| {
+        let all = calm[name].as_array().map_or(&[][..], Vec::as_slice);
+        let each: Vec<String> = all.iter().map(millis).collect();
+        if each.is_empty() { String::new() } else { format!(" ({})", each.join(", ")) }
+    };
+    format!(
+        "{} calls: residence p99.9 {} ms{}, the floor's {} ms{}; medians of the windows in brackets",
+        calm["calls"],
+        millis(&calm["residence_p999_us"]),
+        windows("windows_us"),
+        millis(&calm["floor_residence_p999_us"]),
+        windows("floor_windows_us"),
+    )
+}
+
+fn score_sentence(score: &Value) -> String {
+    let speech =
+        if score["is_the_same_speech"] == Value::Bool(true) { "the same speech" } else { "NOT the same speech" };
+    let mut text = format!("{} calls, {speech} (similarity {} at least)", score["calls"], score["similarity_least"]);
+    if let Some((heard, mu_law)) = score["pesq_nb"].as_f64().zip(score["pesq_nb_of_mu_law_alone"].as_f64()) {
+        let _ = write!(text, ", PESQ-NB {heard:.2}, mu-law alone {mu_law:.2}");
+    }
+    text
+}
+
+/// The parts without steps.
+pub fn plain(name: &str, record: &Value) -> String {
+    match name {
+        "set_up" => set_up(record),
+        "memory" => memory(record),
+        "overload" => overload(record),
+        "scaling" => scaling(record),
+        _ => String::new(),
+    }
+}
+
+fn set_up(record: &Value) -> String {
+    let mut out = format!(
+        "  {:<12} {:>12} {:>9} {:>10} {:>20} {:>26} {:>7} {:>8} {:>10}\n",
+        "",
+        "a s and core",
+        "us each",
+        "at half:",
+        "connected p50 / p99",
+        "media both ways p50 / p99",
+        "failed",
+        "refused",
+        "generator"
+    );
+    for (name, title) in [("without_sip", "without SIP"), ("with_sip", "with SIP")] {
+        let kind = &record[name];
+        if !kind.is_object() {
+            continue;
+        }
+        let pair = |of: &Value| format!("{} / {} ms", millis(&of["p50_us"]), millis(&of["p99_us"]));
+        let _ = writeln!(
+            out,
+            "  {title:<12} {:>12} {:>9} {:>8}/s {:>20} {:>26} {:>7} {:>8} {:>8.0} %{}",
+            kind["extrapolated_per_second_and_core"],
+            kind["us_each"],
+            kind["half_rate"],
+            pair(&kind["connected"]),
+            pair(&kind["media_both_ways"]),
+            kind["failed"],
+            kind["refused_with_503"],
+            number(&kind["generator_percent"]),
+            if kind["generator_limited"] == Value::Bool(true) { "!" } else { "" },
+        );
+    }
+    out
+}
+
+fn memory(record: &Value) -> String {
+    let mut out = String::new();
+    for (name, value) in record.as_object().into_iter().flatten() {
+        let title = name.trim_end_matches("_kib").replace('_', " ");
+        let _ = match (value.as_f64(), name.ends_with("_kib")) {
+            (Some(value), true) => writeln!(out, "  {title:<56} {value:>8.1} KiB a call"),
+            _ => writeln!(out, "  {title:<56} {value}"),
+        };
+    }
+    out
+}
+
+fn overload(record: &Value) -> String {
+    let mut out = String::new();
+    let limit = &record["by_limit"];
+    if limit.is_object() {
+        let _ = writeln!(
+            out,
+            "  by limit   {} calls allowed, {} more offered: {} refused with 503; the {} running lost {} packets, {} concealed",
+            limit["accepted"],
+            limit["offered_beyond"],
+            limit["refused_with_503"],
+            limit["running_calls"],
+            limit["running_calls_lost_packets"],
+            limit["concealed"],
+        );
+    }
+    let load = &record["by_load"];
+    if load.is_object() {
+        let _ = writeln!(
+            out,
+            "  by load    complexity {}: the first of {} offered was refused after {}, {} in all with 503; {} running at {} % of the core\n  \
+             {:<10} lost {} packets, {} concealed beyond the {} that the generator sent late; pacing p99 {} ms, {} ms while nobody calls",
+            load["complexity"],
+            load["offered"],
+            load["offered_until_the_first_was_refused"],
+            load["refused_with_503"],
+            load["running_calls"],
+            load["core_percent"],
+            "",
+            load["running_calls_lost_packets"],
+            load["concealed_beyond_the_generators"],
+            load["sent_late"],
+            load["pacing_p99_ms"],
+            load["while_nobody_calls"]["pacing_p99_ms"],
+        );
+    }
+    out
+}
+
+fn scaling(record: &Value) -> String {
+    if !record["ns_alone"].is_number() {
+        return String::new();
+    }
+    format!(
+        "  20 ms of a relayed call, {} calls on a thread: {} ns alone, {} beside another process, {} beside another thread: \
+         {} times a process\n",
+        record["calls_of_a_thread"],
+        record["ns_alone"],
+        record["ns_beside_a_process"],
+        record["ns_beside_a_thread"],
+        record["thread_to_process"],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_knee_and_its_residences_read_as_sentences() {
+        let record = json!({
+            "knee": {"calls": 387, "next_above": 396, "core_percent_at_most": 85.0, "pacing_p99_ms_at_most": 2.0, "extrapolated": 401.0,
+                "generator_limited": true, "calls_less_the_floors_pacing": 390,
+                "at_70_percent": {"calls": 270, "residence_p999_us": 1200.0, "windows_us": [900.0, 1200.0, 5000.0],
+                    "floor_residence_p999_us": 800.0, "floor_windows_us": [800.0]}},
+            "ratio_to_floor": [{"calls": 200, "ratio": 0.97}, {"calls": 387, "ratio": 1.01}],
+            "scores": {"toward_a": {"calls": 12, "is_the_same_speech": true, "similarity_least": 0.97, "pesq_nb": 4.1, "pesq_nb_of_mu_law_alone": 4.2}},
+        });
+        let text = part(&record, &Value::Null);
+        for said in [
+            "387 calls: no fault, core below 85.0 %",
+            "390 where the floor's own pacing error is taken off; the next step above, 396, was not; by cost alone 401",
+            "the generator was full",
+            "times the floor: 0.97 at 200, 1.01 at 387 calls",
+            "270 calls: residence p99.9 1.2 ms (0.9, 1.2, 5.0), the floor's 0.8 ms (0.8)",
+            "toward the caller: 12 calls, the same speech (similarity 0.97 at least), PESQ-NB 4.10, mu-law alone 4.20",
+        ] {
+            assert!(text.contains(said), "{said} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_run_does_not_have_is_not_said() {
+        assert_eq!(part(&json!({"error": "no room"}), &Value::Null), "");
+        assert_eq!(overload(&json!({})) + &scaling(&json!({})), "");
+    }
+}
