@@ -25,7 +25,7 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 /// Calls that each step adds, and steps.
-const CALLS: usize = 40;
+const CALLS: usize = 60;
 const STEPS: usize = 3;
 /// Calls begun a second.
 const RAMP_PER_SECOND: f64 = 60.0;
@@ -86,7 +86,7 @@ impl Run {
         let kib = |series: &[Reading], of: &[usize]| round(of.iter().map(|&at| slope(series, at)).sum::<f64>(), 1);
         let value = json!({
             "transcoded_engine_kib": kib(&whole, &[0, 2]),
-            "transcoded_engine_kib_in_c": kib(&whole, &[2]),
+            "transcoded_engine_in_c_kib": kib(&whole, &[2]),
             "relayed_engine_kib": kib(&relayed, &[0, 2]),
             "control_kib": kib(&whole, &[1]),
             "transcoded_resident_kib": kib(&shipped, &[0]),

@@ -252,8 +252,8 @@ impl Messages {
         match carried {
             Some(carried) => {
                 let name = self.names.get(carried).cloned().unwrap_or_else(|| carried.into());
-                let names = self.entries.get(&name).map_or(0, |entry| entry.call_ids.len());
-                if names < ENTRY_CALL_IDS_MAX { name } else { call_id.into() }
+                let is_full = self.entries.get(&name).is_some_and(|entry| entry.call_ids.len() >= ENTRY_CALL_IDS_MAX);
+                if is_full { call_id.into() } else { name }
             }
             None => call_id.into(),
         }
