@@ -93,7 +93,6 @@ fn place(turn: usize, frames: usize) -> usize {
     (turn % TIMED_STATES * 37 + turn / TIMED_STATES) % frames
 }
 
-#[expect(clippy::disallowed_methods, reason = "what is measured is real time")]
 fn print_mean(mut step: impl FnMut(usize) -> Result<usize, Error>) -> Result<(), Error> {
     let begin = cpu_ns();
     let turns = TIMED_STATES * TIMED_ROUNDS;
