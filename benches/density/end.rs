@@ -34,8 +34,10 @@ const GAP_MAX: u16 = 1_000;
 
 /// Departures that are remembered, so that a packet finds the one that caused it: 160 ms.
 const DEPARTURES: u64 = 8;
-/// Datagrams that a hushed socket may owe; more than that were lost.
-const OWED_MAX: u8 = 8;
+/// A hushed socket is asked for so many datagrams at once, at most, and every so many times for one more than is due: what a stall
+/// has left in it must not stay there and be read late for ever.
+const ASKED_MAX: u8 = 8;
+const MORE_EVERY: u8 = 8;
 
 /// How an end is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,8 +237,11 @@ pub struct End {
     pub departures: Departures,
     /// Whether its socket is asked for what came.
     pub is_hushed: bool,
-    /// Datagrams that were not there when it was asked: they come later, and one more has to be asked for then.
-    pub owed: u8,
+    /// For how many datagrams it was asked last, and how many of them it had.
+    asked: u8,
+    had: u8,
+    /// Times it was asked.
+    turns: u8,
     deadline: Instant,
     /// Where its socket is connected to.
     peer: SocketAddrV4,
@@ -304,7 +309,9 @@ impl End {
             sent: 0,
             departures: Departures::default(),
             is_hushed: false,
-            owed: 0,
+            asked: 0,
+            had: 0,
+            turns: 0,
             deadline: Instant::NEVER,
             peer: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
             hears,
@@ -370,21 +377,22 @@ impl End {
         }
     }
 
-    /// Asks for what came; for one more where something was still to come.
+    /// Asks for what came: for one datagram, and for more where everything asked for last was there.
     pub fn ask(&mut self, ring: &mut Ring) {
         if !self.is_hushed {
             return;
         }
-        ring.ask(self.socket);
-        if self.owed > 0 && !ring.has_asked_enough() {
-            self.owed -= 1;
+        let wanted = match (self.asked, self.had) {
+            (2.., had) if had >= self.asked => (2 * self.asked).min(ASKED_MAX),
+            _ if self.turns.is_multiple_of(MORE_EVERY) => 2,
+            _ => 1,
+        };
+        self.turns = self.turns.wrapping_add(1);
+        (self.asked, self.had) = (0, 0);
+        while self.asked < wanted && !ring.has_asked_enough() {
             ring.ask(self.socket);
+            self.asked += 1;
         }
-    }
-
-    /// It was asked and had nothing.
-    pub fn had_nothing(&mut self) {
-        self.owed = (self.owed + 1).min(OWED_MAX);
     }
 
     /// Takes a datagram. `other`: when the other end of the call spoke. Answers whether it was media; else the end has more to do.
@@ -397,6 +405,7 @@ impl End {
         window: bool,
     ) -> bool {
         let (at_nanos, (ticks, payload_type)) = (arrival.at_nanos, self.hears);
+        self.had = self.had.saturating_add(1);
         match &mut self.link {
             Link::Webrtc { leg, .. } => {
                 let from = if arrival.from.port() == 0 { self.peer } else { arrival.from };

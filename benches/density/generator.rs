@@ -373,11 +373,6 @@ impl Generator {
 
     /// Hands what came to whom it came for.
     fn hear(&mut self, now: Instant) {
-        while let Some(socket) = self.ring.empty.pop() {
-            if let Owner::End(call, side) = self.owners[socket as usize] {
-                self.calls[call as usize].ends[side as usize].had_nothing();
-            }
-        }
         while let Some(arrival) = self.ring.take() {
             for (stage, ahead) in Stage::ALL {
                 let next = self.ring.ahead(ahead - 1).map(|socket| self.owners[socket as usize]);
@@ -394,8 +389,6 @@ impl Generator {
                     let datagram = self.ring.bytes(&arrival);
                     if !end.arrival(now, &arrival, datagram, &other.departures, self.common.window) {
                         end.drain(now, &mut self.ring, &mut self.common);
-                        // Media may stand behind it.
-                        end.owed = end.owed.max(1);
                     }
                 }
             }

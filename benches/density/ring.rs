@@ -187,8 +187,6 @@ pub struct Ring {
     asks: usize,
     to_arm: Vec<SocketIndex>,
     received: VecDeque<Filled>,
-    /// Sockets that had nothing when they were asked.
-    pub empty: Vec<SocketIndex>,
     /// Sends that the kernel refused.
     pub send_errors: u64,
     /// Errors of receives, such as a peer that has gone.
@@ -227,7 +225,6 @@ impl Ring {
             asks: 0,
             to_arm: Vec::new(),
             received: VecDeque::with_capacity(usize::from(BUFFERS)),
-            empty: Vec::with_capacity(ASKS),
             send_errors: 0,
             receive_errors: 0,
             rearmed: 0,
@@ -269,7 +266,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Asks a hushed socket for one datagram: it is there, or its number is in `empty`, after `answers`, which must follow for every
+    /// Asks a hushed socket for one datagram: it is there after `answers`, if there was one, which must follow for every
     /// [`ASKS`] at the latest.
     pub fn ask(&mut self, socket: SocketIndex) {
         let Manner::IsAsked { stamped } = self.manners[socket as usize] else { return };
@@ -373,9 +370,7 @@ impl Ring {
                         };
                         let (buffer, bytes) = (Buffer { group, index }, result.max(0) as usize);
                         self.received.push_back(Filled { socket, buffer, bytes, at_nanos });
-                    } else if is_answer && result == -libc::EAGAIN {
-                        self.empty.push(socket);
-                    } else if result < 0 && ![-libc::ENOBUFS, -libc::ECANCELED].contains(&result) {
+                    } else if result < 0 && ![-libc::EAGAIN, -libc::ENOBUFS, -libc::ECANCELED].contains(&result) {
                         self.receive_errors += 1;
                     }
                     let tells = self.manners[socket as usize] == Manner::Tells;

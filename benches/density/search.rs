@@ -243,8 +243,9 @@ pub fn compared(steps: &[Step], busy_max: f64) -> Vec<&Step> {
 
 /// The rare residences of some windows: all, and the median window, by which they are judged.
 pub fn residences(windows: &[Step]) -> (Vec<f64>, Option<f64>) {
-    let all: Vec<f64> =
-        windows.iter().map(|step| round(step.residence[0].p999.max(step.residence[1].p999), 0)).collect();
+    // One without a single packet whose cause is known says nothing.
+    let told = windows.iter().filter(|step| step.residence.iter().any(|side| side.p999 > 0.0));
+    let all: Vec<f64> = told.map(|step| round(step.residence[0].p999.max(step.residence[1].p999), 0)).collect();
     let mut sorted = all.clone();
     sorted.sort_unstable_by(f64::total_cmp);
     (all, sorted.get(sorted.len() / 2).copied())
@@ -292,5 +293,6 @@ mod tests {
         let windows = [window(900.0), window(5_000.0), window(800.0)];
         assert_eq!(residences(&windows), (vec![900.0, 5_000.0, 800.0], Some(900.0)));
         assert_eq!(residences(&[]).1, None);
+        assert_eq!(residences(&[window(0.0)]), (vec![], None), "nothing was measured");
     }
 }
