@@ -164,11 +164,10 @@ all() {
         program=$build/tandem
     fi
     cargo build --locked -p control --bin tandem
-    # A whole call, judged by what is heard. qemu has no io_uring: media run on recvmmsg and sendmmsg. And it is slow: least effort.
-    DEMO_ONCE=1 "$root/target/debug/tandem-standin" demo --page-port 0 --tls-port 0 --tandem "$program" \
-        ${run:+--env MEDIA_COMPLEXITY_MIN=0 --env MEDIA_COMPLEXITY_MAX=0}
     # Whose subject is io_uring cannot be tested so.
     cargo test --locked -p engine --lib -- ${run:+--skip io::tests::}
+    # A whole call, judged by what is heard. qemu has no io_uring: media run on recvmmsg and sendmmsg. Fails now and then on a busy machine.
+    DEMO_ONCE=1 "$root/target/debug/tandem-standin" demo --page-port 0 --tls-port 0 --tandem "$program"
 }
 
 choose
