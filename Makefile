@@ -13,7 +13,7 @@ test:
 	tests/install.sh test
 	tests/run.sh
 
-# The shipped program. libopus is built by the newest clang, after it watched libopus at work: that takes a tenth off a transcoded call.
+# The shipped program. libopus is built by the newest clang, after it watched libopus at work: a fourteenth of a transcoded call.
 # What that needs is installed where it may be; without it the system's compiler does. CC=gcc: asked for. CPU=x86-64-v3 or CPU=native
 # builds it, libopus included, for such processors only. DEEP_PLC=1 links libopus's networks: better concealment, DRED; 2 MB more, 160 KB
 # more a call (docs/decisions.md).

@@ -6,33 +6,43 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-if [ -n "${CC:-}" ] || [ "$(uname -m)" != x86_64 ]; then exit 0; fi
-clang=$(cmake -P engine/libopus.cmake 2>&1)
-if [ -z "$clang" ]; then
-    echo "libopus: no clang here, the system's compiler builds it" >&2
-    exit 0
-fi
-
+[ "$(uname -m)" = x86_64 ] || exit 0
 forget_release() { cargo clean --quiet --locked --release -p opusic-sys; }
 
-profile=target/libopus-$("$clang" -dumpversion).profdata
-profdata=$("$clang" -print-prog-name=llvm-profdata)
-runtime=$("$clang" -print-resource-dir)/lib/linux/libclang_rt.profile-x86_64.a
-if ! command -v "$profdata" >/dev/null || [ ! -e "$runtime" ]; then
-    echo "libopus: $clang lacks llvm-profdata or $runtime, and builds it untrained" >&2
-elif [ ! "$profile" -nt Cargo.lock ] || [ ! "$profile" -nt benches/training/main.rs ]; then
-    echo "libopus: $clang watches it at work"
-    rm -rf target/training/*.profraw
+train() {
+    echo "libopus: $compiler watches it at work"
+    rm -f target/training/libopus.profraw
     LIBOPUS_TRAINING=1 RUSTFLAGS="-C link-arg=-Wl,-u,__llvm_profile_runtime -C link-arg=$runtime" \
         cargo build --quiet --locked --release -p training --target-dir target/training
     LLVM_PROFILE_FILE=target/training/libopus.profraw target/training/release/training
     "$profdata" merge -o "$profile" target/training/libopus.profraw
     forget_release
+}
+
+profile=
+if [ -n "${CC:-}" ]; then
+    compiler=$(command -v "$CC")
+else
+    compiler=$(cmake -P engine/libopus.cmake 2>&1)
+fi
+if [ -z "$compiler" ]; then
+    echo "libopus: no clang here, the system's compiler builds it" >&2
+    compiler=$(command -v cc)
+elif [ -z "${CC:-}" ]; then
+    profile=target/libopus-$("$compiler" -dumpversion).profdata
+    profdata=$("$compiler" -print-prog-name=llvm-profdata)
+    runtime=$("$compiler" -print-resource-dir)/lib/linux/libclang_rt.profile-x86_64.a
+    if ! command -v "$profdata" >/dev/null || [ ! -e "$runtime" ]; then
+        echo "libopus: $compiler lacks llvm-profdata or $runtime, and builds it untrained" >&2
+        profile=
+    elif [ ! "$profile" -nt Cargo.lock ] || [ ! "$profile" -nt benches/training/main.rs ]; then
+        train
+    fi
 fi
 
 for flags in target/release/build/opusic-sys-*/out/build/CMakeFiles/opus.dir/flags.make; do
     [ -e "$flags" ] || continue
-    if ! grep -qF "$clang" "$flags" || { [ -e "$profile" ] && ! grep -qF "$profile" "$flags"; }; then
+    if ! grep -qx "# compile C with $compiler" "$flags" || ! grep -qF "$profile" "$flags"; then
         forget_release
         break
     fi
