@@ -36,7 +36,7 @@ pub fn run(flows_max: usize, complexity: Option<i32>, folder: &Path) -> Result<(
     let mut ring = Ring::new(2 * flows_max, false)?;
     let orders = orders();
     let mut codecs: Vec<Codec> = Vec::new();
-    let (mut datagram, mut pcm) = ([0; DATAGRAM_BYTES_MAX], [0; DECODED_SAMPLES_MAX]);
+    let (mut datagram, mut pcm) = ([0; DATAGRAM_BYTES_MAX], [0.0; DECODED_SAMPLES_MAX]);
     println!("ready");
     loop {
         // A call's two sockets have neighbouring numbers.
@@ -48,7 +48,7 @@ pub fn run(flows_max: usize, complexity: Option<i32>, folder: &Path) -> Result<(
             let len = match codecs.get_mut(call) {
                 None => arrival.len,
                 Some(codec) if arrival.socket.is_multiple_of(2) => {
-                    codec.decoder.decode(&datagram[HEADER_BYTES..arrival.len], &mut pcm, false)?;
+                    codec.decoder.decode_float(&datagram[HEADER_BYTES..arrival.len], &mut pcm, false)?;
                     HEADER_BYTES + PCMU_BYTES
                 }
                 Some(codec) => {

@@ -157,10 +157,22 @@ fn memory(record: &Value) -> String {
         let title = name.trim_end_matches("_kib").replace('_', " ");
         let _ = match (value.as_f64(), name.ends_with("_kib")) {
             (Some(value), true) => writeln!(out, "  {title:<56} {value:>8.1} KiB a call"),
-            _ => writeln!(out, "  {title:<56} {value}"),
+            _ => writeln!(out, "  {title:<56} {}", words(value)),
         };
     }
     out
+}
+
+/// A text as it is, what was measured step by step as a row.
+fn words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(words).collect::<Vec<_>>().join(", "),
+        Value::Object(named) => {
+            named.iter().map(|(name, value)| format!("{name} {}", words(value))).collect::<Vec<_>>().join("; ")
+        }
+        other => other.to_string(),
+    }
 }
 
 fn overload(record: &Value) -> String {

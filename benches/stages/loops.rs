@@ -75,18 +75,23 @@ fn rounds(feeder: &mut Feeder, count: u64, mut round: impl FnMut()) -> Duration 
     total
 }
 
-fn engine(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, driver: Driver) {
+/// `bind`: `None` for all addresses, IPv4 and IPv6. `fixed`: connected to the feeder.
+fn engine(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, driver: Driver, bind: Option<IpAddr>, fixed: bool) {
     let wake = Arc::new(WakeFd::new().expect("an eventfd"));
     let mut net = Net::start(driver, SOCKETS, &wake).expect("the interface").net;
     let mut metrics = Metrics::default();
     let (mut keys, mut ports) = (Vec::new(), Vec::new());
     for slot in 0..SOCKETS as u32 {
-        let socket = MediaSocket::bind(Family::V4, Some(LOCALHOST), 0).expect("a socket");
+        let family = if bind.is_some() { Family::V4 } else { Family::Dual };
+        let socket = MediaSocket::bind(family, bind, 0).expect("a socket");
         ports.push(socket.port().expect("bound"));
         keys.push(net.open(socket, Owner { slot, generation: 0, port: 0 }).expect("room"));
     }
     let mut feeder = Feeder::new(ports);
     let to = feeder.address();
+    if fixed {
+        keys.iter().for_each(|&key| net.fix(key, Some(to)).expect("connected"));
+    }
     group.bench_function(name, |bencher| {
         bencher.iter_custom(|count| {
             rounds(&mut feeder, count, || {
@@ -237,8 +242,10 @@ fn loops(criterion: &mut Criterion) {
     bare(&mut group, "io_uring bare, connected", SOCKETS, true);
     bare(&mut group, "io_uring bare, unconnected", SOCKETS, false);
     bare(&mut group, "io_uring bare, one socket for all", 1, false);
-    engine(&mut group, "engine, io_uring", Driver::IoUring);
-    engine(&mut group, "engine, recvmmsg and sendmmsg", Driver::Mmsg);
+    engine(&mut group, "engine, io_uring, connected", Driver::IoUring, Some(LOCALHOST), true);
+    engine(&mut group, "engine, io_uring", Driver::IoUring, Some(LOCALHOST), false);
+    engine(&mut group, "engine, io_uring, bound to all addresses", Driver::IoUring, None, false);
+    engine(&mut group, "engine, recvmmsg and sendmmsg", Driver::Mmsg, Some(LOCALHOST), false);
     tokio_tasks(&mut group);
     tokio_uring_tasks(&mut group);
     group.finish();

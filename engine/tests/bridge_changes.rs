@@ -126,6 +126,7 @@ fn a_latched_source_gives_way_when_the_described_address_speaks() {
     world.run_ms(500);
     assert_eq!(world.left[1].last().unwrap().to, world.peers[1].address);
     let dropped = world.dropped(DropReason::UnknownSource);
+    world.hears_strangers = true;
     inject_pcmu(&mut world, stranger, 2);
     assert_eq!(world.dropped(DropReason::UnknownSource), dropped + 1);
     world.run_ms(500);
@@ -135,6 +136,7 @@ fn a_latched_source_gives_way_when_the_described_address_speaks() {
 #[test]
 fn nobody_is_latched_once_the_described_address_has_spoken() {
     let mut world = talking(5);
+    world.hears_strangers = true;
     let stranger = SocketAddr::from(([198, 18, 0, 66], 6_666));
     inject_pcmu(&mut world, stranger, 4);
     assert_eq!(world.dropped(DropReason::UnknownSource), 1);

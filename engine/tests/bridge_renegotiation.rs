@@ -18,7 +18,11 @@ const BROWSER: Kind = Kind::Browser(Codec::Opus);
 const BOT: Kind = Kind::Rtp(Codec::Pcmu);
 
 fn talking(seed: u64) -> World {
-    let mut world = World::connected(seed, BROWSER, BOT);
+    talking_with(seed, BROWSER)
+}
+
+fn talking_with(seed: u64, peer: Kind) -> World {
+    let mut world = World::connected(seed, peer, BOT);
     let now = world.now;
     world.peers[0].start(now, Speech::Tone(440.0));
     world.peers[1].start(now, Speech::Tone(1_000.0));
@@ -46,12 +50,16 @@ fn tell_bridge(world: &mut World, change: WebrtcChange) {
 
 /// Restarts ICE on both sides; the peer goes on from `address`.
 fn restart(world: &mut World, address: SocketAddr) {
+    restart_of(world, address, false);
+}
+
+fn restart_of(world: &mut World, address: SocketAddr, lite: bool) {
     let mut random = Random::from_test_seed(99);
     let (theirs, ours) = (IceCredentials::draw(&mut random), IceCredentials::draw(&mut random));
     world.peers[0].address = address;
     let mut change = unchanged(world);
     (change.ice.ufrag, change.ice.pwd) = (theirs.ufrag.clone(), theirs.pwd.clone());
-    change.credentials = ours.clone();
+    (change.credentials, change.ice.lite) = (ours.clone(), lite);
     tell_bridge(world, change);
 
     let now = world.now;
@@ -120,6 +128,20 @@ fn an_ice_restart_from_another_network_moves_the_call_without_a_gap() {
     assert_audio(&mut world);
     world.assert_continuous(LegName::A, 960);
     // The pair of the restart is the one that is watched from now on.
+    world.run_ms(60_000);
+    assert!(world.ended().is_none());
+}
+
+#[test]
+fn a_lite_peer_whose_socket_is_connected_restarts_from_another_network() {
+    let mut world = talking_with(3, Kind::WhatsApp(Codec::Opus));
+    let (before, moved) = (world.peers[0].address, SocketAddr::from(([198, 51, 100, 200], 50_000)));
+    assert_eq!(world.bridge.fixed_peer(world.now, LegName::A), Some(before));
+    restart_of(&mut world, moved, true);
+    world.run_ms(1_000);
+    assert_eq!(world.has_leg_event(LegName::A, LegEvent::IceNominated(moved)), 1);
+    assert_audio(&mut world);
+    assert_eq!(world.bridge.fixed_peer(world.now, LegName::A), Some(moved));
     world.run_ms(60_000);
     assert!(world.ended().is_none());
 }

@@ -147,6 +147,8 @@ pub struct World {
     pub left: [Vec<Left>; 2],
     /// RTCP that left the bridge, per leg.
     pub rtcp_left: [u64; 2],
+    /// The worker's look at its sockets comes about once a second: until then strangers reach the bridge.
+    pub hears_strangers: bool,
     pub deadline: Instant,
     random: Random,
     wire: BinaryHeap<Reverse<Flying>>,
@@ -261,6 +263,7 @@ impl World {
             peers,
             links: [Faults::default(); 4],
             events: Vec::new(),
+            hears_strangers: false,
             left: [Vec::new(), Vec::new()],
             rtcp_left: [0; 2],
             deadline: now,
@@ -368,6 +371,11 @@ impl World {
         match end {
             Place::Bridge(leg, component) => {
                 let port = Port { leg: leg_name(usize::from(leg)), component: component_name(component) };
+                // A worker connects the socket of a leg with one peer: the kernel keeps all others from it.
+                let only = self.bridge.fixed_peer(now, port.leg).filter(|_| port.component == Component::Rtp);
+                if only.is_some_and(|peer| peer != from) && !self.hears_strangers {
+                    return;
+                }
                 in_bridge(|| self.bridge.handle_datagram(now, port, from, &mut bytes, &mut self.metrics));
                 self.drain_bridge();
             }
