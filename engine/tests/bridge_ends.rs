@@ -269,7 +269,7 @@ fn hold(world: &mut World, on: bool) {
 fn garbage_on_every_port_changes_nothing_but_counters() {
     let heard = |with_garbage: bool| {
         let mut world = talking(10, WHATSAPP, BOT);
-    world.hears_strangers = true;
+        world.hears_strangers = true;
         let mut random = Random::from_test_seed(99);
         for _ in 0..200 {
             for port in [(LegName::A, Component::Rtp), (LegName::B, Component::Rtp), (LegName::B, Component::Rtcp)] {

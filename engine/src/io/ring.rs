@@ -22,6 +22,7 @@
 #![allow(unsafe_code)]
 
 mod buffers;
+mod homes;
 
 use super::address::{Family, RawAddress};
 use super::socket::{CONTROL_BYTES, MediaSocket, destination};
@@ -35,6 +36,7 @@ use crate::metrics::Metrics;
 use crate::prefetch::prefetch;
 use crate::time::{Duration, Instant};
 use buffers::{Buffers, GROUP, HEADER_BYTES, NAME_BYTES};
+use homes::Home;
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::collections::VecDeque;
@@ -111,18 +113,6 @@ struct State {
     /// Where the wake-up's counter is read to.
     wake_count: Box<u64>,
     wake: Arc<WakeFd>,
-}
-
-/// Which of the host's addresses a peer sends to. A socket that is bound to all of them must not be connected before that is known: it
-/// would then hear at the one address from which the host reaches the peer, which may be another than the one the peer was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Home {
-    Unknown,
-    /// The next datagram of this peer tells.
-    Asked(SocketAddr),
-    Known(IpAddr),
-    /// The host reaches the peer from another: never connected.
-    Elsewhere,
 }
 
 /// One cache line: each packet reads two of them.
@@ -238,38 +228,6 @@ impl Ring {
             socket.connect(to)?;
         }
         entry.connected = Some((to.ip(), to.port()));
-        Ok(())
-    }
-
-    pub(super) fn fix(&mut self, key: SocketKey, peer: Option<SocketAddr>) -> io::Result<()> {
-        let State { sockets, homes, .. } = &mut self.state;
-        let entry =
-            sockets.get_mut(key.index as usize).filter(|entry| entry.generation == key.generation && !entry.closing);
-        let Some(entry) = entry else { return Ok(()) };
-        let wanted = peer.map(|peer| (peer.ip(), peer.port()));
-        let Some(socket) = entry.socket.as_ref().filter(|_| entry.connected != wanted) else { return Ok(()) };
-        if entry.connected.take().is_some() {
-            socket.disconnect()?;
-        }
-        let Some(peer) = peer else { return Ok(()) };
-        let home = &mut homes[key.index as usize];
-        match *home {
-            _ if socket.has_address() => socket.connect(peer)?,
-            Home::Known(ip) => {
-                socket.connect(peer)?;
-                if socket.local()?.ip() != ip {
-                    *home = Home::Elsewhere;
-                    return socket.disconnect();
-                }
-            }
-            Home::Elsewhere => return Ok(()),
-            Home::Asked(asked) if asked == peer => return Ok(()),
-            Home::Unknown | Home::Asked(_) => {
-                *home = Home::Asked(peer);
-                return socket.tell_destination(true);
-            }
-        }
-        entry.connected = wanted;
         Ok(())
     }
 
@@ -614,20 +572,6 @@ impl State {
     fn live(&mut self, key: SocketKey) -> Option<&mut Entry> {
         let entry = self.sockets.get_mut(key.index as usize)?;
         (entry.generation == key.generation && !entry.closing && entry.socket.is_some()).then_some(entry)
-    }
-
-    /// A datagram told which address of the host it was sent to: that of the peer in question ends the asking.
-    fn note_home(&mut self, key: SocketKey, from: SocketAddr, sent_to: Option<IpAddr>) {
-        let home = &mut self.homes[key.index as usize];
-        let (Home::Asked(peer), Some(ip)) = (*home, sent_to) else { return };
-        if peer != from {
-            return;
-        }
-        *home = Home::Known(ip);
-        if let Some(socket) = self.live(key).and_then(|entry| entry.socket.as_ref()) {
-            // Told once more, it is read once more.
-            let _ = socket.tell_destination(false);
-        }
     }
 
     fn complete(&mut self, completion: &cqueue::Entry, metrics: &mut Metrics) {
