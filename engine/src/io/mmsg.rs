@@ -108,11 +108,9 @@ impl Mmsg {
         }
         // Which of the host's addresses the peer sends to is not asked here.
         let peer = peer.filter(|_| socket.has_address());
-        if let Some(peer) = peer {
-            socket.connect(peer)?;
-        }
-        self.sockets[key.index as usize].connected = peer;
-        Ok(())
+        let connected = peer.map_or(Ok(()), |peer| socket.connect(peer));
+        self.sockets[key.index as usize].connected = peer.filter(|_| connected.is_ok());
+        connected
     }
 
     pub(super) fn close(&mut self, key: SocketKey, metrics: &mut Metrics) {

@@ -469,6 +469,41 @@ mod tests {
     }
 
     #[test]
+    fn the_next_peer_of_a_socket_may_send_to_another_address_than_the_one_before() {
+        for way in WAYS {
+            let mut rig = Rig::new(way, 8);
+            let (socket, port) = bound(Family::Dual, None);
+            let key = rig.net.open(socket, Owner { slot: 1, generation: 0, port: 0 }).unwrap();
+            let (mut first, mut next) = (Peer::new([127, 0, 0, 1]), Peer::new([127, 0, 0, 1]));
+            for (peer, ip) in [(&mut first, [127, 0, 0, 1]), (&mut next, [127, 0, 0, 2])] {
+                for _ in 0..4 {
+                    rig.came.clear();
+                    rig.net.fix(key, Some(peer.address())).unwrap();
+                    peer.send(SocketAddr::from((ip, port)), b"to the address that it was told");
+                    rig.turn_until(|rig| rig.came.len() == 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_reached_is_an_error_and_the_socket_hears_on() {
+        for way in WAYS {
+            let mut rig = Rig::new(way, 8);
+            let (socket, port) = bound(Family::V4, Some(Ipv4Addr::LOCALHOST.into()));
+            let key = rig.net.open(socket, Owner { slot: 1, generation: 0, port: 0 }).unwrap();
+            let (mut peer, mut stranger) = (Peer::new([127, 0, 0, 1]), Peer::new([127, 0, 0, 1]));
+            let (a, b) = (peer.address(), stranger.address());
+            rig.net.fix(key, Some(a)).unwrap();
+            assert!(rig.net.fix(key, Some(SocketAddr::from((Ipv6Addr::LOCALHOST, 9)))).is_err());
+            assert_eq!(heard(&mut rig, port, &mut peer, &mut stranger), [b, a], "{way:?}");
+            let before = rig.metrics.datagrams_sent;
+            rig.send(key, a, b"to the peer before");
+            rig.turn_until(|rig| rig.metrics.datagrams_sent > before);
+        }
+    }
+
+    #[test]
     fn datagrams_of_a_closed_socket_never_reach_the_next_owner_of_its_number() {
         for way in WAYS {
             let mut rig = Rig::new(way, 2);

@@ -14,8 +14,9 @@ pub(super) enum Home {
     Unknown,
     /// The next datagram of this peer tells.
     Asked(SocketAddr),
-    Known(IpAddr),
-    /// The host reaches the peer from another: never connected.
+    /// This peer sends to this address.
+    Known(SocketAddr, IpAddr),
+    /// The host reaches a peer from another: never connected.
     Elsewhere,
 }
 
@@ -27,28 +28,31 @@ impl Ring {
         let Some(entry) = entry else { return Ok(()) };
         let wanted = peer.map(|peer| (peer.ip(), peer.port()));
         let Some(socket) = entry.socket.as_ref().filter(|_| entry.connected != wanted) else { return Ok(()) };
-        if entry.connected.take().is_some() {
+        if entry.connected.is_some() {
             socket.disconnect()?;
+            entry.connected = None;
         }
         let Some(peer) = peer else { return Ok(()) };
         let home = &mut homes[key.index as usize];
-        match *home {
-            _ if socket.has_address() => socket.connect(peer)?,
-            Home::Known(ip) => {
-                socket.connect(peer)?;
-                if socket.local()?.ip() != ip {
-                    *home = Home::Elsewhere;
-                    return socket.disconnect();
-                }
-            }
+        let expected = match *home {
+            _ if socket.has_address() => None,
+            Home::Known(of, ip) if of == peer => Some(ip),
             Home::Elsewhere => return Ok(()),
-            Home::Asked(asked) if asked == peer => return Ok(()),
-            Home::Unknown | Home::Asked(_) => {
+            Home::Asked(of) if of == peer => return Ok(()),
+            Home::Unknown | Home::Asked(_) | Home::Known(..) => {
+                socket.tell_destination(true)?;
                 *home = Home::Asked(peer);
-                return socket.tell_destination(true);
+                return Ok(());
             }
-        }
+        };
+        socket.connect(peer)?;
+        // From here on it is connected, whatever follows: the next look frees it where this one fails to.
         entry.connected = wanted;
+        if expected.is_some_and(|ip| socket.local().map(|local| local.ip()).ok() != Some(ip)) {
+            *home = Home::Elsewhere;
+            socket.disconnect()?;
+            entry.connected = None;
+        }
         Ok(())
     }
 }
@@ -61,7 +65,7 @@ impl State {
         if peer != from {
             return;
         }
-        *home = Home::Known(ip);
+        *home = Home::Known(peer, ip);
         if let Some(socket) = self.live(key).and_then(|entry| entry.socket.as_ref()) {
             // Told once more, it is read once more.
             let _ = socket.tell_destination(false);
