@@ -238,6 +238,11 @@ impl Generator {
         Ok(())
     }
 
+    /// Goes on after a time in which nobody had a turn: what was to be said then stays unsaid.
+    pub fn resume(&mut self) {
+        self.next = clock::now();
+    }
+
     /// Lets the calls go on.
     pub fn run_for(&mut self, time: Duration) -> Result<()> {
         let deadline = clock::now() + time;

@@ -12,6 +12,7 @@
 //! DENSITY_PROFILE=...     wideband-20k (ICE-lite callers, as WhatsApp's) or fullband-32k (full ICE, as a browser); without it all of the
 //!                         first, then what differs with the second
 //! DENSITY_RENEW=1         the parts are written to benches/results too, in the place of the same parts of the run before
+//! DENSITY_AGAINST=...     the folder of the programs of another build: instead of anything else, windows of both by turns at DENSITY_CALLS
 //! DENSITY_RIVAL=1         also Debian's rtpengine (`make density` installs it)
 //! DENSITY_NICE=-20        a better place among the programs of a busy machine, for this program and all that it starts
 //! ```
@@ -39,6 +40,7 @@ mod sip;
 mod stalls;
 mod subject;
 mod targets;
+mod turns;
 mod work;
 
 use anyhow::{Result, bail};

@@ -13,6 +13,7 @@ use super::search::{
     CALLS_MAX, CALM_WINDOWS, PACING_MS_MAX, RAMP_PER_SECOND, SETTLE, beside_floors, compared, fill, knee, residences,
 };
 use super::subject::{Settings, Site, Subject};
+use super::turns::{Party, Turns};
 use anyhow::{Context, Result, bail};
 use engine::io::clock;
 use serde_json::{Value, json};
@@ -32,6 +33,9 @@ const CALLS_GONE_MAX: usize = 4_000;
 /// Calls of the first step, from which the cost of one is known.
 const FIRST_CALLS: usize = 60;
 
+/// Windows of either build where two are compared.
+const AGAINST_ROUNDS: usize = 6;
+
 /// One way an end is connected, what it says, its RTP ticks and payload type.
 pub type EndKind = (Shape, Frames, u32, u8);
 
@@ -50,7 +54,7 @@ pub struct Run {
 }
 
 /// Starts what is to be measured.
-type Start<'s> = &'s dyn Fn(&Generator) -> Result<(Subject, Dialler)>;
+type Start<'s> = &'s dyn Fn(&Site, &Generator) -> Result<(Subject, Dialler)>;
 
 impl Run {
     /// Reads the variables, speaks and codes the speech, and moves this program off the measured core, the last of `cores`.
@@ -118,7 +122,7 @@ impl Run {
 
     /// The real gateway, Opus by DTLS-SRTP to PCMU by RTP, with scores.
     pub fn transcoded(&self) -> Result<Value> {
-        let start: Start = &|generator| Subject::tandem(&self.site, generator.sip_port, &Settings::default());
+        let start: Start = &|site, generator| Subject::tandem(site, generator.sip_port, &Settings::default());
         self.compare("transcoded", self.caller(), self.telephone(), TRANSCODE_BUSY_MAX, start)
     }
 
@@ -126,19 +130,19 @@ impl Run {
     pub fn transcoded_5(&self) -> Result<Value> {
         let fixed = ["MEDIA_COMPLEXITY_MIN", "MEDIA_COMPLEXITY_MAX"].map(|name| (name.to_owned(), "5".to_owned()));
         let settings = Settings { environment: fixed.to_vec(), ..Settings::default() };
-        let start: Start = &|generator| Subject::tandem(&self.site, generator.sip_port, &settings);
+        let start: Start = &|site, generator| Subject::tandem(site, generator.sip_port, &settings);
         self.compare("transcoded at 5", self.caller(), self.telephone(), TRANSCODE_BUSY_MAX, start)
     }
 
     /// Opus passed on, DTLS-SRTP to RTP.
     pub fn relay_rtp(&self) -> Result<Value> {
-        let start: Start = &|_| Subject::driver(&self.site, 1);
+        let start: Start = &|site, _| Subject::driver(site, 1);
         self.compare("relayed to RTP", self.caller(), self.relayed(), RELAY_BUSY_MAX, start)
     }
 
     /// Opus passed on, DTLS-SRTP to DTLS-SRTP.
     pub fn relay_webrtc(&self) -> Result<Value> {
-        let start: Start = &|_| Subject::driver(&self.site, 1);
+        let start: Start = &|site, _| Subject::driver(site, 1);
         self.compare("relayed to DTLS-SRTP", self.caller(), self.caller(), RELAY_BUSY_MAX, start)
     }
 
@@ -165,9 +169,12 @@ impl Run {
     /// Steps up to the knee, then the floor at the same numbers of calls on the same core.
     pub fn compare(&self, name: &str, a: EndKind, b: EndKind, busy_max: f64, start: Start) -> Result<Value> {
         let transcodes = a.3 != b.3;
+        if let Some(folder) = variable("DENSITY_AGAINST") {
+            return self.against(name, &folder, a, b, start);
+        }
         let bare = [&a, &b].map(|(_, frames, ticks, number)| (Shape::Bare, frames.clone(), *ticks, *number));
         let mut generator = self.generator(a, b)?;
-        let (mut subject, dialler) = start(&generator)?;
+        let (mut subject, dialler) = start(&self.site, &generator)?;
         generator.set_dialler(dialler);
         let steps = self.climb(name, FIRST_CALLS, &mut generator, &mut subject, busy_max)?;
         let calm = self.calm(name, &steps, busy_max, &mut generator, &mut subject)?;
@@ -197,6 +204,25 @@ impl Run {
             "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
             "floor": floors.iter().map(Step::json).collect::<Vec<_>>(),
         }))
+    }
+
+    /// This build and another one, by turns.
+    fn against(&self, name: &str, folder: &str, a: EndKind, b: EndKind, start: Start) -> Result<Value> {
+        let party = |name: String, programs: PathBuf| -> Result<Party> {
+            let mut generator = self.generator(a.clone(), b.clone())?;
+            let (subject, dialler) = start(&Site { programs, ..self.site.clone() }, &generator)?;
+            generator.set_dialler(dialler);
+            Ok(Party { name, generator, subject, hangs_up: a.3 != b.3 })
+        };
+        let ours = party(format!("this build, {name}"), self.site.programs.clone())?;
+        let mut parties = [ours, party(format!("{folder}, {name}"), PathBuf::from(folder))?];
+        let counts = self.counts.as_ref().context("DENSITY_CALLS says at how many calls")?;
+        let turns = counts.iter().map(|calls| self.by_turns(&mut parties, *calls, AGAINST_ROUNDS));
+        let turns: Vec<Turns> = turns.collect::<Result<_>>()?;
+        for turns in &turns {
+            progress(&format!("{name}: {} times the other build; by turns {:?}", turns.ratio(), turns.ratios()));
+        }
+        Ok(json!(turns.iter().map(Turns::json).collect::<Vec<_>>()))
     }
 
     /// The floor at the calls of each of `steps`, with the encoder's effort that the gateway reported there; then some windows at those of
@@ -257,8 +283,8 @@ impl Run {
 
     /// Set-ups a second: without SIP on the engine alone, with it on the real gateway.
     pub fn set_up(&self) -> Result<Value> {
-        let driver: Start = &|_| Subject::driver(&self.site, 1);
-        let tandem: Start = &|generator| Subject::tandem(&self.site, generator.sip_port, &Settings::default());
+        let driver: Start = &|site, _| Subject::driver(site, 1);
+        let tandem: Start = &|site, generator| Subject::tandem(site, generator.sip_port, &Settings::default());
         Ok(json!({
             "without_sip": self.set_up_of("set-up without SIP", self.relayed(), driver)?,
             "with_sip": self.set_up_of("set-up with SIP", self.telephone(), tandem)?,
@@ -271,7 +297,7 @@ impl Run {
         const SET_UPS: usize = 1_500;
         let fresh = || -> Result<(Generator, Subject)> {
             let mut generator = self.generator(self.caller(), b.clone())?;
-            let (subject, dialler) = start(&generator)?;
+            let (subject, dialler) = start(&self.site, &generator)?;
             generator.set_dialler(dialler);
             Ok((generator, subject))
         };

@@ -89,7 +89,7 @@ impl Subject {
     pub fn driver(site: &Site, workers: usize) -> Result<(Subject, Dialler)> {
         let http = free_port()?;
         let log = File::create(site.folder.join("gateway.log"))?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(site.programs.join("density"));
         command.args(["gateway", &http.to_string(), &workers.to_string()]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let process = start(&mut command, &site.measured, &site.others)?;
