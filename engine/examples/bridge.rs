@@ -57,6 +57,7 @@ fn main() -> Result<(), String> {
         pin: false,
         media_ports: 10_000..=10_999,
         bind: None,
+        steering: true,
         driver: Driver::Auto,
         complexity: COMPLEXITY_DEFAULT,
     };

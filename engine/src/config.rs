@@ -18,6 +18,8 @@ pub struct EngineConfig {
     pub bind: Option<IpAddr>,
     /// Which kernel interface moves datagrams.
     pub driver: Driver,
+    /// Whether what comes for running calls may be steered to one socket per worker, where the system allows it (see `io::steering`).
+    pub steering: bool,
     /// The Opus encoder's complexity: the least and the most that load may choose, each 0 to `COMPLEXITY_MAX`. Both the same: fixed.
     pub complexity: RangeInclusive<u8>,
 }
@@ -86,6 +88,7 @@ mod tests {
             media_ports,
             bind: None,
             driver: Driver::Auto,
+            steering: true,
             complexity: COMPLEXITY_DEFAULT,
         }
     }

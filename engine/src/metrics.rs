@@ -30,6 +30,8 @@ pub struct Metrics {
     pub bridges_open: u64,
     /// Sockets open now.
     pub sockets_open: u64,
+    /// Of these, sockets whose datagrams come by the one that running calls share.
+    pub sockets_steered: u64,
     /// Timers set now.
     pub timers_set: u64,
     /// Receive buffers lent out of the ring now.

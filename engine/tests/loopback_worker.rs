@@ -605,7 +605,7 @@ impl Rig {
 
     fn start_with(driver: Driver, media_ports: std::ops::RangeInclusive<u16>, workers: usize) -> Rig {
         let config =
-            EngineConfig { workers, pin: true, media_ports, bind: None, driver, complexity: COMPLEXITY_DEFAULT };
+            EngineConfig { workers, pin: true, media_ports, bind: None, driver, steering: true, complexity: COMPLEXITY_DEFAULT };
         let shared = Arc::new(Shared::default());
         let woken = Arc::new((Mutex::new(0), Condvar::new()));
         let wake = {

@@ -245,6 +245,8 @@ pub struct MediaSettings {
     pub workers: usize,
     /// Whether workers are pinned to cores.
     pub pin: bool,
+    /// Whether running calls may share one socket per worker, where the system allows it.
+    pub steering: bool,
     /// Kernel interface.
     pub driver: Driver,
     /// Least effort of the Opus encoders, when the core is busy.
@@ -403,6 +405,7 @@ impl Config {
             media_ports: media.ports.clone(),
             bind: media.bind,
             driver: media.driver,
+            steering: media.steering,
             complexity: media.complexity_min..=media.complexity_max,
         }
     }

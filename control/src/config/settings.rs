@@ -87,6 +87,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("media.bind", "MEDIA_BIND", "write one IP address of this host, or nothing for all of them"),
     setting("media.workers", "MEDIA_WORKERS", "write a number of threads, or 0 for one per core"),
     setting("media.pin", "MEDIA_PIN", "write true or false"),
+    setting("media.steering", "MEDIA_STEERING", "write true or false"),
     setting("media.driver", "MEDIA_DRIVER", "write auto, io_uring or mmsg"),
     setting(
         "media.complexity_min",

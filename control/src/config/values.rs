@@ -138,6 +138,7 @@ impl Values {
                 bind: v.ip("media.bind")?,
                 workers: v.parsed_if("media.workers", 0, |count: &usize| *count <= 256)?,
                 pin: v.one_of("media.pin", &YES_NO, true)?,
+                steering: v.one_of("media.steering", &YES_NO, true)?,
                 driver: v.one_of("media.driver", &DRIVERS, Driver::Auto)?,
                 complexity_min: v.parsed_if("media.complexity_min", *COMPLEXITY_DEFAULT.start(), is_complexity)?,
                 complexity_max: v.parsed_if("media.complexity_max", *COMPLEXITY_DEFAULT.end(), is_complexity)?,

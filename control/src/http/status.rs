@@ -187,6 +187,7 @@ fn engine(text: &mut Samples, workers: &[Metrics]) {
         ("engine_workers", workers.len() as u64),
         ("engine_bridges_open", sum(|m| m.bridges_open)),
         ("engine_sockets_open", sum(|m| m.sockets_open)),
+        ("engine_sockets_steered", sum(|m| m.sockets_steered)),
         // Every socket of the engine is bound to one media port.
         ("engine_ports_in_use", sum(|m| m.sockets_open)),
         ("engine_timers_set", sum(|m| m.timers_set)),

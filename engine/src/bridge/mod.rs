@@ -29,6 +29,7 @@ mod source;
 mod spare;
 mod transcode;
 
+pub use self::exit::Passed;
 use self::exit::Exit;
 use self::flow::{Flow, Plan};
 use self::outbox::Outbox;
@@ -478,25 +479,51 @@ impl Bridge {
         datagram: &mut [u8],
         metrics: &mut Metrics,
     ) {
+        self.pass_datagram(now, port, from, datagram, &mut [], metrics);
+    }
+
+    /// [`Bridge::handle_datagram`], which writes the packet that the datagram causes to `out`, where it can: that is to be sent before
+    /// anything that `poll_output` says.
+    pub fn pass_datagram(
+        &mut self,
+        now: Instant,
+        port: Port,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        out: &mut [u8],
+        metrics: &mut Metrics,
+    ) -> Option<Passed> {
         if self.phase != Phase::Open {
-            return;
+            return None;
         }
         let quiet_until = core::mem::replace(&mut self.quiet_until, Instant::ZERO);
         let (entrance, flow, exit) = match port.leg {
             LegName::A => (&mut self.a, &mut self.a_to_b, &mut self.b),
             LegName::B => (&mut self.b, &mut self.b_to_a, &mut self.a),
-            spare => return self.handle_spare_datagram(now, spare, port.component, from, datagram, metrics),
+            spare => {
+                self.handle_spare_datagram(now, spare, port.component, from, datagram, metrics);
+                return None;
+            }
         };
         let packet = match entrance.handle_datagram(now, port.component, from, datagram) {
             Received::Rtp(packet) => packet,
-            Received::Dropped(reason) => return metrics.drop(reason),
-            Received::Consumed => return self.pass_report(port.leg),
+            Received::Dropped(reason) => {
+                metrics.drop(reason);
+                return None;
+            }
+            Received::Consumed => {
+                self.pass_report(port.leg);
+                return None;
+            }
         };
         // Until both formats are known there is nowhere to go: early media is not kept.
-        let Some(flow) = flow else { return };
+        let flow = flow.as_mut()?;
         let is_event = entrance.format().is_some_and(|format| format.receives_event(packet.payload_type));
-        let mut exit = Exit { now, leg: exit, name: port.leg.other(), outbox: &mut self.outbox };
-        match flow.handle(&packet, is_event, &mut exit) {
+        let name = port.leg.other();
+        let mut exit = Exit { place: out, ..Exit::new(now, exit, name, &mut self.outbox) };
+        let handled = flow.handle(&packet, is_event, &mut exit);
+        let placed = exit.placed;
+        match handled {
             Ok(Some(pressed)) => self.say_pressed(port.leg, pressed),
             Ok(None) if flow.is_relay() && !is_event && !entrance.has_notices() && !exit.leg.has_notices() => {
                 self.quiet_until = quiet_until;
@@ -504,6 +531,8 @@ impl Bridge {
             Ok(None) => {}
             Err(reason) => metrics.drop(reason),
         }
+        let is_all = now < self.quiet_until && self.outbox.is_empty() && self.events.is_empty();
+        placed.map(|(to, len)| Passed { port: Port { leg: name, component: Component::Rtp }, to, len, is_all })
     }
 
     /// What the peer of `leg` reports of a stream that is relayed to it concerns the peer that sends it: the gaps of both
@@ -589,7 +618,7 @@ impl Bridge {
             if let Some(before) = flow {
                 self.concealed_before[index] += before.concealed();
                 self.redundant_before[index] += before.redundant();
-                before.hand_over(&mut Exit { now, leg, name, outbox });
+                before.hand_over(&mut Exit::new(now, leg, name, outbox));
             }
             let flow = flow.insert(Flow::new(plan));
             if let Some(complexity) = *complexity {
@@ -707,7 +736,7 @@ impl Bridge {
         let ways = [(a_to_b, b, LegName::B), (b_to_a, a, LegName::A)];
         for (index, (flow, leg, name)) in ways.into_iter().enumerate() {
             let Some(flow) = flow else { continue };
-            let mut exit = Exit { now, leg, name, outbox };
+            let mut exit = Exit::new(now, leg, name, outbox);
             pressed[index] = flow.run(&mut exit);
             if comforts[name as usize] {
                 flow.comfort(&mut exit);

@@ -178,7 +178,12 @@ impl Mmsg {
                 metrics.datagrams_malformed += 1;
                 continue;
             };
-            return Some(Packet { owner: entry.owner, from, datagram: self.incoming.bytes(index, len) });
+            let owner = entry.owner;
+            if self.queued.len() == self.outgoing.len() {
+                self.flush(metrics);
+            }
+            let out = self.outgoing.bytes(self.queued.len(), DATAGRAM_BYTES_MAX);
+            return Some(Packet { owner, from, datagram: self.incoming.bytes(index, len), out });
         }
         None
     }

@@ -18,6 +18,7 @@ pub mod mmsg;
 pub mod ports;
 pub mod ring;
 pub mod socket;
+pub mod steering;
 pub mod system;
 
 use crate::config::Driver;
@@ -27,8 +28,9 @@ use mmsg::Mmsg;
 use ring::Ring;
 use socket::MediaSocket;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use steering::Steering;
 use system::WakeFd;
 
 /// Datagrams of one socket that may wait for the worker at once. A socket that exceeds it is flooded: what is too much is
@@ -81,6 +83,8 @@ pub struct Packet<'n> {
     pub from: SocketAddr,
     /// Its payload, to be decrypted in place.
     pub datagram: &'n mut [u8],
+    /// What [`Net::send_buffer`] would show now: what it causes may be written there at once.
+    pub out: &'n mut [u8],
 }
 
 /// Whichever kernel interface moves the datagrams. Made and used on one thread.
@@ -145,6 +149,42 @@ impl Net {
         match self {
             Net::Ring(ring) => ring.fix(key, peer),
             Net::Mmsg(mmsg) => mmsg.fix(key, peer),
+        }
+    }
+
+    /// From now on [`Net::steer`] steers, where the interface and the system can. `bind`: the one address of media sockets.
+    pub fn be_steered(&mut self, steering: &Arc<Steering>, worker: usize, bind: Option<IpAddr>) -> io::Result<()> {
+        match (self, bind) {
+            (Net::Ring(ring), None) => ring.be_steered(steering, worker, None),
+            (Net::Ring(ring), Some(IpAddr::V4(ip))) => {
+                ring.be_steered(steering, worker, Some(ip).filter(|ip| !ip.is_unspecified()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether sockets can be steered here.
+    pub fn steers(&self) -> bool {
+        match self {
+            Net::Ring(ring) => ring.steers(),
+            Net::Mmsg(_) => false,
+        }
+    }
+
+    /// Has what comes to a socket come with that of all other running calls, if that can be; see [`steering`]. What is so already costs
+    /// nothing.
+    pub fn steer(&mut self, key: SocketKey) -> io::Result<()> {
+        match self {
+            Net::Ring(ring) => ring.steer(key),
+            Net::Mmsg(_) => Ok(()),
+        }
+    }
+
+    /// Sockets that are steered.
+    pub fn sockets_steered(&self) -> usize {
+        match self {
+            Net::Ring(ring) => ring.sockets_steered(),
+            Net::Mmsg(_) => 0,
         }
     }
 

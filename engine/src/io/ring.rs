@@ -23,10 +23,12 @@
 
 mod buffers;
 mod homes;
+mod sends;
+mod steered;
 
-use super::address::{Family, RawAddress};
+use super::address::Family;
 use super::socket::{CONTROL_BYTES, MediaSocket, destination};
-use super::system::{Arena, WakeFd};
+use super::system::WakeFd;
 use super::{
     GATHER, Owner, PAUSE_MS, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_noise,
     is_send_noise,
@@ -35,30 +37,35 @@ use crate::limits::{DATAGRAM_BYTES_MAX, RING_BUFFERS_MAX, TURN_PACKETS_MAX};
 use crate::metrics::Metrics;
 use crate::prefetch::prefetch;
 use crate::time::{Duration, Instant};
-use buffers::{Buffers, GROUP, HEADER_BYTES, NAME_BYTES};
+use buffers::{Buffers, GROUP, HEADER_BYTES, NAME_BYTES, parse};
 use homes::Home;
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use sends::Sends;
 use std::sync::Arc;
+use steered::Steered;
 
 /// Submission entries: every send of the pool and as many receives and cancellations; a full queue is handed over early.
 const SUBMISSIONS: u32 = 2 * SENDS_MAX as u32;
 /// Times a full submission queue is handed over before what does not fit waits for the next turn.
 const SUBMIT_TRIES_MAX: u32 = 4;
-/// Distance of two send slots.
-const SEND_BYTES: usize = DATAGRAM_BYTES_MAX.next_multiple_of(64);
 
 /// Completions that end the gathering early: more of them make a turn no cheaper.
 const GATHER_COMPLETIONS: usize = 256;
+
+/// Completions whose memory is waited for at once.
+const REAPED_TOGETHER: usize = 8;
 
 const KIND_RECEIVE: u64 = 0;
 const KIND_SEND: u64 = 1;
 const KIND_WAKE: u64 = 2;
 const KIND_CANCEL: u64 = 3;
+/// With `KIND_WAKE`: the socket of all steered calls has something.
+const WAKE_STEERED: u32 = 1;
 
 /// `user_data`: kind in 2 bits, generation in 30, index in 32.
 fn user_data(kind: u64, index: u32, generation: u32) -> u64 {
@@ -105,6 +112,8 @@ struct State {
     buffers: Buffers,
     received: VecDeque<Received>,
     sends: Sends,
+    /// Where sockets can be steered.
+    steered: Option<Steered>,
     wake_fired: bool,
     /// When this turn began.
     now: Instant,
@@ -128,12 +137,18 @@ struct Entry {
     closing: bool,
     /// The peer that the socket is connected to.
     connected: Option<(IpAddr, u16)>,
+    /// The port at which it is steered; 0: it is not.
+    steered_port: u16,
+    /// Where what is steered was sent to; unspecified until that is known.
+    our_address: Ipv4Addr,
     armed_before: bool,
     /// Datagrams in `received`.
     queued: u16,
     /// Sends the kernel has.
     sending: u16,
 }
+
+const _: () = assert!(size_of::<Entry>() == 64);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Receive {
@@ -147,18 +162,6 @@ struct Received {
     key: SocketKey,
     buffer: u16,
     len: u32,
-}
-
-/// Datagrams on their way out. A slot belongs to the kernel from `send` to its completion.
-struct Sends {
-    bytes: Arena,
-    addresses: Box<[RawAddress]>,
-    sockets: Box<[u32]>,
-    free: Vec<u16>,
-    /// Slots in the submission queue.
-    queued: Vec<u16>,
-    /// Handed over since the last turn.
-    sent: u64,
 }
 
 impl Ring {
@@ -195,6 +198,7 @@ impl Ring {
             buffers,
             received: VecDeque::with_capacity(entries),
             sends: Sends::new()?,
+            steered: None,
             wake_fired: false,
             now: clock::now(),
             receive_header,
@@ -232,7 +236,11 @@ impl Ring {
     }
 
     pub(super) fn close(&mut self, key: SocketKey) {
-        let Some(entry) = self.state.live(key) else { return };
+        if self.state.live(key).is_none() {
+            return;
+        }
+        self.state.unsteer(key.index);
+        let entry = &mut self.state.sockets[key.index as usize];
         entry.closing = true;
         if entry.receive == Receive::Armed {
             entry.receive = Receive::Cancelling;
@@ -246,6 +254,7 @@ impl Ring {
     pub(super) fn hand_over(&mut self, metrics: &mut Metrics) {
         self.cancel();
         self.arm(metrics);
+        self.arm_steered(metrics);
         self.arm_wake();
         if !self.ring.submission().is_empty() {
             self.submit();
@@ -309,6 +318,7 @@ impl Ring {
         if self.shown == TURN_PACKETS_MAX {
             return None;
         }
+        self.take_slot(metrics);
         loop {
             let Received { key, buffer, len } = self.state.received.pop_front()?;
             let Some(entry) = self.state.live(key) else {
@@ -329,8 +339,10 @@ impl Ring {
             }
             self.shown += 1;
             self.lent = Some(buffer);
-            let datagram = &mut self.state.buffers.bytes(buffer)[HEADER_BYTES..][..payload_bytes];
-            return Some(Packet { owner, from, datagram });
+            let State { buffers, sends, .. } = &mut self.state;
+            let datagram = &mut buffers.bytes(buffer)[HEADER_BYTES..][..payload_bytes];
+            let out = self.current.map_or(&mut self.scratch[..], |slot| sends.datagram(slot));
+            return Some(Packet { owner, from, datagram, out });
         }
     }
 
@@ -357,6 +369,12 @@ impl Ring {
     }
 
     pub(super) fn send_buffer(&mut self, metrics: &mut Metrics) -> &mut [u8] {
+        self.take_slot(metrics);
+        self.current.map_or(&mut self.scratch[..], |slot| self.state.sends.datagram(slot))
+    }
+
+    /// Takes the slot for what is sent next, if one is to be had.
+    fn take_slot(&mut self, metrics: &mut Metrics) {
         if self.current.is_none() {
             self.current = self.state.sends.free.pop();
         }
@@ -364,33 +382,13 @@ impl Ring {
             self.reap(metrics);
             self.current = self.state.sends.free.pop();
         }
-        match self.current {
-            Some(slot) => self.state.sends.bytes.slice(usize::from(slot) * SEND_BYTES, DATAGRAM_BYTES_MAX),
-            None => &mut self.scratch,
-        }
     }
 
     pub(super) fn send(&mut self, key: SocketKey, to: SocketAddr, len: usize, metrics: &mut Metrics) {
-        let Some((slot, name_bytes)) = self.prepare(key, to) else {
+        let Some((slot, send)) = self.prepare(key, to, len.min(DATAGRAM_BYTES_MAX)) else {
             metrics.datagrams_unsent += 1;
             return;
         };
-        let bytes = self.state.sends.bytes.pointer(usize::from(slot) * SEND_BYTES);
-        let len = len.min(DATAGRAM_BYTES_MAX) as u32;
-        let send = match self.target(key.index) {
-            Target::Registered(file) => opcode::Send::new(file, bytes, len),
-            Target::Descriptor(fd) => opcode::Send::new(fd, bytes, len),
-        };
-        let send = match name_bytes {
-            0 => send,
-            _ => {
-                let name = self.state.sends.addresses[usize::from(slot)].as_mut_ptr().cast_const();
-                send.dest_addr(name.cast()).dest_addr_len(name_bytes as libc::socklen_t)
-            }
-        };
-        // MSG_DONTWAIT: a socket whose buffer is full loses the datagram. Late audio is worth nothing, and a send that waits
-        // would keep its slot and hold up the socket's close.
-        let send = send.flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).build();
         let send = send.flags(squeue::Flags::SKIP_SUCCESS).user_data(user_data(KIND_SEND, u32::from(slot), 0));
         if self.push(&send) {
             self.current = None;
@@ -405,16 +403,31 @@ impl Ring {
         }
     }
 
-    /// The slot that `send_buffer` showed, addressed, and the length of that address: 0 toward the peer of a connected socket.
-    fn prepare(&mut self, key: SocketKey, to: SocketAddr) -> Option<(u16, usize)> {
+    /// The slot that `send_buffer` showed, and what sends `len` bytes of it.
+    fn prepare(&mut self, key: SocketKey, to: SocketAddr, len: usize) -> Option<(u16, squeue::Entry)> {
         let slot = self.current?;
-        let entry = self.state.entry(key).filter(|entry| !entry.closing)?;
-        if entry.connected == Some((to.ip(), to.port())) {
-            return Some((slot, 0));
+        if let SocketAddr::V4(to) = to
+            && let Some(send) = self.send_raw(slot, key, to, len)
+        {
+            return Some((slot, send));
         }
+        let entry = self.state.entry(key).filter(|entry| !entry.closing)?;
+        let is_connected = entry.connected == Some((to.ip(), to.port()));
         let family = entry.socket.as_ref().map_or(Family::V4, MediaSocket::family);
-        let name_bytes = self.state.sends.addresses[usize::from(slot)].write(family, to)?;
-        Some((slot, name_bytes))
+        let target = self.target(key.index);
+        let sends = &mut self.state.sends;
+        let (bytes, len) = (sends.datagram(slot).as_ptr(), len as u32);
+        let mut send = match target {
+            Target::Registered(file) => opcode::Send::new(file, bytes, len),
+            Target::Descriptor(fd) => opcode::Send::new(fd, bytes, len),
+        };
+        if !is_connected {
+            let name_bytes = sends.addresses[usize::from(slot)].write(family, to)?;
+            send = send.dest_addr(sends.address(slot)).dest_addr_len(name_bytes as libc::socklen_t);
+        }
+        // MSG_DONTWAIT: a socket whose buffer is full loses the datagram. Late audio is worth nothing, and a send that waits
+        // would keep its slot and hold up the socket's close.
+        Some((slot, send.flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).build()))
     }
 
     pub(super) fn sockets_open(&self) -> usize {
@@ -525,9 +538,20 @@ impl Ring {
     fn reap(&mut self, metrics: &mut Metrics) {
         let Ring { ring, state, .. } = self;
         metrics.datagrams_sent += std::mem::take(&mut state.sends.sent);
-        for completion in ring.completion() {
-            state.complete(&completion, metrics);
+        let mut completions = ring.completion();
+        loop {
+            // Whose they are is asked for before the first of them is looked at.
+            let some: [Option<cqueue::Entry>; REAPED_TOGETHER] = std::array::from_fn(|_| {
+                let completion = completions.next()?;
+                state.prefetch(&completion);
+                Some(completion)
+            });
+            some.iter().flatten().for_each(|completion| state.complete(completion, metrics));
+            if some.last().is_none_or(Option::is_none) {
+                break;
+            }
         }
+        drop(completions);
         self.finish();
     }
 
@@ -574,6 +598,19 @@ impl State {
         (entry.generation == key.generation && !entry.closing && entry.socket.is_some()).then_some(entry)
     }
 
+    /// Asks for the memory that a completion will need.
+    fn prefetch(&mut self, completion: &cqueue::Entry) {
+        let data = completion.user_data();
+        let index = match (data >> 62, data as u32, cqueue::buffer_select(completion.flags())) {
+            (KIND_WAKE, WAKE_STEERED, Some(buffer)) => self.steered_to(buffer).map(|(key, _)| key.index),
+            (KIND_RECEIVE, index, _) => Some(index),
+            _ => None,
+        };
+        if let Some(entry) = index.and_then(|index| self.sockets.get(index as usize)) {
+            prefetch(entry);
+        }
+    }
+
     fn complete(&mut self, completion: &cqueue::Entry, metrics: &mut Metrics) {
         let data = completion.user_data();
         let index = data as u32;
@@ -583,6 +620,7 @@ impl State {
                 self.received(key, completion, metrics);
             }
             KIND_SEND => self.unsent(completion.result(), metrics),
+            KIND_WAKE if index == WAKE_STEERED => self.received_steered(completion, metrics),
             KIND_WAKE => self.wake_fired = true,
             _ => {
                 // A receive that was busy when it was to be cancelled (EALREADY, ENOENT) has either ended by itself, which
@@ -655,6 +693,8 @@ impl State {
         if entry.paused {
             return;
         }
+        self.unsteer(key.index);
+        let entry = &mut self.sockets[key.index as usize];
         entry.paused = true;
         entry.waiting = true;
         let armed = entry.receive == Receive::Armed;
@@ -691,23 +731,12 @@ impl Entry {
             paused: false,
             closing: false,
             connected: None,
+            steered_port: 0,
+            our_address: Ipv4Addr::UNSPECIFIED,
             armed_before: false,
             queued: 0,
             sending: 0,
         }
-    }
-}
-
-impl Sends {
-    fn new() -> io::Result<Sends> {
-        Ok(Sends {
-            bytes: Arena::new(SENDS_MAX * SEND_BYTES)?,
-            addresses: vec![RawAddress::default(); SENDS_MAX].into_boxed_slice(),
-            sockets: vec![0; SENDS_MAX].into_boxed_slice(),
-            free: (0..SENDS_MAX as u16).rev().collect(),
-            queued: Vec::with_capacity(SENDS_MAX),
-            sent: 0,
-        })
     }
 }
 
@@ -723,7 +752,7 @@ impl Drop for Ring {
         };
         if !emptied {
             self.state.buffers.leak();
-            self.state.sends.bytes.leak();
+            self.state.sends.leak();
             std::mem::forget(std::mem::take(&mut self.state.wake_count));
         }
     }
@@ -749,38 +778,13 @@ fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
-/// Reads what the kernel wrote before the datagram (`io_uring_recvmsg_out`: lengths of name, control data and payload, and
-/// flags). Answers source and the lengths of control data and datagram; `None` when it was cut off or has no usable source.
-fn parse(buffer: &[u8], len: usize) -> Option<(SocketAddr, usize, usize)> {
-    let field = |index: usize| buffer[4 * index..4 * index + 4].try_into().map(u32::from_ne_bytes).unwrap_or(0);
-    let (name_bytes, control_bytes, payload_bytes) = (field(0) as usize, field(1) as usize, field(2) as usize);
-    let flags = field(3) as i32;
-    if len < HEADER_BYTES || flags & libc::MSG_TRUNC != 0 || payload_bytes > buffer.len() - HEADER_BYTES {
-        return None;
-    }
-    let from = RawAddress::parse(&buffer[16..][..name_bytes.min(NAME_BYTES)])?;
-    Some((from, control_bytes.min(CONTROL_BYTES), payload_bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn kind_generation_and_index_survive_the_kernel() {
         let data = user_data(KIND_CANCEL, u32::MAX, GENERATION_MASK);
         assert_eq!((data >> 62, data as u32, (data >> 32) as u32 & GENERATION_MASK), (3, u32::MAX, GENERATION_MASK));
-    }
-
-    proptest! {
-        #[test]
-        fn any_header_is_read_without_a_panic(head in proptest::collection::vec(any::<u8>(), 48), len in 0usize..2000) {
-            let mut buffer = vec![0u8; HEADER_BYTES + DATAGRAM_BYTES_MAX];
-            buffer[..48].copy_from_slice(&head);
-            if let Some((_, control_bytes, payload_bytes)) = parse(&buffer, len) {
-                prop_assert!(control_bytes <= CONTROL_BYTES && payload_bytes <= DATAGRAM_BYTES_MAX);
-            }
-        }
     }
 }

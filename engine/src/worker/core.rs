@@ -3,7 +3,7 @@
 //! There is one real implementation, [`Bridge`], whose methods these are; tests and benches give the worker a core of
 //! their own, to see the loop alone.
 
-use crate::bridge::{Bridge, BridgeCommand, BridgeConfig, LegName, Output, Port, Shared};
+use crate::bridge::{Bridge, BridgeCommand, BridgeConfig, LegName, Output, Passed, Port, Shared};
 use crate::leg::LocalLeg;
 use crate::metrics::Metrics;
 use crate::random::Random;
@@ -35,6 +35,19 @@ pub trait Core: Sized + 'static {
         datagram: &mut [u8],
         metrics: &mut Metrics,
     );
+    /// See [`Bridge::pass_datagram`].
+    fn pass_datagram(
+        &mut self,
+        now: Instant,
+        port: Port,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        _out: &mut [u8],
+        metrics: &mut Metrics,
+    ) -> Option<Passed> {
+        self.handle_datagram(now, port, from, datagram, metrics);
+        None
+    }
     /// See [`Bridge::handle_command`].
     fn handle_command(&mut self, now: Instant, command: BridgeCommand);
     /// See [`Bridge::handle_timeout`].
@@ -79,6 +92,18 @@ impl Core for Bridge {
         metrics: &mut Metrics,
     ) {
         Bridge::handle_datagram(self, now, port, from, datagram, metrics);
+    }
+
+    fn pass_datagram(
+        &mut self,
+        now: Instant,
+        port: Port,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        out: &mut [u8],
+        metrics: &mut Metrics,
+    ) -> Option<Passed> {
+        Bridge::pass_datagram(self, now, port, from, datagram, out, metrics)
     }
 
     fn handle_command(&mut self, now: Instant, command: BridgeCommand) {

@@ -25,6 +25,7 @@ use crate::bridge::{Bridge, BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, 
 use crate::config::{Driver, EngineConfig};
 use crate::io::ports::PortPool;
 use crate::io::socket::MediaSocket;
+use crate::io::steering::Steering;
 use crate::io::{Net, clock, socket, system};
 use crate::leg::LocalLeg;
 use crate::limits::{BRIDGES_PER_WORKER_MAX, SOCKETS_PER_WORKER_MAX};
@@ -153,6 +154,7 @@ impl Engine {
         let open_files = system::raise_open_files();
         // The clock's zero lies before every worker's first turn.
         clock::now();
+        let steering = steering(config);
         let mut engine = Engine { workers: Vec::with_capacity(workers), driver: Driver::IoUring };
         let (ready, started) = channel();
         for index in 0..workers {
@@ -164,6 +166,7 @@ impl Engine {
                 config: config.clone(),
                 open_files,
                 mailbox: Arc::clone(&mailbox),
+                steering: steering.clone(),
             };
             let (shared, wake, ready) = (shared.clone(), Box::new(wake.clone()), ready.clone());
             let builder = std::thread::Builder::new().name(format!("media-{index}"));
@@ -250,6 +253,25 @@ struct Setup {
     config: EngineConfig,
     open_files: u64,
     mailbox: Arc<Mailbox>,
+    steering: Option<Arc<Steering>>,
+}
+
+/// What is said where steering is refused.
+const NOT_STEERED: &str = "calls are heard by a socket each, at a higher cost per packet: CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW \
+                           would let them share one";
+
+/// Steering for all workers, if it is wanted and allowed.
+fn steering(config: &EngineConfig) -> Option<Arc<Steering>> {
+    if !config.steering || config.driver == Driver::Mmsg {
+        return None;
+    }
+    match Steering::start() {
+        Ok(steering) => Some(Arc::new(steering)),
+        Err(error) => {
+            tracing::info!(%error, "{NOT_STEERED}");
+            None
+        }
+    }
 }
 
 /// What a worker says when it has started.
@@ -293,7 +315,12 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
     let ports = PortPool::new(&setup.config.media_ports, setup.index, setup.workers);
     let open_files = usize::try_from(setup.open_files).unwrap_or(usize::MAX);
     let sockets_max = ports.len().min(SOCKETS_PER_WORKER_MAX).min(open_files);
-    let started = Net::start(setup.config.driver, sockets_max, setup.mailbox.wake_fd())?;
+    let mut started = Net::start(setup.config.driver, sockets_max, setup.mailbox.wake_fd())?;
+    if let Some(steering) = setup.steering
+        && let Err(error) = started.net.be_steered(&steering, setup.index, setup.config.bind)
+    {
+        tracing::info!(worker = setup.index, %error, "{NOT_STEERED}");
+    }
     let ready = Ready { driver: started.net.driver(), fallback: started.fallback };
     let mut seed = [0; 32];
     aws_lc_rs::rand::fill(&mut seed).map_err(|_| io::Error::other("the system gives no randomness"))?;

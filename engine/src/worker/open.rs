@@ -254,6 +254,7 @@ impl<C: Core> Worker<C> {
         let socket = slot.socket_of(Port { leg, component: Component::Rtp });
         let peer = slot.core.as_deref().and_then(|core| core.fixed_peer(now, leg));
         if let (Some(socket), Some(peer)) = (socket, peer)
+            && !self.net.steers()
             && self.net.connect(socket, peer).is_err()
         {
             // It goes on unconnected.
@@ -261,14 +262,19 @@ impl<C: Core> Worker<C> {
         }
     }
 
-    /// Connects the sockets of a bridge where there is one peer to be heard, and frees them where there may be another: sends to it cost
-    /// less, and strangers end in the kernel.
+    /// Steers the sockets of a bridge that carries media, where that can be done. Elsewhere connects them where there is one peer to be
+    /// heard, and frees them where there may be another: sends to it cost less, and strangers end in the kernel.
     pub(super) fn fix_peers(&mut self, key: SlotKey, now: Instant) {
         let Some(slot) = self.pool.get(key) else { return };
         let Some(core) = slot.core.as_deref() else { return };
         for pair in 0..LegName::COUNT {
             let (Some(leg), Some(socket)) = (slot.leg_of[pair], slot.sockets[2 * pair]) else { continue };
-            if self.net.fix(socket, core.fixed_peer(now, leg)).is_err() {
+            let done = match (self.net.steers(), core.carries()) {
+                (true, true) => self.net.steer(socket),
+                (true, false) => Ok(()),
+                (false, _) => self.net.fix(socket, core.fixed_peer(now, leg)),
+            };
+            if done.is_err() {
                 self.metrics.socket_errors += 1;
             }
         }

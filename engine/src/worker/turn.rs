@@ -17,7 +17,7 @@ use super::open::Slot;
 use super::pool::{Pool, SlotKey};
 use super::timers::Timers;
 use super::{Command, Event, RefuseReason};
-use crate::bridge::{BridgeCommand, BridgeEvent, BridgeId, BridgeStats, Output};
+use crate::bridge::{BridgeCommand, BridgeEvent, BridgeId, BridgeStats, Output, Passed};
 use crate::demux::{self, Class};
 use crate::error::{Cause, End, Side};
 use crate::io::address::Family;
@@ -185,9 +185,18 @@ impl<C: Core> Worker<C> {
             let (Some(port), Some(core)) = (slot.port_of(packet.owner.port), slot.core.as_deref_mut()) else {
                 continue;
             };
-            let metrics = &mut self.metrics;
-            let done = guard(|| core.handle_datagram(now, port, packet.from, packet.datagram, metrics));
-            self.settle(key, now, done);
+            let (metrics, from) = (&mut self.metrics, packet.from);
+            let done = guard(|| core.pass_datagram(now, port, from, packet.datagram, packet.out, metrics));
+            let passed = done.as_ref().ok().copied().flatten();
+            if let Some(Passed { port, to, len, .. }) = passed {
+                match slot.socket_of(port) {
+                    Some(socket) => self.net.send(socket, to, len, &mut self.metrics),
+                    None => self.metrics.datagrams_unsent += 1,
+                }
+            }
+            if !passed.is_some_and(|passed| passed.is_all) {
+                self.settle(key, now, done.map(drop));
+            }
         }
     }
 
@@ -436,6 +445,7 @@ impl<C: Core> Worker<C> {
     fn publish(&mut self) {
         self.metrics.bridges_open = self.by_id.len() as u64;
         self.metrics.sockets_open = self.net.sockets_open() as u64;
+        self.metrics.sockets_steered = self.net.sockets_steered() as u64;
         self.metrics.timers_set = self.timers.len() as u64;
         self.metrics.buffers_lent = self.net.buffers_lent() as u64;
         self.metrics.ports_taken_early = self.ports.taken_early();

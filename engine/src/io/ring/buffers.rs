@@ -7,6 +7,7 @@
 //!
 //! Why one ring for all: a ring per socket would have to be as large as that socket's burst; shared, bursts even out.
 
+use super::super::address::RawAddress;
 use super::super::socket::CONTROL_BYTES;
 use super::super::system::Arena;
 use crate::limits::DATAGRAM_BYTES_MAX;
@@ -14,6 +15,7 @@ use crate::prefetch::prefetch_bytes;
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// What the kernel writes before the datagram: `io_uring_recvmsg_out`, then the source's address, then a control message where one
@@ -165,9 +167,23 @@ impl Buffers {
     }
 }
 
+/// Reads what the kernel wrote before the datagram (`io_uring_recvmsg_out`: lengths of name, control data and payload, and
+/// flags). Answers source and the lengths of control data and datagram; `None` when it was cut off or has no usable source.
+pub(super) fn parse(buffer: &[u8], len: usize) -> Option<(SocketAddr, usize, usize)> {
+    let field = |index: usize| buffer[4 * index..4 * index + 4].try_into().map(u32::from_ne_bytes).unwrap_or(0);
+    let (name_bytes, control_bytes, payload_bytes) = (field(0) as usize, field(1) as usize, field(2) as usize);
+    let flags = field(3) as i32;
+    if len < HEADER_BYTES || flags & libc::MSG_TRUNC != 0 || payload_bytes > buffer.len() - HEADER_BYTES {
+        return None;
+    }
+    let from = RawAddress::parse(&buffer[16..][..name_bytes.min(NAME_BYTES)])?;
+    Some((from, control_bytes.min(CONTROL_BYTES), payload_bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// Turns of `datagrams` each; answers how many buffers circulate afterwards.
     fn turns(buffers: &mut Buffers, count: u32, datagrams: usize) -> usize {
@@ -202,5 +218,16 @@ mod tests {
         turns(&mut buffers, 1, 200);
         turns(&mut buffers, 2 * ROUND_TURNS, 0);
         assert_eq!(buffers.wanted, BUFFERS_MIN);
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_read_without_a_panic(head in proptest::collection::vec(any::<u8>(), 48), len in 0usize..2000) {
+            let mut buffer = vec![0u8; HEADER_BYTES + DATAGRAM_BYTES_MAX];
+            buffer[..48].copy_from_slice(&head);
+            if let Some((_, control_bytes, payload_bytes)) = parse(&buffer, len) {
+                prop_assert!(control_bytes <= CONTROL_BYTES && payload_bytes <= DATAGRAM_BYTES_MAX);
+            }
+        }
     }
 }

@@ -1,0 +1,295 @@
+//! The half of [`Steering`] that belongs to one worker: the one socket in which running calls are heard, and the raw one by which they speak.
+//!
+//! Each call keeps its own ports and its own sockets, which hold the ports and take over whenever something is not as usual: a flood (what
+//! is too much must not be at the cost of others), IPv6, datagrams longer than usual, an address of ours that is not known yet.
+//!
+//! Why a raw socket: what leaves by it has the source port that we write. A UDP socket has one, and a thousand of them have been pushed out of
+//! the cache when they have their turn. What it costs is that IP's and UDP's headers are ours to write (RFC 791, RFC 768), the checksum
+//! too: some peers take none for an error.
+
+use super::super::SocketKey;
+use super::super::steering::Steering;
+use super::super::system::{check, raw};
+use super::{Family, GROUP, KIND_WAKE, NAME_BYTES, Ring, State, WAKE_STEERED, user_data};
+use crate::metrics::Metrics;
+use io_uring::types::Fd;
+use io_uring::{cqueue, opcode, squeue};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+/// Bytes of an IPv4 header without options and of a UDP header.
+pub(super) const IP_UDP_BYTES: usize = 28;
+/// Longer datagrams go by their own sockets, which know what the path carries.
+const RAW_BYTES_MAX: usize = 1_200;
+/// What the kernel may hold for all calls of a worker between two turns: it doubles it, and a small packet occupies up to 2.3 KiB, so these
+/// are 70 ms of 1,000 calls.
+const RECEIVE_BUFFER_BYTES: libc::c_int = 8 * 1024 * 1024;
+/// What may wait in the raw socket for a network card.
+const SEND_BUFFER_BYTES: libc::c_int = 4 * 1024 * 1024;
+const TTL: u8 = 64;
+
+/// The two sockets, and whose each port is.
+pub(super) struct Steered {
+    steering: Arc<Steering>,
+    worker: usize,
+    receive: OwnedFd,
+    raw: OwnedFd,
+    pub(super) is_armed: bool,
+    /// By port: the socket's number plus one; 0: not steered.
+    ports: Box<[u32]>,
+    /// Identification of the next packet: never 0, for which the kernel would choose one.
+    identification: u16,
+    /// Ports that are marked.
+    pub(super) count: usize,
+}
+
+impl Steered {
+    fn new(steering: &Arc<Steering>, worker: usize, bind: Option<Ipv4Addr>) -> io::Result<Steered> {
+        let receive = socket(libc::SOCK_DGRAM, libc::IPPROTO_UDP)?;
+        // Nobody sends to this address: it is there because a socket without one cannot be steered to.
+        bind_to(&receive, Ipv4Addr::LOCALHOST)?;
+        set_option(&receive, libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR, 1)?;
+        grow(&receive, (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), RECEIVE_BUFFER_BYTES);
+        let raw = socket(libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+        grow(&raw, (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), SEND_BUFFER_BYTES);
+        if let Some(address) = bind {
+            // Where the route depends on the source, it finds the one of that.
+            bind_to(&raw, address)?;
+        }
+        steering.receive_at(worker, receive.as_fd())?;
+        let ports = vec![0; 1 << 16].into_boxed_slice();
+        let steering = Arc::clone(steering);
+        Ok(Steered { steering, worker, receive, raw, is_armed: false, ports, identification: 1, count: 0 })
+    }
+
+    /// Which socket has a port.
+    pub(super) fn index_of(&self, port: u16) -> Option<u32> {
+        self.ports[usize::from(port)].checked_sub(1)
+    }
+
+    fn mark(&mut self, port: u16, index: u32, address: Option<Ipv4Addr>) {
+        self.ports[usize::from(port)] = index + 1;
+        self.count += 1;
+        self.steering.mark(port, self.worker, address);
+    }
+
+    fn unmark(&mut self, port: u16) {
+        self.steering.unmark(port);
+        self.ports[usize::from(port)] = 0;
+        self.count -= 1;
+    }
+}
+
+impl Drop for Steered {
+    fn drop(&mut self) {
+        for port in (0..=u16::MAX).filter(|port| self.ports[usize::from(*port)] != 0) {
+            self.steering.unmark(port);
+        }
+    }
+}
+
+impl Ring {
+    /// From now on sockets can be steered. `bind`: the one address that media sockets are bound to.
+    pub(in crate::io) fn be_steered(
+        &mut self,
+        steering: &Arc<Steering>,
+        worker: usize,
+        bind: Option<Ipv4Addr>,
+    ) -> io::Result<()> {
+        self.state.steered = Some(Steered::new(steering, worker, bind)?);
+        Ok(())
+    }
+
+    pub(in crate::io) fn steers(&self) -> bool {
+        self.state.steered.is_some()
+    }
+
+    /// What comes to the socket's port comes with that of all others from now on.
+    pub(in crate::io) fn steer(&mut self, key: SocketKey) -> io::Result<()> {
+        let State { steered, sockets, .. } = &mut self.state;
+        let Some(steered) = steered else { return Ok(()) };
+        let entry = sockets.get_mut(key.index as usize).filter(|entry| entry.generation == key.generation);
+        let Some(entry) = entry.filter(|entry| !entry.closing && !entry.paused && entry.steered_port == 0) else {
+            return Ok(());
+        };
+        let Some(socket) = &entry.socket else { return Ok(()) };
+        // A connected socket comes first in the kernel's eyes.
+        if entry.connected.take().is_some() {
+            socket.disconnect()?;
+        }
+        let local = socket.local()?;
+        let address = match local.ip().to_canonical() {
+            IpAddr::V4(address) => Some(address).filter(|address| !address.is_unspecified()),
+            IpAddr::V6(address) if address.is_unspecified() => None,
+            IpAddr::V6(_) => return Ok(()),
+        };
+        entry.steered_port = local.port();
+        entry.our_address = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        steered.mark(local.port(), key.index, address);
+        Ok(())
+    }
+
+    /// Sockets that are steered.
+    pub(in crate::io) fn sockets_steered(&self) -> usize {
+        self.state.steered.as_ref().map_or(0, |steered| steered.count)
+    }
+
+    /// Arms the receive of the one socket, if there is one and it has ended.
+    pub(super) fn arm_steered(&mut self, metrics: &mut Metrics) {
+        let Some(steered) = self.state.steered.as_ref().filter(|steered| !steered.is_armed) else { return };
+        let (header, fd) = (&raw const *self.state.receive_header, steered.receive.as_raw_fd());
+        let receive = opcode::RecvMsgMulti::new(Fd(fd), header, GROUP).build();
+        let receive = receive.user_data(user_data(KIND_WAKE, WAKE_STEERED, 0));
+        let is_armed = self.push(&receive);
+        if let Some(steered) = &mut self.state.steered {
+            metrics.rearmed += u64::from(is_armed && steered.count > 0);
+            steered.is_armed = is_armed;
+        }
+    }
+
+    /// What sends a slot's datagram by the raw socket; `None` where it has to go by its own.
+    pub(super) fn send_raw(&mut self, slot: u16, key: SocketKey, to: SocketAddrV4, len: usize) -> Option<squeue::Entry> {
+        let State { steered, sockets, sends, .. } = &mut self.state;
+        let steered = steered.as_mut()?;
+        let entry = sockets.get(key.index as usize).filter(|entry| entry.generation == key.generation)?;
+        if entry.closing || entry.steered_port == 0 || entry.our_address.is_unspecified() || len > RAW_BYTES_MAX {
+            return None;
+        }
+        let from = SocketAddrV4::new(entry.our_address, entry.steered_port);
+        let packet = sends.packet(slot, len);
+        write_headers(packet, from, to, steered.identification);
+        steered.identification = steered.identification.checked_add(1).unwrap_or(1);
+        let (bytes, len) = (packet.as_ptr(), packet.len() as u32);
+        let name_bytes = sends.addresses[usize::from(slot)].write(Family::V4, to.into())?;
+        let send = opcode::Send::new(Fd(steered.raw.as_raw_fd()), bytes, len);
+        let send = send.dest_addr(sends.address(slot)).dest_addr_len(name_bytes as libc::socklen_t);
+        Some(send.flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).build())
+    }
+}
+
+impl State {
+    /// The socket hears by itself again.
+    pub(super) fn unsteer(&mut self, index: u32) {
+        let entry = &mut self.sockets[index as usize];
+        let port = std::mem::take(&mut entry.steered_port);
+        if let (Some(steered), true) = (&mut self.steered, port != 0) {
+            steered.unmark(port);
+        }
+    }
+
+    /// A datagram of the one socket, or the end of its receive.
+    pub(super) fn received_steered(&mut self, completion: &cqueue::Entry, metrics: &mut Metrics) {
+        let result = completion.result();
+        if let Some(buffer) = cqueue::buffer_select(completion.flags()) {
+            metrics.datagrams_received += u64::from(result >= 0);
+            match self.steered_to(buffer) {
+                Some((key, address)) => {
+                    let entry = &mut self.sockets[key.index as usize];
+                    if entry.our_address.is_unspecified() {
+                        entry.our_address = address;
+                    }
+                    self.queue(key, buffer, result, metrics);
+                }
+                // Its call has ended meanwhile, or there was too much of it.
+                None => {
+                    metrics.datagrams_excess += 1;
+                    self.buffers.recycle(buffer);
+                }
+            }
+        }
+        if result == -libc::ENOBUFS {
+            self.buffers.ran_out();
+        }
+        if let (Some(steered), false) = (&mut self.steered, cqueue::more(completion.flags())) {
+            steered.is_armed = false;
+        }
+    }
+
+    /// Whose a datagram of the one socket is, and to which address of ours it was sent.
+    pub(super) fn steered_to(&mut self, buffer: u16) -> Option<(SocketKey, Ipv4Addr)> {
+        let (port, address) = sent_to(&self.buffers.bytes(buffer)[16 + NAME_BYTES..])?;
+        let index = self.steered.as_ref()?.index_of(port)?;
+        Some((SocketKey { index, generation: self.sockets[index as usize].generation }, address))
+    }
+}
+
+/// Port and address that a datagram was sent to, by its control message (`IP_ORIGDSTADDR`).
+fn sent_to(control: &[u8]) -> Option<(u16, Ipv4Addr)> {
+    const DATA: usize = size_of::<libc::cmsghdr>();
+    let control: &[u8; DATA + 8] = control.first_chunk()?;
+    let number = |at: usize| i32::from_ne_bytes([control[at], control[at + 1], control[at + 2], control[at + 3]]);
+    // `cmsghdr` ends with level and kind; then comes a `sockaddr_in`.
+    if (number(DATA - 8), number(DATA - 4)) != (libc::IPPROTO_IP, libc::IP_ORIGDSTADDR) {
+        return None;
+    }
+    let port = u16::from_be_bytes([control[DATA + 2], control[DATA + 3]]);
+    Some((port, Ipv4Addr::new(control[DATA + 4], control[DATA + 5], control[DATA + 6], control[DATA + 7])))
+}
+
+/// Writes IP's and UDP's headers before the datagram that stands in `packet`. The kernel fills in IP's checksum.
+fn write_headers(packet: &mut [u8], from: SocketAddrV4, to: SocketAddrV4, identification: u16) {
+    let (total, udp) = (packet.len() as u16, (packet.len() - 20) as u16);
+    // Version 4, five words; ordinary service; "don't fragment", as UDP sockets do.
+    packet[..4].copy_from_slice(&[0x45, 0, total.to_be_bytes()[0], total.to_be_bytes()[1]]);
+    packet[4..6].copy_from_slice(&identification.to_be_bytes());
+    packet[6..12].copy_from_slice(&[0x40, 0, TTL, libc::IPPROTO_UDP as u8, 0, 0]);
+    packet[12..16].copy_from_slice(&from.ip().octets());
+    packet[16..20].copy_from_slice(&to.ip().octets());
+    packet[20..22].copy_from_slice(&from.port().to_be_bytes());
+    packet[22..24].copy_from_slice(&to.port().to_be_bytes());
+    packet[24..26].copy_from_slice(&udp.to_be_bytes());
+    packet[26..28].fill(0);
+    let checksum = udp_checksum(&packet[12..], udp);
+    packet[26..28].copy_from_slice(&checksum.to_ne_bytes());
+}
+
+/// The checksum of UDP (RFC 768), in the order of bytes in memory: over both addresses, with which `bytes` begins, what follows them, the
+/// protocol and UDP's length. Its sum does not depend on the order of bytes (RFC 1071 §2).
+fn udp_checksum(bytes: &[u8], udp_len: u16) -> u16 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    sum += u64::from(u32::from_ne_bytes(last));
+    sum += u64::from((libc::IPPROTO_UDP as u16).to_be()) + u64::from(udp_len.to_be());
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    // 0 would mean that there is none.
+    match !(sum as u16) {
+        0 => 0xffff,
+        checksum => checksum,
+    }
+}
+
+fn socket(kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; the answer is a fresh descriptor that nobody else owns.
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, protocol))?)) }
+}
+
+fn bind_to(fd: &OwnedFd, address: Ipv4Addr) -> io::Result<()> {
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
+        sin_zero: [0; 8],
+    };
+    let len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    // SAFETY: `address` holds `len` bytes of a socket address and lives through the call.
+    check(unsafe { libc::bind(raw(fd.as_fd()), (&raw const address).cast(), len) }).map(drop)
+}
+
+fn set_option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let bytes = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is `bytes` long and lives through the call.
+    check(unsafe { libc::setsockopt(raw(fd.as_fd()), level, name, (&raw const value).cast(), bytes) }).map(drop)
+}
+
+/// As much as is wanted, or as the system's limits allow.
+fn grow(fd: &OwnedFd, (by_force, politely): (libc::c_int, libc::c_int), bytes: libc::c_int) {
+    if set_option(fd, libc::SOL_SOCKET, by_force, bytes).is_err() {
+        let _ = set_option(fd, libc::SOL_SOCKET, politely, bytes);
+    }
+}
