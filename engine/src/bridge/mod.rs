@@ -29,8 +29,8 @@ mod source;
 mod spare;
 mod transcode;
 
-pub use self::exit::Passed;
 use self::exit::Exit;
+pub use self::exit::Passed;
 use self::flow::{Flow, Plan};
 use self::outbox::Outbox;
 pub use self::playout::PlayoutStats;

@@ -322,6 +322,9 @@ fn is_send_noise(errno: i32) -> bool {
 }
 
 #[cfg(test)]
+mod steered_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::limits::DATAGRAM_BYTES_MAX;
@@ -331,46 +334,54 @@ mod tests {
 
     /// Every way datagrams can move.
     #[derive(Clone, Copy, Debug, PartialEq)]
-    enum Way {
+    pub(super) enum Way {
         Registered,
         Descriptors,
+        Steered,
         Mmsg,
     }
 
-    const WAYS: [Way; 3] = [Way::Registered, Way::Descriptors, Way::Mmsg];
+    const WAYS: [Way; 4] = [Way::Registered, Way::Descriptors, Way::Steered, Way::Mmsg];
     /// Turns after which a test gives up; each waits 10 ms at most.
     const TURNS_MAX: usize = 1_000;
 
-    struct Rig {
-        net: Net,
-        metrics: Metrics,
+    pub(super) struct Rig {
+        pub(super) net: Net,
+        pub(super) metrics: Metrics,
         /// Owner's slot and datagram, in the order they came.
-        came: Vec<(u32, SocketAddr, Vec<u8>)>,
+        pub(super) came: Vec<(u32, SocketAddr, Vec<u8>)>,
     }
 
     impl Rig {
-        fn new(way: Way, sockets_max: usize) -> Rig {
+        pub(super) fn new(way: Way, sockets_max: usize) -> Rig {
             let wake = Arc::new(WakeFd::new().unwrap());
-            let net = match way {
-                Way::Registered => Net::Ring(Box::new(Ring::new(sockets_max, &wake).unwrap())),
+            let mut net = match way {
+                Way::Registered | Way::Steered => Net::Ring(Box::new(Ring::new(sockets_max, &wake).unwrap())),
                 Way::Descriptors => Net::Ring(Box::new(Ring::with_files(sockets_max, &wake, false).unwrap())),
                 Way::Mmsg => Net::Mmsg(Box::new(Mmsg::new(sockets_max, &wake).unwrap())),
             };
+            if way == Way::Steered {
+                let steering = Arc::new(Steering::start().expect("root may load and attach a BPF program"));
+                net.be_steered(&steering, 0, None).unwrap();
+            }
             Rig { net, metrics: Metrics::default(), came: Vec::new() }
         }
 
-        fn open(&mut self, family: Family, slot: u32) -> (SocketKey, u16) {
+        /// Opens a socket, and steers it where that is the way.
+        pub(super) fn open(&mut self, family: Family, slot: u32) -> (SocketKey, u16) {
             let socket = MediaSocket::bind(family, None, 0).unwrap();
             let port = socket.port().unwrap();
-            (self.net.open(socket, Owner { slot, generation: 0, port: 0 }).unwrap(), port)
+            let key = self.net.open(socket, Owner { slot, generation: 0, port: 0 }).unwrap();
+            self.net.steer(key).unwrap();
+            (key, port)
         }
 
-        fn send(&mut self, from: SocketKey, to: SocketAddr, bytes: &[u8]) {
+        pub(super) fn send(&mut self, from: SocketKey, to: SocketAddr, bytes: &[u8]) {
             self.net.send_buffer(&mut self.metrics)[..bytes.len()].copy_from_slice(bytes);
             self.net.send(from, to, bytes.len(), &mut self.metrics);
         }
 
-        fn turn(&mut self) {
+        pub(super) fn turn(&mut self) {
             self.net.wait(clock::now().plus_millis(10), &mut self.metrics).unwrap();
             self.net.collect(clock::now(), &mut self.metrics);
             while let Some(packet) = self.net.next_packet(&mut self.metrics) {
@@ -378,7 +389,7 @@ mod tests {
             }
         }
 
-        fn turn_until(&mut self, come: impl Fn(&Rig) -> bool) {
+        pub(super) fn turn_until(&mut self, come: impl Fn(&Rig) -> bool) {
             for _ in 0..TURNS_MAX {
                 if come(self) {
                     return;
@@ -389,13 +400,14 @@ mod tests {
         }
     }
 
-    fn localhost(port: u16) -> SocketAddr {
+    pub(super) fn localhost(port: u16) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 
     #[test]
     fn a_connection_refused_is_counted_and_the_socket_goes_on() {
-        for way in WAYS {
+        // One that is steered is not connected.
+        for way in WAYS.into_iter().filter(|way| *way != Way::Steered) {
             let mut rig = Rig::new(way, 8);
             let (socket, port) = rig.open(Family::Dual, 1);
             let gone = MediaSocket::bind(Family::V4, None, 0).unwrap();
@@ -418,22 +430,22 @@ mod tests {
     }
 
     /// A peer on loopback, bound to an address of its own.
-    struct Peer {
-        socket: MediaSocket,
+    pub(super) struct Peer {
+        pub(super) socket: MediaSocket,
         table: socket::MessageTable,
     }
 
     impl Peer {
-        fn new(ip: [u8; 4]) -> Peer {
+        pub(super) fn new(ip: [u8; 4]) -> Peer {
             let socket = MediaSocket::bind(Family::V4, Some(ip.into()), 0).unwrap();
             Peer { socket, table: socket::MessageTable::new(1).unwrap() }
         }
 
-        fn address(&self) -> SocketAddr {
+        pub(super) fn address(&self) -> SocketAddr {
             self.socket.local().unwrap()
         }
 
-        fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+        pub(super) fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
             self.table.bytes(0, bytes.len()).copy_from_slice(bytes);
             assert!(self.table.prepare(0, Family::V4, Some(to), bytes.len()));
             self.table.send(self.socket.as_fd(), 0, 1).unwrap();

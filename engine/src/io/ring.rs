@@ -41,11 +41,11 @@ use buffers::{Buffers, GROUP, HEADER_BYTES, NAME_BYTES, parse};
 use homes::Home;
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use sends::Sends;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use sends::Sends;
 use std::sync::Arc;
 use steered::Steered;
 

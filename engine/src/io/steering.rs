@@ -157,15 +157,22 @@ impl Steering {
     }
 }
 
+#[cfg(test)]
+impl Steering {
+    /// Whether a port has a mark.
+    pub(super) fn is_marked(&self, port: u16) -> bool {
+        self.marks.entry(port).load(Ordering::Relaxed) != 0
+    }
+}
+
 impl Marks {
     const BYTES: usize = PORTS * size_of::<u64>();
 
     fn map(table: &OwnedFd) -> io::Result<Marks> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a fresh mapping; no address is asked for.
-        let start = unsafe {
-            libc::mmap(std::ptr::null_mut(), Marks::BYTES, access, libc::MAP_SHARED, table.as_raw_fd(), 0)
-        };
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), Marks::BYTES, access, libc::MAP_SHARED, table.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

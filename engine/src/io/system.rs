@@ -255,6 +255,11 @@ pub(super) mod tests {
 
     /// Makes `io_uring_setup` answer EPERM on this thread, as a container's seccomp profile does.
     pub(in crate::io) fn forbid_io_uring() {
+        forbid(libc::SYS_io_uring_setup);
+    }
+
+    /// Makes one system call answer EPERM on this thread.
+    pub(in crate::io) fn forbid(system_call: libc::c_long) {
         let op = |code: u32, jump_true, jump_false, k| libc::sock_filter {
             code: code as u16,
             jt: jump_true,
@@ -263,7 +268,7 @@ pub(super) mod tests {
         };
         let mut filter = [
             op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0), // the number of the system call
-            op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_io_uring_setup as u32),
+            op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, system_call as u32),
             op(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
             op(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
         ];

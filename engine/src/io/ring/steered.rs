@@ -150,7 +150,13 @@ impl Ring {
     }
 
     /// What sends a slot's datagram by the raw socket; `None` where it has to go by its own.
-    pub(super) fn send_raw(&mut self, slot: u16, key: SocketKey, to: SocketAddrV4, len: usize) -> Option<squeue::Entry> {
+    pub(super) fn send_raw(
+        &mut self,
+        slot: u16,
+        key: SocketKey,
+        to: SocketAddrV4,
+        len: usize,
+    ) -> Option<squeue::Entry> {
         let State { steered, sockets, sends, .. } = &mut self.state;
         let steered = steered.as_mut()?;
         let entry = sockets.get(key.index as usize).filter(|entry| entry.generation == key.generation)?;

@@ -1,0 +1,185 @@
+//! Calls that share a socket: heard and answered as if each had its own. Needs the rights to steer; a test without them fails.
+
+use super::address::Family;
+use super::ring::Ring;
+use super::tests::{Peer, Rig, Way, localhost};
+use super::*;
+use crate::limits::DATAGRAM_BYTES_MAX;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+
+/// Everything that a peer has got: source and bytes.
+fn got(peer: &mut Peer) -> Vec<(SocketAddr, Vec<u8>)> {
+    let (mut all, mut table) = (Vec::new(), socket::MessageTable::new(1).unwrap());
+    while table.receive(peer.socket.as_fd(), 0, 1).is_ok() {
+        let (len, _, from) = table.received(0);
+        all.push((from.unwrap(), table.bytes(0, len).to_vec()));
+    }
+    all
+}
+
+/// Hears once, so that it is known which of our addresses the peer sends to, and sends what the caller wants by turns.
+fn acquaint(rig: &mut Rig, peer: &mut Peer, to: SocketAddr) {
+    let before = rig.came.len();
+    peer.send(to, b"hello");
+    rig.turn_until(|rig| rig.came.len() > before);
+}
+
+#[test]
+fn calls_that_share_a_socket_hear_and_answer_each_as_its_own() {
+    let mut rig = Rig::new(Way::Steered, 64);
+    let sockets: Vec<(SocketKey, u16)> = (0..30).map(|slot| rig.open(Family::Dual, slot)).collect();
+    assert_eq!(rig.net.sockets_steered(), 30);
+    rig.turn();
+    let mut peers: Vec<Peer> = (0..30).map(|_| Peer::new([127, 0, 0, 1])).collect();
+    for round in 0..20u8 {
+        for (peer, (_, port)) in peers.iter_mut().zip(&sockets) {
+            peer.send(localhost(*port), &[round; 40]);
+        }
+        rig.turn_until(|rig| rig.came.len() == 30);
+        for (slot, from, bytes) in std::mem::take(&mut rig.came) {
+            assert_eq!((from, bytes), (peers[slot as usize].address(), vec![round; 40]));
+            rig.send(sockets[slot as usize].0, from, &[round, slot as u8]);
+        }
+        rig.turn();
+        for (slot, (peer, (_, port))) in peers.iter_mut().zip(&sockets).enumerate() {
+            assert_eq!(got(peer), [(localhost(*port), vec![round, slot as u8])]);
+        }
+    }
+    assert_eq!((rig.metrics.datagrams_unsent, rig.metrics.datagrams_excess), (0, 0));
+}
+
+#[test]
+fn what_leaves_by_the_raw_socket_has_the_checksum_that_the_kernel_wants() {
+    let mut rig = Rig::new(Way::Steered, 4);
+    let (key, port) = rig.open(Family::V4, 0);
+    rig.turn();
+    let mut peer = Peer::new([127, 0, 0, 1]);
+    acquaint(&mut rig, &mut peer, localhost(port));
+    for len in (0..=64).chain([160, 1_199, 1_200, 1_201, DATAGRAM_BYTES_MAX]) {
+        // Bytes whose sum carries; the kernel drops what it finds wrong.
+        let bytes: Vec<u8> = (0..len).map(|at| 255 - (at * 7 % 11) as u8).collect();
+        rig.send(key, peer.address(), &bytes);
+        rig.turn();
+        assert_eq!(got(&mut peer), [(localhost(port), bytes)], "{len} bytes");
+    }
+}
+
+#[test]
+fn answers_leave_from_the_address_that_the_peer_has_sent_to() {
+    let mut rig = Rig::new(Way::Steered, 4);
+    let (key, port) = rig.open(Family::Dual, 0);
+    rig.turn();
+    let mut peer = Peer::new([127, 0, 0, 1]);
+    let second = SocketAddr::from(([127, 0, 0, 2], port));
+    acquaint(&mut rig, &mut peer, second);
+    rig.send(key, peer.address(), b"from the second address");
+    rig.turn();
+    assert_eq!(got(&mut peer), [(second, b"from the second address".to_vec())]);
+}
+
+#[test]
+fn a_port_that_is_steered_at_one_address_is_left_to_others_at_the_next() {
+    let mut rig = Rig::new(Way::Steered, 4);
+    let ours = MediaSocket::bind(Family::V4, Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
+    let port = ours.port().unwrap();
+    let theirs = MediaSocket::bind(Family::V4, Some([127, 0, 0, 2].into()), port).unwrap();
+    let key = rig.net.open(ours, Owner::default()).unwrap();
+    rig.net.steer(key).unwrap();
+    rig.turn();
+    let mut peer = Peer::new([127, 0, 0, 1]);
+    peer.send(SocketAddr::from(([127, 0, 0, 2], port)), b"theirs");
+    peer.send(localhost(port), b"ours");
+    rig.turn_until(|rig| !rig.came.is_empty());
+    assert_eq!(rig.came.iter().map(|came| &came.2[..]).collect::<Vec<_>>(), [b"ours"]);
+    let mut table = socket::MessageTable::new(1).unwrap();
+    assert_eq!(table.receive(theirs.as_fd(), 0, 1).unwrap(), 1);
+}
+
+#[test]
+fn ipv6_goes_on_by_the_call_s_own_socket() {
+    let mut rig = Rig::new(Way::Steered, 4);
+    let (key, port) = rig.open(Family::Dual, 7);
+    rig.turn();
+    #[expect(clippy::disallowed_methods, reason = "a peer of IPv6")]
+    let peer = std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    peer.send_to(b"hello", (Ipv6Addr::LOCALHOST, port)).unwrap();
+    rig.turn_until(|rig| !rig.came.is_empty());
+    assert_eq!(rig.came, [(7, peer.local_addr().unwrap(), b"hello".to_vec())]);
+    rig.send(key, peer.local_addr().unwrap(), b"hello yourself");
+    rig.turn();
+    let mut bytes = [0; 64];
+    assert_eq!(peer.recv(&mut bytes).unwrap(), 14);
+}
+
+#[test]
+fn a_flood_at_one_port_is_kept_out_of_the_socket_that_all_share() {
+    let mut rig = Rig::new(Way::Steered, 8);
+    let (_, flooded) = rig.open(Family::V4, 0);
+    let (_, quiet) = rig.open(Family::V4, 1);
+    rig.turn();
+    let (mut stranger, mut peer) = (Peer::new([127, 0, 0, 1]), Peer::new([127, 0, 0, 1]));
+    let mut heard = 0;
+    for round in 0..20 {
+        for _ in 0..1_000 {
+            stranger.send(localhost(flooded), &[1; 900]);
+        }
+        peer.send(localhost(quiet), &[2; 40]);
+        rig.turn_until(|rig| rig.came.iter().any(|came| came.0 == 1));
+        heard += rig.came.drain(..).filter(|came| came.0 == 1).count();
+        assert_eq!(heard, round + 1);
+        if round == 0 {
+            assert_eq!(rig.net.sockets_steered(), 1, "the flooded one hears by itself");
+        }
+    }
+    assert!(rig.metrics.sockets_paused > 0 && rig.metrics.datagrams_excess > 0);
+}
+
+#[test]
+fn a_socket_that_is_closed_or_whose_worker_ends_leaves_no_mark() {
+    let steering = Arc::new(Steering::start().unwrap());
+    let wake = Arc::new(WakeFd::new().unwrap());
+    let mut metrics = Metrics::default();
+    let ports = {
+        let mut net = Net::Ring(Box::new(Ring::new(4, &wake).unwrap()));
+        net.be_steered(&steering, 0, None).unwrap();
+        let mut open = || {
+            let socket = MediaSocket::bind(Family::V4, None, 0).unwrap();
+            let port = socket.port().unwrap();
+            let key = net.open(socket, Owner::default()).unwrap();
+            net.steer(key).unwrap();
+            (key, port)
+        };
+        let ((closed, first), (_, second)) = (open(), open());
+        assert!(steering.is_marked(first) && steering.is_marked(second));
+        net.close(closed, &mut metrics);
+        assert!(!steering.is_marked(first) && steering.is_marked(second));
+        [first, second]
+    };
+    assert!(!ports.into_iter().any(|port| steering.is_marked(port)));
+}
+
+#[test]
+fn two_processes_steer_each_their_own_ports() {
+    let (mut one, mut other) = (Rig::new(Way::Steered, 4), Rig::new(Way::Steered, 4));
+    let ((_, a), (_, b)) = (one.open(Family::V4, 1), other.open(Family::V4, 2));
+    one.turn();
+    other.turn();
+    let mut peer = Peer::new([127, 0, 0, 1]);
+    peer.send(localhost(a), b"one");
+    peer.send(localhost(b), b"other");
+    one.turn_until(|rig| !rig.came.is_empty());
+    other.turn_until(|rig| !rig.came.is_empty());
+    assert_eq!((one.came[0].0, &one.came[0].2[..], one.came.len()), (1, &b"one"[..], 1));
+    assert_eq!((other.came[0].0, &other.came[0].2[..], other.came.len()), (2, &b"other"[..], 1));
+}
+
+#[test]
+fn where_bpf_is_forbidden_steering_says_so() {
+    std::thread::spawn(|| {
+        system::tests::forbid(libc::SYS_bpf);
+        assert_eq!(Steering::start().unwrap_err().raw_os_error(), Some(libc::EPERM));
+    })
+    .join()
+    .unwrap();
+}
