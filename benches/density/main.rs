@@ -21,6 +21,7 @@
 //! Why a generator of our own: none speaks ICE, DTLS and SIP for hundreds of calls from one core and checks every packet.
 
 mod chart;
+mod cores;
 mod corpus;
 mod dial;
 mod driver;

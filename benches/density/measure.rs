@@ -1,7 +1,8 @@
 //! One window of measuring: what came through, how late, and what it cost.
 
+use super::cores::CoreTime;
 use super::generator::Generator;
-use super::process::{CoreTime, Usage, datagrams_lost};
+use super::process::{Usage, datagrams_lost};
 use super::stalls::{STALL_NANOS, Sampler, Stalls};
 use super::subject::{Site, Subject};
 use anyhow::{Result, bail};
@@ -58,7 +59,7 @@ pub struct Step {
     pub seconds: f64,
     /// Of one core, user and system.
     pub busy: f64,
-    /// The same, by other programs: what makes a result doubtful.
+    /// The same, by other programs: what makes a result doubtful. The watcher of `stalls` is among them, with a thousandth.
     pub others_busy: f64,
     /// Of the measured core, what the hypervisor gave to somebody else.
     pub stolen: f64,
@@ -85,8 +86,10 @@ pub struct Step {
     /// clock, distance of the residence to its median where a packet leaves because another came (the sender's unevenness is not the
     /// gateway's).
     pub pacing: [Spread; 2],
-    /// From the other end's packet to the one that it caused. Toward B only where nothing is played out.
+    /// From the other end's packet to the one that it caused. Where packets are played out it is the jitter buffer's delay.
     pub residence: [Spread; 2],
+    /// Whether packets toward A and B leave by the clock of a jitter buffer, not because one came.
+    pub played_out: [bool; 2],
     /// How late the generator was.
     pub generator_late: Spread,
     /// Wake-ups a second, of all threads.
@@ -113,6 +116,14 @@ impl Step {
     /// The generator had too much to do.
     pub fn generator_limited(&self) -> bool {
         self.generator_busy > GENERATOR_MAX
+    }
+
+    /// The worse 99.9th percentile of the residence of packets that leave because one came, microseconds: what is kept for its turn in
+    /// the jitter buffer is not late. `None` where there was no such packet.
+    pub fn residence_p999(&self) -> Option<f64> {
+        let sides = self.residence.iter().zip(self.played_out);
+        let caused = sides.filter(|(side, is_played_out)| !is_played_out && side.p999 > 0.0);
+        caused.map(|(side, _)| side.p999).reduce(f64::max)
     }
 
     /// What the machine did to the window, if it did: other programs on the core, the hypervisor, a core that stood still, or a generator
@@ -185,24 +196,23 @@ impl Step {
 /// Measures for `time`.
 pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, site: &Site) -> Result<Step> {
     let sampler = site.measured.first().map(|core| Sampler::start(*core));
-    let all_before = CoreTime::of(&site.measured);
-    let before = Snapshot::take(subject)?;
+    let before = Snapshot::take(subject, site)?;
     let start = clock::now();
     generator.open_window(time);
     generator.run_for(time)?;
     generator.close_window();
     let seconds = clock::now().since(start).as_secs_f64();
-    let after = Snapshot::take(subject)?;
-    let all = CoreTime::of(&site.measured).since(all_before);
+    let after = Snapshot::take(subject, site)?;
     let stalls = sampler.and_then(Sampler::finish);
 
     let used = after.subject.since(before.subject);
     let own = after.own.since(before.own);
+    let core = after.core.since(before.core);
     let mut step = Step {
         seconds,
         busy: used.nanos as f64 / 1e9 / seconds,
-        others_busy: all.busy.saturating_sub(all.stolen + used.nanos) as f64 / 1e9 / seconds,
-        stolen: all.stolen as f64 / 1e9 / seconds,
+        others_busy: (core.tasks as f64 - used.nanos as f64).max(0.0) / 1e9 / seconds,
+        stolen: core.stolen as f64 / 1e9 / seconds,
         stalls,
         kernel_share: used.system_nanos as f64 / (used.user_nanos + used.system_nanos).max(1) as f64,
         generator_busy: own.nanos as f64 / 1e9 / seconds / site.others.len() as f64,
@@ -250,6 +260,7 @@ pub fn account(generator: &Generator, step: &mut Step) {
         }
         step.pacing[side] = Spread::of(pacing);
         step.residence[side] = Spread::of(residence);
+        step.played_out[side] = generator.is_played_out(side);
     }
 }
 
@@ -263,6 +274,7 @@ fn off_median(offsets: &[i64]) -> impl Iterator<Item = u64> {
 
 struct Snapshot {
     subject: Usage,
+    core: CoreTime,
     own: Usage,
     overrun: u64,
     concealed: f64,
@@ -271,7 +283,7 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    fn take(subject: &mut Subject) -> Result<Snapshot> {
+    fn take(subject: &mut Subject, site: &Site) -> Result<Snapshot> {
         if let Some(status) = subject.process.0.try_wait()? {
             bail!("what is measured has ended by itself: {status}");
         }
@@ -281,7 +293,9 @@ impl Snapshot {
             concealed: figure("engine_packets_concealed_total"),
             turns: figure("engine_turns_total"),
             complexity: complexity(&figures),
+            // Beside each other: what either gains between the two looks would be another program's.
             subject: Usage::of(subject.pid())?,
+            core: CoreTime::of(&site.measured),
             own: Usage::of(std::process::id())?,
             overrun: datagrams_lost(),
         })

@@ -81,38 +81,6 @@ pub fn socket_memory_bytes() -> u64 {
     text.lines().filter_map(bytes_of).sum()
 }
 
-/// What became of some cores' time since the machine started, nanoseconds.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CoreTime {
-    /// Busy with whatever.
-    pub busy: u64,
-    /// Of that, taken away by the hypervisor for somebody else.
-    pub stolen: u64,
-}
-
-impl CoreTime {
-    /// Of all `cores` together.
-    pub fn of(cores: &[usize]) -> CoreTime {
-        let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-        let mut all = CoreTime::default();
-        for core in cores {
-            let name = format!("cpu{core}");
-            let line = text.lines().find(|line| line.split(' ').next() == Some(&name)).unwrap_or_default();
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let nanos = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0) * 10_000_000;
-            // user, nice, system, irq, softirq; steal
-            all.busy += [1, 2, 3, 6, 7, 8].into_iter().map(nanos).sum::<u64>();
-            all.stolen += nanos(8);
-        }
-        all
-    }
-
-    /// What was added since `earlier`.
-    pub fn since(self, earlier: CoreTime) -> CoreTime {
-        CoreTime { busy: self.busy.saturating_sub(earlier.busy), stolen: self.stolen.saturating_sub(earlier.stolen) }
-    }
-}
-
 /// Asks for a better place among the programs of a busy machine: -20 is the best.
 pub fn be_nice(value: i32) -> Result<()> {
     // Where the kernel groups programs by session, the group's place counts before that of its members.

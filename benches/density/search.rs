@@ -241,11 +241,10 @@ pub fn compared(steps: &[Step], busy_max: f64) -> Vec<&Step> {
     }
 }
 
-/// The rare residences of some windows: all, and the median window, by which they are judged.
+/// The rare residences of some windows (of packets that leave because one came): all, and the median window, by which they are judged.
 pub fn residences(windows: &[Step]) -> (Vec<f64>, Option<f64>) {
     // One without a single packet whose cause is known says nothing.
-    let told = windows.iter().filter(|step| step.residence.iter().any(|side| side.p999 > 0.0));
-    let all: Vec<f64> = told.map(|step| round(step.residence[0].p999.max(step.residence[1].p999), 0)).collect();
+    let all: Vec<f64> = windows.iter().filter_map(Step::residence_p999).map(|p999| round(p999, 0)).collect();
     let mut sorted = all.clone();
     sorted.sort_unstable_by(f64::total_cmp);
     (all, sorted.get(sorted.len() / 2).copied())
@@ -294,5 +293,17 @@ mod tests {
         assert_eq!(residences(&windows), (vec![900.0, 5_000.0, 800.0], Some(900.0)));
         assert_eq!(residences(&[]).1, None);
         assert_eq!(residences(&[window(0.0)]), (vec![], None), "nothing was measured");
+    }
+
+    #[test]
+    fn the_jitter_buffers_delay_is_no_residence() {
+        let spread = |p999| Spread { p999, ..Spread::default() };
+        let transcoded =
+            Step { residence: [spread(1_800.0), spread(24_000.0)], played_out: [false, true], ..Step::default() };
+        let relayed = Step { played_out: [false; 2], ..transcoded.clone() };
+        assert_eq!(residences(&[transcoded.clone()]), (vec![1_800.0], Some(1_800.0)));
+        assert_eq!(residences(&[relayed]).1, Some(24_000.0), "a relay keeps nothing");
+        let unstamped = Step { residence: [spread(0.0), spread(24_000.0)], ..transcoded };
+        assert_eq!(residences(&[unstamped]), (vec![], None));
     }
 }
