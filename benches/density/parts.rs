@@ -13,7 +13,7 @@ use super::search::{
     CALLS_MAX, CALM_WINDOWS, PACING_MS_MAX, RAMP_PER_SECOND, SETTLE, beside_floors, compared, fill, knee, residences,
 };
 use super::subject::{Settings, Site, Subject};
-use super::turns::{Party, Turns};
+use super::turns::{Party, ROUNDS, Turns};
 use anyhow::{Context, Result, bail};
 use engine::io::clock;
 use serde_json::{Value, json};
@@ -36,6 +36,9 @@ const FIRST_CALLS: usize = 60;
 /// Windows of either build where two are compared.
 const AGAINST_ROUNDS: usize = 6;
 
+/// Numbers of calls at which gateway and floor are compared.
+const COMPARED_MAX: usize = 2;
+
 /// One way an end is connected, what it says, its RTP ticks and payload type.
 pub type EndKind = (Shape, Frames, u32, u8);
 
@@ -53,8 +56,22 @@ pub struct Run {
     full: bool,
 }
 
-/// Starts what is to be measured.
-type Start<'s> = &'s dyn Fn(&Site, &Generator) -> Result<(Subject, Dialler)>;
+/// Starts what is to be measured, with the encoder's effort fixed where one is given.
+type Start<'s> = &'s dyn Fn(&Site, &Generator, Option<i32>) -> Result<(Subject, Dialler)>;
+
+/// What gateway and floor are started with.
+struct Sides<'s> {
+    ends: [EndKind; 2],
+    bare: [EndKind; 2],
+    start: Start<'s>,
+    transcodes: bool,
+}
+
+/// A gateway whose encoders' effort is fixed.
+fn with_effort(effort: i32) -> Settings {
+    let fixed = ["MEDIA_COMPLEXITY_MIN", "MEDIA_COMPLEXITY_MAX"].map(|name| (name.to_owned(), effort.to_string()));
+    Settings { environment: fixed.to_vec(), ..Settings::default() }
+}
 
 impl Run {
     /// Reads the variables, speaks and codes the speech, and moves this program off the measured core, the last of `cores`.
@@ -122,27 +139,27 @@ impl Run {
 
     /// The real gateway, Opus by DTLS-SRTP to PCMU by RTP, with scores.
     pub fn transcoded(&self) -> Result<Value> {
-        let start: Start = &|site, generator| Subject::tandem(site, generator.sip_port, &Settings::default());
+        let start: Start = &|site, generator, effort| {
+            Subject::tandem(site, generator.sip_port, &effort.map_or(Settings::default(), with_effort))
+        };
         self.compare("transcoded", self.caller(), self.telephone(), TRANSCODE_BUSY_MAX, start)
     }
 
     /// The same with the encoder's effort fixed.
     pub fn transcoded_5(&self) -> Result<Value> {
-        let fixed = ["MEDIA_COMPLEXITY_MIN", "MEDIA_COMPLEXITY_MAX"].map(|name| (name.to_owned(), "5".to_owned()));
-        let settings = Settings { environment: fixed.to_vec(), ..Settings::default() };
-        let start: Start = &|site, generator| Subject::tandem(site, generator.sip_port, &settings);
+        let start: Start = &|site, generator, _| Subject::tandem(site, generator.sip_port, &with_effort(5));
         self.compare("transcoded at 5", self.caller(), self.telephone(), TRANSCODE_BUSY_MAX, start)
     }
 
     /// Opus passed on, DTLS-SRTP to RTP.
     pub fn relay_rtp(&self) -> Result<Value> {
-        let start: Start = &|site, _| Subject::driver(site, 1);
+        let start: Start = &|site, _, _| Subject::driver(site, 1);
         self.compare("relayed to RTP", self.caller(), self.relayed(), RELAY_BUSY_MAX, start)
     }
 
     /// Opus passed on, DTLS-SRTP to DTLS-SRTP.
     pub fn relay_webrtc(&self) -> Result<Value> {
-        let start: Start = &|site, _| Subject::driver(site, 1);
+        let start: Start = &|site, _, _| Subject::driver(site, 1);
         self.compare("relayed to DTLS-SRTP", self.caller(), self.caller(), RELAY_BUSY_MAX, start)
     }
 
@@ -173,20 +190,22 @@ impl Run {
             return self.against(name, &folder, a, b, start);
         }
         let bare = [&a, &b].map(|(_, frames, ticks, number)| (Shape::Bare, frames.clone(), *ticks, *number));
-        let mut generator = self.generator(a, b)?;
-        let (mut subject, dialler) = start(&self.site, &generator)?;
+        let mut generator = self.generator(a.clone(), b.clone())?;
+        let (mut subject, dialler) = start(&self.site, &generator, None)?;
         generator.set_dialler(dialler);
         let steps = self.climb(name, FIRST_CALLS, &mut generator, &mut subject, busy_max)?;
         let calm = self.calm(name, &steps, busy_max, &mut generator, &mut subject)?;
         let scores = self.scores(&mut generator, &steps)?;
-        drop((generator, subject));
-
-        let compared: Vec<&Step> = compared(&steps, busy_max);
-        let counts: Vec<usize> = compared.iter().map(|step| step.calls).collect();
-        let (floors, calm_floors) = self.floors(name, bare, transcodes, &compared, calm.first())?;
-        let ratio = |(step, floor): (&&Step, &Step)| round(step.micros_per_frame() / floor.micros_per_frame(), 3);
-        let ratios: Vec<f64> = compared.iter().zip(&floors).map(ratio).collect();
-        progress(&format!("{name}: {ratios:?} times the floor at {counts:?} calls"));
+        // The two highest of them: each takes half a minute.
+        let mut compared: Vec<&Step> = compared(&steps, busy_max);
+        compared.drain(..compared.len().saturating_sub(COMPARED_MAX));
+        let gateway = Party { name: name.to_owned(), generator, subject, hangs_up: transcodes };
+        let sides = Sides { bare, ends: [a, b], start, transcodes };
+        let (turns, calm_floors) = self.floors(gateway, &sides, &compared, calm.first())?;
+        let floors: Vec<Step> = turns.iter().filter_map(|turns| turns.typical(1).cloned()).collect();
+        for turns in &turns {
+            progress(&format!("{name}: {} times the floor, by turns {:?}", turns.ratio(), turns.ratios()));
+        }
         let mut knee = knee(&steps, busy_max);
         knee["calls_less_the_floors_pacing"] = json!(beside_floors(&compared, &floors, busy_max));
         if let Some(first) = calm.first() {
@@ -199,7 +218,7 @@ impl Run {
         progress(&format!("{name}: knee {knee}"));
         Ok(json!({
             "complexity": compared.iter().map(|step| step.complexity).collect::<Vec<_>>(), "knee": knee,
-            "ratio_to_floor": counts.iter().zip(&ratios).map(|(n, r)| json!({"calls": n, "ratio": r})).collect::<Vec<_>>(),
+            "ratio_to_floor": turns.iter().map(Turns::json).collect::<Vec<_>>(),
             "scores": scores,
             "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
             "floor": floors.iter().map(Step::json).collect::<Vec<_>>(),
@@ -210,7 +229,7 @@ impl Run {
     fn against(&self, name: &str, folder: &str, a: EndKind, b: EndKind, start: Start) -> Result<Value> {
         let party = |name: String, programs: PathBuf| -> Result<Party> {
             let mut generator = self.generator(a.clone(), b.clone())?;
-            let (subject, dialler) = start(&Site { programs, ..self.site.clone() }, &generator)?;
+            let (subject, dialler) = start(&Site { programs, ..self.site.clone() }, &generator, None)?;
             generator.set_dialler(dialler);
             Ok(Party { name, generator, subject, hangs_up: a.3 != b.3 })
         };
@@ -225,41 +244,63 @@ impl Run {
         Ok(json!(turns.iter().map(Turns::json).collect::<Vec<_>>()))
     }
 
-    /// The floor at the calls of each of `steps`, with the encoder's effort that the gateway reported there; then some windows at those of
-    /// `calm`.
+    /// Gateway and floor by turns at the calls of each of `steps`, with the encoder's effort that the gateway reported there; after that some
+    /// windows of the floor at the calls of `calm`. A gateway that transcodes is started anew with that effort: its governor would not settle in
+    /// a turn.
     fn floors(
         &self,
-        name: &str,
-        bare: [EndKind; 2],
-        transcodes: bool,
+        gateway: Party,
+        sides: &Sides,
         steps: &[&Step],
         calm: Option<&Step>,
-    ) -> Result<(Vec<Step>, Vec<Step>)> {
-        let (mut floors, mut calm_floors, mut running) = (Vec::new(), Vec::new(), None);
-        for (step, is_calm) in calm.map(|step| (step, true)).into_iter().chain(steps.iter().map(|step| (*step, false)))
-        {
-            let effort = transcodes.then(|| step.complexity.map_or(COMPLEXITY_UNREPORTED, |c| c.round() as i32));
-            if running.as_ref().is_none_or(|(_, _, running)| *running != effort) {
-                // The old one must have left the core.
+    ) -> Result<(Vec<Turns>, Vec<Step>)> {
+        let (name, mut first) = (gateway.name.clone(), Some(gateway));
+        let mut running: Option<([Party; 2], Option<i32>)> = None;
+        let (mut all, mut calm_floors) = (Vec::new(), Vec::new());
+        // The calm ones last: calls that are silent for too long end.
+        let steps = steps.iter().map(|step| (*step, false));
+        for (step, is_calm) in steps.chain(calm.map(|step| (step, true))) {
+            let effort = sides.transcodes.then(|| step.complexity.map_or(COMPLEXITY_UNREPORTED, |c| c.round() as i32));
+            if running.as_ref().is_none_or(|(_, running)| *running != effort) {
+                // The old ones must have left the core.
                 drop(running.take());
-                let [a, b] = bare.clone();
-                let mut generator = self.generator(a, b)?;
-                let (subject, dialler) = Subject::floor(&self.site, CALLS_MAX, effort)?;
-                generator.set_dialler(dialler);
-                running = Some((generator, subject, effort));
+                let kept = first.take().filter(|_| !sides.transcodes);
+                let gateway = kept.map_or_else(|| self.gateway(&name, sides, effort), Ok)?;
+                running = Some(([gateway, self.floor(&name, sides, effort)?], effort));
             }
-            let Some((generator, subject, effort)) = &mut running else { continue };
-            let title = effort.map_or(String::new(), |effort| format!(" at complexity {effort}"));
-            let title = format!("floor of {name}{title}");
-            fill(generator, step.calls)?;
-            let mut measured = match is_calm {
-                true => self.calm_windows(&format!("{title}, seven tenths"), generator, subject)?,
-                false => vec![self.step(&title, generator, subject)?],
-            };
-            measured.iter_mut().for_each(|floor| floor.complexity = effort.map(f64::from));
-            if is_calm { &mut calm_floors } else { &mut floors }.append(&mut measured);
+            let Some((parties, effort)) = &mut running else { continue };
+            let effort = effort.map(f64::from);
+            if is_calm {
+                let Party { name, generator, subject, .. } = &mut parties[1];
+                generator.resume();
+                fill(generator, step.calls)?;
+                let windows = self.calm_windows(&format!("{name}, seven tenths"), generator, subject)?;
+                calm_floors.extend(windows.into_iter().map(|floor| Step { complexity: effort, ..floor }));
+            } else {
+                let mut turns = self.by_turns(parties, step.calls, ROUNDS)?;
+                turns.windows.iter_mut().flatten().for_each(|step| step.complexity = effort);
+                all.push(turns);
+            }
         }
-        Ok((floors, calm_floors))
+        Ok((all, calm_floors))
+    }
+
+    fn gateway(&self, name: &str, sides: &Sides, effort: Option<i32>) -> Result<Party> {
+        let [a, b] = sides.ends.clone();
+        let mut generator = self.generator(a, b)?;
+        let (subject, dialler) = (sides.start)(&self.site, &generator, effort)?;
+        generator.set_dialler(dialler);
+        let title = effort.map_or(String::new(), |effort| format!(" at complexity {effort}"));
+        Ok(Party { name: format!("{name}{title}"), generator, subject, hangs_up: sides.transcodes })
+    }
+
+    fn floor(&self, name: &str, sides: &Sides, effort: Option<i32>) -> Result<Party> {
+        let [a, b] = sides.bare.clone();
+        let mut generator = self.generator(a, b)?;
+        let (subject, dialler) = Subject::floor(&self.site, CALLS_MAX, effort)?;
+        generator.set_dialler(dialler);
+        let title = effort.map_or(String::new(), |effort| format!(" at complexity {effort}"));
+        Ok(Party { name: format!("floor of {name}{title}"), generator, subject, hangs_up: false })
     }
 
     /// Goes back to the most calls that were carried without a fault, records a few seconds and has them judged.
@@ -283,8 +324,8 @@ impl Run {
 
     /// Set-ups a second: without SIP on the engine alone, with it on the real gateway.
     pub fn set_up(&self) -> Result<Value> {
-        let driver: Start = &|site, _| Subject::driver(site, 1);
-        let tandem: Start = &|site, generator| Subject::tandem(site, generator.sip_port, &Settings::default());
+        let driver: Start = &|site, _, _| Subject::driver(site, 1);
+        let tandem: Start = &|site, generator, _| Subject::tandem(site, generator.sip_port, &Settings::default());
         Ok(json!({
             "without_sip": self.set_up_of("set-up without SIP", self.relayed(), driver)?,
             "with_sip": self.set_up_of("set-up with SIP", self.telephone(), tandem)?,
@@ -297,7 +338,7 @@ impl Run {
         const SET_UPS: usize = 1_500;
         let fresh = || -> Result<(Generator, Subject)> {
             let mut generator = self.generator(self.caller(), b.clone())?;
-            let (subject, dialler) = start(&self.site, &generator)?;
+            let (subject, dialler) = start(&self.site, &generator, None)?;
             generator.set_dialler(dialler);
             Ok((generator, subject))
         };
@@ -374,8 +415,7 @@ impl Run {
         const OFFERED_PER_SECOND: f64 = 20.0;
         const OFFERED_MAX: usize = 400;
         const REFUSED: usize = 40;
-        let dear = ["MEDIA_COMPLEXITY_MIN", "MEDIA_COMPLEXITY_MAX"].map(|name| (name.to_owned(), "10".to_owned()));
-        let settings = Settings { environment: dear.to_vec(), ..Settings::default() };
+        let settings = with_effort(10);
         let mut generator = self.generator(self.caller(), self.telephone())?;
         let (mut subject, dialler) = Subject::tandem(&self.site, generator.sip_port, &settings)?;
         generator.set_dialler(dialler);

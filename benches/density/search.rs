@@ -301,7 +301,7 @@ mod tests {
         let transcoded =
             Step { residence: [spread(1_800.0), spread(24_000.0)], played_out: [false, true], ..Step::default() };
         let relayed = Step { played_out: [false; 2], ..transcoded.clone() };
-        assert_eq!(residences(&[transcoded.clone()]), (vec![1_800.0], Some(1_800.0)));
+        assert_eq!(residences(std::slice::from_ref(&transcoded)), (vec![1_800.0], Some(1_800.0)));
         assert_eq!(residences(&[relayed]).1, Some(24_000.0), "a relay keeps nothing");
         let unstamped = Step { residence: [spread(0.0), spread(24_000.0)], ..transcoded };
         assert_eq!(residences(&[unstamped]), (vec![], None));

@@ -2,7 +2,7 @@
 //!
 //! Floors of one minute differ by a seventh from those of the next on a machine that others share; those of the same half minute hardly do.
 //! Both programs stand on the measured core at once, one of them without anything to do: its far ends are silent, or hung up where silence
-//! costs something too (what is transcoded is concealed). Each round is a window of either, every second round in the other order.
+//! costs something too (what is transcoded is concealed). What the idle one costs (reports, checks) is charged to nobody. Each round is a window of either, every second round in the other order.
 
 use super::generator::Generator;
 use super::measure::{Step, round, window};
@@ -46,7 +46,8 @@ impl Run {
                 let Party { name, generator, subject, hangs_up } = &mut parties[which];
                 generator.resume();
                 fill(generator, calls)?;
-                pair[which] = window(generator, subject, self.window, &self.site)?;
+                // What the other party's silent ends do not read is none of this one's: their sockets fill with its reports.
+                pair[which] = Step { overrun: 0, ..window(generator, subject, self.window, &self.site)? };
                 progress(&describe(name, &pair[which]));
                 if *hangs_up {
                     generator.keep(0)?;
