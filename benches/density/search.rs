@@ -191,7 +191,8 @@ pub fn most(steps: &[Step], busy_max: f64) -> Option<usize> {
 /// A number of calls between those that went well and the fewest beyond them that did not, unless these are near.
 fn between(steps: &[Step], busy_max: f64) -> Option<usize> {
     let low = most(steps, busy_max)?;
-    let beyond = steps.iter().filter(|step| step.calls > low && !step.generator_limited());
+    // With fewer calls a generator that had too much to do has less.
+    let beyond = steps.iter().filter(|step| step.calls > low);
     let high = beyond.map(|step| step.calls).min()?;
     let is_near = (high - low) as f64 <= low as f64 * NEAR;
     (!is_near).then_some(low + (high - low) / 2)

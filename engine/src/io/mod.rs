@@ -54,7 +54,7 @@ const _: () = assert!(SENDS_BATCH <= SENDS_MAX);
 /// How long after the beginning of a turn the next one begins at the earliest, unless a deadline comes first: what comes within that
 /// time shares a turn, its system call and its wake-up. A worker with nothing to do answers its first packet at once; one that is busy
 /// for longer than this waits for nothing.
-pub const GATHER: Duration = Duration::from_micros(500);
+pub const GATHER: Duration = Duration::from_micros(400);
 
 /// Whose a socket is. Means nothing to `io`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
