@@ -4,7 +4,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use engine::bridge::{
-    Bridge, BridgeCommand, BridgeConfig, BridgeEvent, BridgeStats, LegConfig, LegName, LegRemote, Output, Port, Shared,
+    Bridge, BridgeCommand, BridgeConfig, BridgeEvent, BridgeStats, LegConfig, LegName, LegRemote, Output, Passed, Port,
+    Shared,
 };
 use engine::demux::{self, Class};
 use engine::dtls::{DtlsRole, DtlsVersions, Identity};
@@ -376,8 +377,18 @@ impl World {
                 if only.is_some_and(|peer| peer != from) && !self.hears_strangers {
                     return;
                 }
-                in_bridge(|| self.bridge.handle_datagram(now, port, from, &mut bytes, &mut self.metrics));
-                self.drain_bridge();
+                let (mut out, metrics) = ([0; DATAGRAM_BYTES_MAX], &mut self.metrics);
+                let passed = in_bridge(|| self.bridge.pass_datagram(now, port, from, &mut bytes, &mut out, metrics));
+                if let Some(Passed { port, to, len, .. }) = passed {
+                    self.transmitted(port, to, out[..len].to_vec());
+                }
+                if passed.is_some_and(|passed| passed.is_all) {
+                    // A worker does not ask: it must have nothing to be told.
+                    let told = self.bridge.poll_output(now, &mut out, &mut self.metrics);
+                    assert_eq!(told, Output::Timeout(self.deadline));
+                } else {
+                    self.drain_bridge();
+                }
             }
             Place::Peer(leg, component) => {
                 self.peers[usize::from(leg)].hear(now, component_name(component), from, &mut bytes);
