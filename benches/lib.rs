@@ -8,7 +8,7 @@
 //! Benches and the count of instructions share it. Why the far ends are legs of the engine: their cost stays outside of what is
 //! measured, and the bridge cannot tell.
 
-use engine::bridge::{Bridge, BridgeConfig, LegConfig, LegName, Output, Port, Shared};
+use engine::bridge::{Bridge, BridgeConfig, LegConfig, LegName, Output, Passed, Port, Shared};
 use engine::demux::{Class, classify};
 use engine::dtls::{DtlsRole, DtlsVersions, Identity};
 use engine::ice::IceRole;
@@ -224,8 +224,14 @@ impl Call {
     pub fn carry(&mut self, frame: &mut Frame) -> u64 {
         let before = self.sent;
         for (index, (datagram, from)) in frame.datagrams.iter_mut().enumerate() {
-            self.bridge.handle_datagram(frame.now, port(index), *from, datagram, &mut self.metrics);
-            self.drain(frame.now);
+            let (now, out, metrics) = (frame.now, &mut self.out, &mut self.metrics);
+            let passed = self.bridge.pass_datagram(now, port(index), *from, datagram, out, metrics);
+            if let Some(Passed { port, len, .. }) = passed {
+                self.note_sent(port, len);
+            }
+            if !passed.is_some_and(|passed| passed.is_all) {
+                self.drain(now);
+            }
         }
         // What is played out has its own time.
         let end = frame.now.plus_millis(20);
@@ -237,19 +243,22 @@ impl Call {
         self.sent - before
     }
 
+    /// Notes that the first `len` bytes of `out` leave. Audio is heard only as often as it takes to be no dead leg: rare, and outside of any
+    /// mean.
+    fn note_sent(&mut self, port: Port, len: usize) {
+        self.sent += 1;
+        if self.spoken.is_multiple_of(LISTEN_FRAMES) || classify(&self.out[..len]) != Class::Rtp {
+            let (datagram, component) = &mut self.unheard[port.leg as usize];
+            *component = port.component;
+            datagram.clear();
+            datagram.extend_from_slice(&self.out[..len]);
+        }
+    }
+
     fn drain(&mut self, now: Instant) {
         loop {
             match self.bridge.poll_output(now, &mut self.out, &mut self.metrics) {
-                Output::Transmit { port, len, .. } => {
-                    self.sent += 1;
-                    // Audio only as often as it takes to be no dead leg. Rare, and outside of any mean.
-                    if self.spoken.is_multiple_of(LISTEN_FRAMES) || classify(&self.out[..len]) != Class::Rtp {
-                        let (datagram, component) = &mut self.unheard[port.leg as usize];
-                        *component = port.component;
-                        datagram.clear();
-                        datagram.extend_from_slice(&self.out[..len]);
-                    }
-                }
+                Output::Transmit { port, len, .. } => self.note_sent(port, len),
                 Output::Event(_) => {}
                 Output::Timeout(at) => {
                     self.deadline = at;
