@@ -276,11 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_packet_or_a_full_core_ends_the_knee_and_a_full_generator_does_not_bound_it() {
+    fn a_lost_packet_or_a_full_core_ends_the_knee_and_so_does_one_that_a_full_generator_lost() {
         let lossy = Step { lost: 1, ..step(220, 0.7, 0.5) };
         assert_eq!(between(&[step(200, 0.6, 0.5), lossy.clone()], 0.85), Some(210));
         assert_eq!(between(&[step(200, 0.6, 0.5), step(230, 0.86, 0.5)], 0.85), Some(215));
-        assert_eq!(between(&[step(200, 0.6, 0.5), Step { generator_busy: 0.9, ..lossy }], 0.85), None);
+        assert_eq!(between(&[step(200, 0.6, 0.5), Step { generator_busy: 0.9, ..lossy }], 0.85), Some(210));
         assert_eq!(between(&[step(200, 0.6, 0.5)], 0.85), None);
     }
 

@@ -471,7 +471,7 @@ fn several_workers_share_the_load_and_the_ports() {
     ports.sort_unstable();
     ports.dedup();
     assert_eq!(ports.len(), 18);
-    assert!(rig.metrics_when(|metrics| metrics.bridges_open == 3).sockets_steered >= 3);
+    rig.metrics_when(|metrics| metrics.bridges_open == 3 && metrics.sockets_steered >= 3);
     rig.engine.stop();
 }
 

@@ -153,7 +153,8 @@ mod tests {
             assert_eq!(writer.lost(), 0);
             let expected = n + 1;
             let written = || std::fs::read_to_string(&path).unwrap().lines().count() == expected;
-            assert!((0..10_000).any(|_| written() || {
+            // The thread that writes has its turn when a busy machine gives it one.
+            assert!((0..2_000_000).any(|_| written() || {
                 std::thread::yield_now();
                 false
             }));
