@@ -5,7 +5,7 @@
 //!          └─ not marked, or not of our address ──> the port's own socket, as ever
 //! ```
 //!
-//! A program of twenty instructions, attached to the network namespace, looks a datagram's port up in a table that this process writes by
+//! A program of some thirty instructions, attached to the network namespace, looks a datagram's port up in a table that this process writes by
 //! plain stores. It sees only what no connected socket takes. When this process ends, by whatever means, the kernel detaches it.
 //!
 //! Why: a socket, its file, its queue and its receive request are some fifteen cache lines for each packet, none of which is still in the
