@@ -3,9 +3,8 @@
 //! A flow decides what is sent; this decides how, the same for all of them: header by the leg's one sender, protection by the
 //! leg, room in the outbox. A packet that finds no room still moves the timestamp, so that the sample clock holds.
 //!
-//! Why a place beside the outbox: most datagrams cause one packet, and that one need not be written twice. Copied out of the outbox it is
-//! read before its last bytes have left the processor's store buffer, in which all that this packet has changed elsewhere waits for
-//! memory: 0.15 us of a relayed packet.
+//! Why a place beside the outbox: most datagrams cause one packet, and that one need not be written twice: 7 to 19 % of a
+//! relay's instructions.
 
 use super::outbox::Outbox;
 use super::{LegName, Port};

@@ -116,8 +116,9 @@ impl Ring {
         };
         let Some(socket) = &entry.socket else { return Ok(()) };
         // A connected socket comes first in the kernel's eyes.
-        if entry.connected.take().is_some() {
+        if entry.connected.is_some() {
             socket.disconnect()?;
+            entry.connected = None;
         }
         let local = socket.local()?;
         let address = match local.ip().to_canonical() {
