@@ -12,6 +12,7 @@
 //! Why a thread per core and not tasks that move: a call's packets find its keys, codecs and buffers in one core's cache,
 //! and the time a turn takes can be read off one thread.
 
+mod arrival;
 pub mod core;
 mod governor;
 mod handshakes;

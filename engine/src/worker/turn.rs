@@ -9,6 +9,7 @@
 //! Why one clock reading for a whole turn: all that happens in it happened while we were waiting or working; a second
 //! reading would make the order of a turn visible to the protocols and every replay different.
 
+use super::arrival::Arrival;
 use super::core::Core;
 use super::governor::{Governor, WINDOW_MS, Window};
 use super::handshakes::{Handshakes, Waiting};
@@ -182,11 +183,16 @@ impl<C: Core> Worker<C> {
                 continue;
             }
             let Some(slot) = self.pool.get_mut(key) else { continue };
-            let (Some(port), Some(core)) = (slot.port_of(packet.owner.port), slot.core.as_deref_mut()) else {
-                continue;
-            };
+            let Some(port) = slot.port_of(packet.owner.port) else { continue };
+            let elsewhere = packet.sent_to.and_then(|at| Some((at, slot.socket_of(port)?)));
+            let Some(core) = slot.core.as_deref_mut() else { continue };
+            let arrival = elsewhere.and_then(|(at, socket)| {
+                Arrival::new((at, packet.from, packet.datagram), (port.leg, socket), core, &self.metrics)
+            });
             let (metrics, from) = (&mut self.metrics, packet.from);
             let done = guard(|| core.pass_datagram(now, port, from, packet.datagram, packet.out, metrics));
+            let arrival = arrival.filter(|_| done.is_ok());
+            let detour = arrival.and_then(|arrival| arrival.follow(core, &mut self.net, &self.metrics));
             let passed = done.as_ref().ok().copied().flatten();
             if let Some(Passed { port, to, len, .. }) = passed {
                 match slot.socket_of(port) {
@@ -196,6 +202,10 @@ impl<C: Core> Worker<C> {
             }
             if !passed.is_some_and(|passed| passed.is_all) {
                 self.settle(key, now, done.map(drop));
+            }
+            if let Some(detour) = detour {
+                let core = self.pool.get(key).and_then(|slot| slot.core.as_deref());
+                detour.end(core, &mut self.net);
             }
         }
     }

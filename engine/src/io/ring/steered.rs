@@ -111,7 +111,7 @@ impl Ring {
         let State { steered, sockets, .. } = &mut self.state;
         let Some(steered) = steered else { return Ok(()) };
         let entry = sockets.get_mut(key.index as usize).filter(|entry| entry.generation == key.generation);
-        let Some(entry) = entry.filter(|entry| !entry.closing && !entry.paused && entry.steered_port == 0) else {
+        let Some(entry) = entry.filter(|entry| !entry.closing && !entry.paused && !entry.is_steered) else {
             return Ok(());
         };
         let Some(socket) = &entry.socket else { return Ok(()) };
@@ -126,8 +126,10 @@ impl Ring {
             IpAddr::V6(address) if address.is_unspecified() => None,
             IpAddr::V6(_) => return Ok(()),
         };
-        entry.steered_port = local.port();
-        entry.our_address = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        (entry.is_steered, entry.port) = (true, local.port());
+        if let Some(address) = address {
+            entry.our_address = address;
+        }
         steered.mark(local.port(), key.index, address);
         Ok(())
     }
@@ -135,6 +137,14 @@ impl Ring {
     /// Sockets that are steered.
     pub(in crate::io) fn sockets_steered(&self) -> usize {
         self.state.steered.as_ref().map_or(0, |steered| steered.count)
+    }
+
+    /// See [`super::super::Net::answer_from`].
+    pub(in crate::io) fn answer_from(&mut self, key: SocketKey, address: Ipv4Addr) -> Ipv4Addr {
+        match self.state.live(key) {
+            Some(entry) => std::mem::replace(&mut entry.our_address, address),
+            None => address,
+        }
     }
 
     /// Arms the receive of the one socket, if there is one and it has ended.
@@ -161,10 +171,10 @@ impl Ring {
         let State { steered, sockets, sends, .. } = &mut self.state;
         let steered = steered.as_mut()?;
         let entry = sockets.get(key.index as usize).filter(|entry| entry.generation == key.generation)?;
-        if entry.closing || entry.steered_port == 0 || entry.our_address.is_unspecified() || len > RAW_BYTES_MAX {
+        if entry.closing || entry.port == 0 || entry.our_address.is_unspecified() || len > RAW_BYTES_MAX {
             return None;
         }
-        let from = SocketAddrV4::new(entry.our_address, entry.steered_port);
+        let from = SocketAddrV4::new(entry.our_address, entry.port);
         let packet = sends.packet(slot, len);
         write_headers(packet, from, to, steered.identification);
         steered.identification = steered.identification.checked_add(1).unwrap_or(1);
@@ -180,9 +190,9 @@ impl State {
     /// The socket hears by itself again.
     pub(super) fn unsteer(&mut self, index: u32) {
         let entry = &mut self.sockets[index as usize];
-        let port = std::mem::take(&mut entry.steered_port);
-        if let (Some(steered), true) = (&mut self.steered, port != 0) {
-            steered.unmark(port);
+        let is_steered = std::mem::take(&mut entry.is_steered);
+        if let (Some(steered), true) = (&mut self.steered, is_steered) {
+            steered.unmark(entry.port);
         }
     }
 
@@ -192,13 +202,7 @@ impl State {
         if let Some(buffer) = cqueue::buffer_select(completion.flags()) {
             metrics.datagrams_received += u64::from(result >= 0);
             match self.steered_to(buffer) {
-                Some((key, address)) => {
-                    let entry = &mut self.sockets[key.index as usize];
-                    if entry.our_address.is_unspecified() {
-                        entry.our_address = address;
-                    }
-                    self.queue(key, buffer, result, metrics);
-                }
+                Some(key) => self.queue(key, buffer, result, metrics),
                 // Its call has ended meanwhile, or there was too much of it.
                 None => {
                     metrics.datagrams_excess += 1;
@@ -214,16 +218,16 @@ impl State {
         }
     }
 
-    /// Whose a datagram of the one socket is, and to which address of ours it was sent.
-    pub(super) fn steered_to(&mut self, buffer: u16) -> Option<(SocketKey, Ipv4Addr)> {
-        let (port, address) = sent_to(&self.buffers.bytes(buffer)[16 + NAME_BYTES..])?;
+    /// Whose a datagram of the one socket is.
+    pub(super) fn steered_to(&mut self, buffer: u16) -> Option<SocketKey> {
+        let (port, _) = sent_to(&self.buffers.bytes(buffer)[16 + NAME_BYTES..])?;
         let index = self.steered.as_ref()?.index_of(port)?;
-        Some((SocketKey { index, generation: self.sockets[index as usize].generation }, address))
+        Some(SocketKey { index, generation: self.sockets[index as usize].generation })
     }
 }
 
 /// Port and address that a datagram was sent to, by its control message (`IP_ORIGDSTADDR`).
-fn sent_to(control: &[u8]) -> Option<(u16, Ipv4Addr)> {
+pub(super) fn sent_to(control: &[u8]) -> Option<(u16, Ipv4Addr)> {
     const DATA: usize = size_of::<libc::cmsghdr>();
     let control: &[u8; DATA + 8] = control.first_chunk()?;
     let number = |at: usize| i32::from_ne_bytes([control[at], control[at + 1], control[at + 2], control[at + 3]]);
