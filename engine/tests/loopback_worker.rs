@@ -285,6 +285,30 @@ fn a_burst_beyond_a_sockets_share_is_dropped_and_counted_and_the_socket_lives() 
 }
 
 #[test]
+fn what_running_calls_lose_while_their_worker_is_held_up_is_counted() {
+    let _alone = alone();
+    let mut rig = Rig::start(Way::Steered, 20_600..=20_699);
+    let (slow, legs) = (rig.open(1), rig.open(2));
+    let peer = peer(Ipv4Addr::LOCALHOST.into());
+    rig.metrics_when(|metrics| metrics.sockets_steered == 4);
+    assert_eq!(rig.engine.metrics(0).datagrams_overflowed, 0);
+    rig.shared.hold.store(true, Ordering::SeqCst);
+    peer.send_to(b"hold", (Ipv4Addr::LOCALHOST, slow.webrtc)).unwrap();
+    rig.wait_for("the worker to stand still", |rig| rig.shared.held.load(Ordering::SeqCst));
+    for _ in 0..30_000 {
+        peer.send_to(&[2; 160], (Ipv4Addr::LOCALHOST, legs.rtp)).unwrap();
+    }
+    rig.shared.hold.store(false, Ordering::SeqCst);
+    let metrics = rig.metrics_when(|metrics| metrics.datagrams_received + metrics.datagrams_overflowed == 30_001);
+    assert!(metrics.datagrams_overflowed > 0, "{metrics:?}");
+    // What was too much for one call rests for a moment; then it is heard again.
+    let quiet = self::peer(Ipv4Addr::LOCALHOST.into());
+    quiet.send_to(b"alive", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+    assert_eq!(patiently(|| quiet.recv(&mut [0; 2000])), 5);
+    rig.engine.stop();
+}
+
+#[test]
 fn opening_and_closing_leaks_no_descriptor_and_ports_rest() {
     let _alone = alone();
     for way in WAYS {

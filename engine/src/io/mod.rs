@@ -200,6 +200,14 @@ impl Net {
         }
     }
 
+    /// Datagrams of running calls that the kernel has dropped since this was last asked, because the socket that they share was full.
+    pub fn overflowed(&mut self) -> u64 {
+        match self {
+            Net::Ring(ring) => ring.overflowed(),
+            Net::Mmsg(_) => 0,
+        }
+    }
+
     /// Sends what is queued on a socket, then closes it. From now on no datagram of it is seen; [`Net::next_closed`] tells
     /// when the kernel has let go of it.
     pub fn close(&mut self, key: SocketKey, metrics: &mut Metrics) {

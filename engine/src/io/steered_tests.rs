@@ -8,6 +8,9 @@ use crate::limits::DATAGRAM_BYTES_MAX;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
+/// `linux/capability.h`
+const CAP_NET_ADMIN: u32 = 12;
+
 /// Everything that a peer has got: source and bytes.
 fn got(peer: &mut Peer) -> Vec<(SocketAddr, Vec<u8>)> {
     let (mut all, mut table) = (Vec::new(), socket::MessageTable::new(1).unwrap());
@@ -197,6 +200,41 @@ fn a_flood_at_one_port_is_kept_out_of_the_socket_that_all_share() {
         }
     }
     assert!(rig.metrics.sockets_paused > 0 && rig.metrics.datagrams_excess > 0);
+}
+
+#[test]
+fn what_finds_no_room_in_the_socket_that_all_share_is_counted_once() {
+    /// More than it holds, however little a datagram occupies: what is on its way takes at least 768 bytes.
+    const SENT: u64 = 30_000;
+    let mut rig = Rig::new(Way::Steered, 4);
+    let (_, port) = rig.open(Family::V4, 0);
+    rig.turn();
+    let mut peer = Peer::new([127, 0, 0, 1]);
+    assert_eq!(rig.net.overflowed(), 0);
+    for _ in 0..SENT {
+        peer.send(localhost(port), &[7; 160]);
+    }
+    let lost = rig.net.overflowed();
+    rig.turn_until(|rig| rig.metrics.datagrams_received + lost == SENT);
+    assert!(lost > 0 && lost < SENT && rig.net.overflowed() == 0, "{lost}");
+}
+
+#[test]
+fn where_the_shared_socket_may_not_be_large_calls_keep_their_own() {
+    std::thread::spawn(|| {
+        let steering = Arc::new(Steering::start().unwrap());
+        let wake = Arc::new(WakeFd::new().unwrap());
+        let mut net = Net::Ring(Box::new(Ring::new(4, &wake).unwrap()));
+        system::tests::give_up(CAP_NET_ADMIN);
+        let rmem_max: u32 = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap();
+        match net.be_steered(&steering, 0, None) {
+            Ok(()) => assert!(rmem_max >= 8 << 20),
+            Err(error) => assert!(rmem_max < 8 << 20 && error.to_string().contains("net.core.rmem_max"), "{error}"),
+        }
+        assert_eq!(net.steers(), rmem_max >= 8 << 20);
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]

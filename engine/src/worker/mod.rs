@@ -339,6 +339,8 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
         random: Random::from_seed(seed),
         shared,
         report_at: clock::now(),
+        index: setup.index,
+        overflow_said_at: None,
         governor: Governor::new(setup.config.complexity.clone()),
         window: WindowStart { at: clock::now(), cpu: system::thread_cpu(), ..WindowStart::default() },
         cpu: Duration::ZERO,

@@ -47,6 +47,9 @@ const LOOK_AHEAD: usize = CORE_STEPS + 2;
 /// How often the counters are copied out.
 const REPORT_MS: u64 = 1_000;
 
+/// A full receive buffer is spoken of once in this time.
+const OVERFLOW_QUIET_MS: u64 = 60_000;
+
 /// When a worker that has no room for answers looks again whether control has read some.
 const ROOM_RETRY_MS: u64 = 10;
 
@@ -66,6 +69,10 @@ pub(super) struct Worker<C: Core> {
     pub(super) random: Random,
     pub(super) shared: C::Shared,
     pub(super) report_at: Instant,
+    /// Which worker of the engine it is.
+    pub(super) index: usize,
+    /// When a full receive buffer was last spoken of.
+    pub(super) overflow_said_at: Option<Instant>,
     pub(super) governor: Governor,
     pub(super) window: WindowStart,
     /// CPU time of this thread when the turn began.
@@ -131,6 +138,7 @@ impl<C: Core> Worker<C> {
         }
         if now >= self.report_at {
             self.report_at = now.plus_millis(REPORT_MS);
+            self.count_overflow(now);
             self.publish();
         }
         if std::mem::take(&mut self.posted) {
@@ -449,6 +457,22 @@ impl<C: Core> Worker<C> {
                 self.post_ended(key, end, BridgeStats::default());
                 self.close(key);
             }
+        }
+    }
+
+    /// What the kernel has dropped before this worker could see it.
+    fn count_overflow(&mut self, now: Instant) {
+        let lost = self.net.overflowed();
+        self.metrics.datagrams_overflowed += lost;
+        let is_said = self.overflow_said_at.is_some_and(|at| now < at.plus_millis(OVERFLOW_QUIET_MS));
+        if lost > 0 && !is_said {
+            self.overflow_said_at = Some(now);
+            let worker = self.index;
+            tracing::warn!(
+                worker,
+                lost,
+                "packets of running calls were lost: this worker was held up, or has too many calls"
+            );
         }
     }
 
