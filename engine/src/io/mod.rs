@@ -383,9 +383,13 @@ mod tests {
                 Way::Mmsg => Net::Mmsg(Box::new(Mmsg::new(sockets_max, &wake).unwrap())),
             };
             if way == Way::Steered {
-                let steering = Arc::new(Steering::start().expect("root may load and attach a BPF program"));
+                let steering = Arc::new(Steering::start(0..=u16::MAX).expect("root may load and attach a BPF program"));
                 net.be_steered(&steering, 0, None).unwrap();
             }
+            Rig::of(net)
+        }
+
+        pub(super) fn of(net: Net) -> Rig {
             Rig { net, metrics: Metrics::default(), came: Vec::new(), sent_to: None }
         }
 

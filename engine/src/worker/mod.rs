@@ -266,7 +266,7 @@ fn steering(config: &EngineConfig) -> Option<Arc<Steering>> {
     if !config.steering || config.driver == Driver::Mmsg {
         return None;
     }
-    match Steering::start() {
+    match Steering::start(config.media_ports.clone()) {
         Ok(steering) => Some(Arc::new(steering)),
         Err(error) => {
             tracing::info!(%error, "{NOT_STEERED}");
