@@ -52,6 +52,16 @@ impl MediaSocket {
         Ok(MediaSocket { fd, family, has_address })
     }
 
+    /// Marks what it sends with a code point (RFC 2474): in IPv4's type of service and, where it has both families, in IPv6's traffic class.
+    pub fn mark(&self, dscp: u8) -> io::Result<()> {
+        let class = libc::c_int::from(dscp) << 2;
+        set_option(self.fd.as_fd(), libc::IPPROTO_IP, libc::IP_TOS, class)?;
+        match self.family {
+            Family::V4 => Ok(()),
+            Family::Dual => set_option(self.fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_TCLASS, class),
+        }
+    }
+
     /// Which addresses it can reach.
     pub fn family(&self) -> Family {
         self.family
@@ -299,6 +309,24 @@ pub(super) mod tests {
             }
         }
         marks
+    }
+
+    #[test]
+    fn what_a_marked_socket_sends_carries_its_code_point_over_both_families() {
+        for (family, ip) in [(Family::V4, "127.0.0.1"), (Family::Dual, "127.0.0.1"), (Family::Dual, "::1")] {
+            let ip: IpAddr = ip.parse().unwrap();
+            let far_family = if ip.is_ipv4() { Family::V4 } else { Family::Dual };
+            let far = MediaSocket::bind(far_family, Some(ip), 0).unwrap();
+            show_marks(&far);
+            let socket = MediaSocket::bind(family, None, 0).unwrap();
+            for dscp in [46, 0, 63] {
+                socket.mark(dscp).unwrap();
+                let mut table = MessageTable::new(1).unwrap();
+                assert!(table.prepare(0, family, Some(far.local().unwrap()), 10));
+                table.send(socket.as_fd(), 0, 1).unwrap();
+                assert_eq!(marks(&far).tos >> 2, dscp.into(), "{family:?} {ip}");
+            }
+        }
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn a_port_outside_the_range_that_is_steered_is_heard_by_its_own_socket() {
     let wake = Arc::new(WakeFd::new().unwrap());
     let mut rig = Rig::of(Net::Ring(Box::new(Ring::new(4, &wake).unwrap())));
     let steering = Arc::new(Steering::start(first + 1..=first + 2).unwrap());
-    rig.net.be_steered(&steering, 0, None).unwrap();
+    rig.net.be_steered(&steering, 0, None, 0).unwrap();
     let mut peer = Peer::new([127, 0, 0, 1]);
     for (slot, socket) in (0..).zip(all) {
         let key = rig.net.open(socket, Owner { slot, generation: 0, port: 0 }).unwrap();
@@ -153,6 +153,21 @@ fn packets_of_the_raw_socket_may_take_as_many_hops_as_those_of_others() {
     assert_eq!(marks(&mut rig, key, &peer), own);
     let default = std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").unwrap();
     assert_eq!(own.ttl.to_string(), default.trim());
+}
+
+#[test]
+fn packets_of_the_raw_socket_carry_the_code_point_that_is_wanted() {
+    for dscp in [0, 46, 63] {
+        let wake = Arc::new(WakeFd::new().unwrap());
+        let mut rig = Rig::of(Net::Ring(Box::new(Ring::new(4, &wake).unwrap())));
+        rig.net.be_steered(&Arc::new(Steering::start(0..=u16::MAX).unwrap()), 0, None, dscp).unwrap();
+        let (key, port) = rig.open(Family::V4, 0);
+        rig.turn();
+        let mut peer = Peer::new([127, 0, 0, 1]);
+        rig.net.answer_from(key, Ipv4Addr::new(127, 0, 0, 2));
+        assert_eq!(answers_from(&mut rig, key, &mut peer), SocketAddr::from(([127, 0, 0, 2], port)));
+        assert_eq!(marks(&mut rig, key, &peer).tos, i32::from(dscp) << 2);
+    }
 }
 
 #[test]
@@ -277,7 +292,7 @@ fn where_the_shared_socket_may_not_be_large_calls_keep_their_own() {
         let mut net = Net::Ring(Box::new(Ring::new(4, &wake).unwrap()));
         system::tests::give_up(CAP_NET_ADMIN);
         let rmem_max: u32 = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap();
-        match net.be_steered(&steering, 0, None) {
+        match net.be_steered(&steering, 0, None, 0) {
             Ok(()) => assert!(rmem_max >= 8 << 20),
             Err(error) => assert!(rmem_max < 8 << 20 && error.to_string().contains("net.core.rmem_max"), "{error}"),
         }
@@ -294,7 +309,7 @@ fn a_socket_that_is_closed_or_whose_worker_ends_leaves_no_mark() {
     let mut metrics = Metrics::default();
     let ports = {
         let mut net = Net::Ring(Box::new(Ring::new(4, &wake).unwrap()));
-        net.be_steered(&steering, 0, None).unwrap();
+        net.be_steered(&steering, 0, None, 0).unwrap();
         let mut open = || {
             let socket = MediaSocket::bind(Family::V4, None, 0).unwrap();
             let port = socket.port().unwrap();

@@ -46,6 +46,8 @@ pub(super) struct Steered {
     ports: Box<[u16]>,
     /// Hops that what leaves by `raw` may take: the system's default, as for other sockets.
     ttl: u8,
+    /// Their type of service: the code point in the upper six bits.
+    tos: u8,
     /// Datagrams that found no room in `receive` when it was last asked; the kernel counts on from zero when its number is full.
     overflowed: u32,
     /// Identification of the next packet: never 0, for which the kernel would choose one.
@@ -55,7 +57,7 @@ pub(super) struct Steered {
 }
 
 impl Steered {
-    fn new(steering: &Arc<Steering>, worker: usize, bind: Option<Ipv4Addr>) -> io::Result<Steered> {
+    fn new(steering: &Arc<Steering>, worker: usize, bind: Option<Ipv4Addr>, dscp: u8) -> io::Result<Steered> {
         let receive = socket(libc::SOCK_DGRAM, libc::IPPROTO_UDP)?;
         // Nobody sends to this address: it is there because a socket without one cannot be steered to.
         bind_to(&receive, Ipv4Addr::LOCALHOST)?;
@@ -77,6 +79,8 @@ impl Steered {
         }
         steering.receive_at(worker, receive.as_fd())?;
         let ports = vec![0; steering.ports().len()].into_boxed_slice();
+        // What it sends has the header that is written here. This is for queues of this host, which go by the socket's priority.
+        let _ = set_option(&raw, libc::IPPROTO_IP, libc::IP_TOS, libc::c_int::from(dscp) << 2);
         let ttl = option(&raw, libc::IPPROTO_IP, libc::IP_TTL)?.clamp(1, 255) as u8;
         let steering = Arc::clone(steering);
         Ok(Steered {
@@ -87,6 +91,7 @@ impl Steered {
             is_armed: false,
             ports,
             ttl,
+            tos: dscp << 2,
             overflowed: 0,
             identification: 1,
             count: 0,
@@ -147,8 +152,9 @@ impl Ring {
         steering: &Arc<Steering>,
         worker: usize,
         bind: Option<Ipv4Addr>,
+        dscp: u8,
     ) -> io::Result<()> {
-        self.state.steered = Some(Steered::new(steering, worker, bind)?);
+        self.state.steered = Some(Steered::new(steering, worker, bind, dscp)?);
         Ok(())
     }
 
@@ -232,7 +238,7 @@ impl Ring {
         }
         let from = SocketAddrV4::new(entry.our_address, entry.port);
         let packet = sends.packet(slot, len);
-        write_headers(packet, from, to, steered.identification, steered.ttl);
+        write_headers(packet, from, to, (steered.identification, steered.tos, steered.ttl));
         steered.identification = steered.identification.checked_add(1).unwrap_or(1);
         let (bytes, len) = (packet.as_ptr(), packet.len() as u32);
         let name_bytes = sends.addresses[usize::from(slot)].write(Family::V4, to.into())?;
@@ -296,10 +302,10 @@ pub(super) fn sent_to(control: &[u8]) -> Option<(u16, Ipv4Addr)> {
 }
 
 /// Writes IP's and UDP's headers before the datagram that stands in `packet`. The kernel fills in IP's checksum.
-fn write_headers(packet: &mut [u8], from: SocketAddrV4, to: SocketAddrV4, identification: u16, ttl: u8) {
+fn write_headers(packet: &mut [u8], from: SocketAddrV4, to: SocketAddrV4, (identification, tos, ttl): (u16, u8, u8)) {
     let (total, udp) = (packet.len() as u16, (packet.len() - 20) as u16);
-    // Version 4, five words; ordinary service; "don't fragment", as UDP sockets do.
-    packet[..4].copy_from_slice(&[0x45, 0, total.to_be_bytes()[0], total.to_be_bytes()[1]]);
+    // Version 4, five words; type of service; "don't fragment", as UDP sockets do.
+    packet[..4].copy_from_slice(&[0x45, tos, total.to_be_bytes()[0], total.to_be_bytes()[1]]);
     packet[4..6].copy_from_slice(&identification.to_be_bytes());
     packet[6..12].copy_from_slice(&[0x40, 0, ttl, libc::IPPROTO_UDP as u8, 0, 0]);
     packet[12..16].copy_from_slice(&from.ip().octets());
