@@ -183,7 +183,7 @@ impl Mmsg {
                 self.flush(metrics);
             }
             let out = self.outgoing.bytes(self.queued.len(), DATAGRAM_BYTES_MAX);
-            return Some(Packet { owner, from, datagram: self.incoming.bytes(index, len), out });
+            return Some(Packet { owner, from, sent_to: None, datagram: self.incoming.bytes(index, len), out });
         }
         None
     }

@@ -28,7 +28,7 @@ use mmsg::Mmsg;
 use ring::Ring;
 use socket::MediaSocket;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use steering::Steering;
 use system::WakeFd;
@@ -91,6 +91,8 @@ pub struct Packet<'n> {
     pub owner: Owner,
     /// From where; never IPv4-mapped.
     pub from: SocketAddr,
+    /// Which address of ours it was sent to, where that is known and not the one that its socket answers from: see [`Net::answer_from`].
+    pub sent_to: Option<Ipv4Addr>,
     /// Its payload, to be decrypted in place.
     pub datagram: &'n mut [u8],
     /// What [`Net::send_buffer`] would show now: what it causes may be written there at once.
@@ -190,10 +192,28 @@ impl Net {
         }
     }
 
+    /// From now on a steered socket answers from `address`, one of the host's; the answer is the one before, unspecified where none was known.
+    /// Until one is known it sends by itself, from where the routing table says. Who calls it knows that the peer has sent there: the
+    /// source of a datagram proves nothing.
+    pub fn answer_from(&mut self, key: SocketKey, address: Ipv4Addr) -> Ipv4Addr {
+        match self {
+            Net::Ring(ring) => ring.answer_from(key, address),
+            Net::Mmsg(_) => address,
+        }
+    }
+
     /// Sockets that are steered.
     pub fn sockets_steered(&self) -> usize {
         match self {
             Net::Ring(ring) => ring.sockets_steered(),
+            Net::Mmsg(_) => 0,
+        }
+    }
+
+    /// Datagrams of running calls that the kernel has dropped since this was last asked, because the socket that they share was full.
+    pub fn overflowed(&mut self) -> u64 {
+        match self {
+            Net::Ring(ring) => ring.overflowed(),
             Net::Mmsg(_) => 0,
         }
     }
@@ -340,7 +360,7 @@ mod tests {
     use super::*;
     use crate::limits::DATAGRAM_BYTES_MAX;
     use address::Family;
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::Ipv6Addr;
     use std::os::fd::AsFd;
 
     /// Every way datagrams can move.
@@ -361,6 +381,8 @@ mod tests {
         pub(super) metrics: Metrics,
         /// Owner's slot and datagram, in the order they came.
         pub(super) came: Vec<(u32, SocketAddr, Vec<u8>)>,
+        /// Where the last datagram was sent to, if answers leave from elsewhere.
+        pub(super) sent_to: Option<Ipv4Addr>,
     }
 
     impl Rig {
@@ -375,7 +397,7 @@ mod tests {
                 let steering = Arc::new(Steering::start().expect("root may load and attach a BPF program"));
                 net.be_steered(&steering, 0, None).unwrap();
             }
-            Rig { net, metrics: Metrics::default(), came: Vec::new() }
+            Rig { net, metrics: Metrics::default(), came: Vec::new(), sent_to: None }
         }
 
         /// Opens a socket, and steers it where that is the way.
@@ -396,6 +418,7 @@ mod tests {
             self.net.wait(clock::now().plus_millis(10), &mut self.metrics).unwrap();
             self.net.collect(clock::now(), &mut self.metrics);
             while let Some(packet) = self.net.next_packet(&mut self.metrics) {
+                self.sent_to = packet.sent_to;
                 self.came.push((packet.owner.slot, packet.from, packet.datagram.to_vec()));
             }
         }
