@@ -61,11 +61,6 @@ fn knee_sentence(knee: &Value) -> String {
         knee["core_percent_at_most"],
         knee["pacing_p99_ms_at_most"],
     );
-    if let Some(beside) =
-        knee["calls_less_the_floors_pacing"].as_f64().filter(|_| knee["calls"] != knee["calls_less_the_floors_pacing"])
-    {
-        let _ = write!(text, "; {beside} where the floor's own pacing error is taken off");
-    }
     if let Some(next) = knee["next_above"].as_f64() {
         let _ = write!(text, "; the next step above, {next}, was not");
     }
@@ -237,7 +232,7 @@ mod tests {
     fn a_knee_and_its_residences_read_as_sentences() {
         let record = json!({
             "knee": {"calls": 387, "next_above": 396, "core_percent_at_most": 85.0, "pacing_p99_ms_at_most": 2.0, "extrapolated": 401.0,
-                "generator_limited": true, "calls_less_the_floors_pacing": 390,
+                "generator_limited": true,
                 "at_70_percent": {"calls": 270, "residence_p999_us": 1200.0, "windows_us": [900.0, 1200.0, 5000.0],
                     "floor_residence_p999_us": 800.0, "floor_windows_us": [800.0]}},
             "ratio_to_floor": [{"calls": 200, "ratio": 0.97}, {"calls": 387, "ratio": 1.01}],
@@ -246,7 +241,7 @@ mod tests {
         let text = part(&record, &Value::Null);
         for said in [
             "387 calls: no fault, core below 85.0 %",
-            "390 where the floor's own pacing error is taken off; the next step above, 396, was not; by cost alone 401",
+            "pacing p99 below 2.0 ms; the next step above, 396, was not; by cost alone 401",
             "the generator was full",
             "times the floor: 0.97 at 200, 1.01 at 387 calls",
             "270 calls: residence p99.9 1.2 ms (0.9, 1.2, 5.0), the floor's 0.8 ms (0.8)",
