@@ -28,9 +28,8 @@ pub fn part(part: &Value, rival: &Value) -> String {
     }
     let ratios = part["ratio_to_floor"].as_array().map_or(&[][..], Vec::as_slice);
     if !ratios.is_empty() {
-        let each: Vec<String> =
-            ratios.iter().map(|ratio| format!("{} at {}", ratio["ratio"], ratio["calls"])).collect();
-        say("cost", format!("times the floor: {} calls", each.join(", ")));
+        let each: Vec<String> = ratios.iter().map(ratio_words).collect();
+        say("cost", format!("times the floor: {}; by turns, the median of the rounds in brackets", each.join(", ")));
     }
     let calm = &knee["at_70_percent"];
     if calm.is_object() {
@@ -69,6 +68,18 @@ fn knee_sentence(knee: &Value) -> String {
     }
     if knee["generator_limited"] == Value::Bool(true) {
         text.push_str("; the generator was full (!): the gateway may carry more");
+    }
+    text
+}
+
+/// What a call costs by one of the floor, with each round, and what else was seen there.
+fn ratio_words(ratio: &Value) -> String {
+    let rounds: Vec<String> = ratio["by_turns"].as_array().into_iter().flatten().map(Value::to_string).collect();
+    let faults = ratio["faults"].as_array().into_iter().flatten().filter_map(Value::as_array).flatten();
+    let faults: f64 = faults.map(number).sum();
+    let mut text = format!("{} at {} calls ({})", ratio["ratio"], ratio["calls"], rounds.join(", "));
+    if faults > 0.0 {
+        let _ = write!(text, " with {faults} faults in all windows");
     }
     text
 }
@@ -235,7 +246,8 @@ mod tests {
                 "generator_limited": true,
                 "at_70_percent": {"calls": 270, "residence_p999_us": 1200.0, "windows_us": [900.0, 1200.0, 5000.0],
                     "floor_residence_p999_us": 800.0, "floor_windows_us": [800.0]}},
-            "ratio_to_floor": [{"calls": 200, "ratio": 0.97}, {"calls": 387, "ratio": 1.01}],
+            "ratio_to_floor": [{"calls": 200, "ratio": 0.97, "by_turns": [0.96, 0.97, 0.98], "faults": [[0, 0, 0], [0, 0, 0]]},
+                {"calls": 387, "ratio": 1.01, "by_turns": [1.01, 1.0, 1.05], "faults": [[0, 2, 0], [1, 0, 0]]}],
             "scores": {"toward_a": {"calls": 12, "is_the_same_speech": true, "similarity_least": 0.97, "pesq_nb": 4.1, "pesq_nb_of_mu_law_alone": 4.2}},
         });
         let text = part(&record, &Value::Null);
@@ -243,7 +255,7 @@ mod tests {
             "387 calls: no fault, core below 85.0 %",
             "pacing p99 below 2.0 ms; the next step above, 396, was not; by cost alone 401",
             "the generator was full",
-            "times the floor: 0.97 at 200, 1.01 at 387 calls",
+            "times the floor: 0.97 at 200 calls (0.96, 0.97, 0.98), 1.01 at 387 calls (1.01, 1.0, 1.05) with 3 faults in all windows; by turns",
             "270 calls: residence p99.9 1.2 ms (0.9, 1.2, 5.0), the floor's 0.8 ms (0.8)",
             "toward the caller: 12 calls, the same speech (similarity 0.97 at least), PESQ-NB 4.10, mu-law alone 4.20",
         ] {
