@@ -337,7 +337,8 @@ impl Snapshot {
 
 /// Datagrams that found a full socket of the party that is measured.
 fn overrun(before: &Snapshot, after: &Snapshot) -> u64 {
-    let (all, idle) = (after.overrun - before.overrun, after.idle_overrun - before.idle_overrun);
+    let all = after.overrun.saturating_sub(before.overrun);
+    let idle = after.idle_overrun.saturating_sub(before.idle_overrun);
     all.saturating_sub(idle)
 }
 

@@ -8,7 +8,7 @@ use super::end::Shape;
 use super::generator::{Generator, Profile};
 use super::measure::{GENERATOR_MAX, Spread, Step, account, round, window};
 use super::process::{self, Usage};
-use super::score::score;
+use super::score::{Take, judge, takes};
 use super::search::{
     CALLS_MAX, CALM_WINDOWS, PACING_MS_MAX, RAMP_PER_SECOND, SETTLE, compared, fill, knee, residences,
 };
@@ -27,7 +27,7 @@ const TRANSCODE_BUSY_MAX: f64 = 0.85;
 const COMPLEXITY_UNREPORTED: i32 = 5;
 /// One call in this many is decoded and scored, and so many at least.
 const SCORED_EVERY: usize = 50;
-const SCORED_MIN: usize = 12;
+const SCORED_MIN: usize = 25;
 /// Calls that may have come and gone in one run, beside those that are up.
 const CALLS_GONE_MAX: usize = 4_000;
 /// Calls of the first step, from which the cost of one is known.
@@ -174,7 +174,9 @@ impl Run {
             generator.set_dialler(dialler);
             let title = format!("rtpengine {name}");
             let steps = self.climb(&title, FIRST_CALLS / 4, &mut generator, &mut subject, busy_max)?;
-            let scores = self.scores(&mut generator, &steps)?;
+            let takes = self.takes(&mut generator, &steps)?;
+            drop((generator, subject));
+            let scores = self.scores(&takes)?;
             results[name] = json!({
                 "knee": knee(&steps, busy_max), "scores": scores,
                 "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
@@ -195,7 +197,7 @@ impl Run {
         generator.set_dialler(dialler);
         let steps = self.climb(name, FIRST_CALLS, &mut generator, &mut subject, busy_max)?;
         let calm = self.calm(name, &steps, busy_max, &mut generator, &mut subject)?;
-        let scores = self.scores(&mut generator, &steps)?;
+        let takes = self.takes(&mut generator, &steps)?;
         let compared = self.compared(&steps, busy_max);
         let gateway = Party::new(name.to_owned(), generator, subject, transcodes);
         let sides = Sides { bare, ends: [a, b], start, transcodes };
@@ -215,6 +217,7 @@ impl Run {
                 "floor_windows": calm_floors.iter().map(Step::json).collect::<Vec<_>>()});
         }
         progress(&format!("{name}: knee {knee}"));
+        let scores = self.scores(&takes)?;
         Ok(json!({
             "complexity": compared.iter().map(|step| step.complexity).collect::<Vec<_>>(), "knee": knee,
             "ratio_to_floor": turns.iter().map(Turns::json).collect::<Vec<_>>(),
@@ -321,21 +324,24 @@ impl Run {
         Ok(Party::new(format!("floor of {name}{title}"), generator, subject, false))
     }
 
-    /// Goes back to the most calls that were carried without a fault, records a few seconds and has them judged.
-    fn scores(&self, generator: &mut Generator, steps: &[Step]) -> Result<Value> {
-        let Some(first) = steps.first() else { return Ok(Value::Null) };
+    /// Goes back to the most calls that were carried without a fault and records a few seconds.
+    fn takes(&self, generator: &mut Generator, steps: &[Step]) -> Result<Vec<Take>> {
+        let Some(first) = steps.first() else { return Ok(Vec::new()) };
         let good = steps.iter().filter(|step| step.defects() == 0 && step.busy < TRANSCODE_BUSY_MAX);
         let calls = good.map(|step| step.calls).max().unwrap_or(first.calls);
         fill(generator, calls)?;
-        // Where the steps were given, somebody is in a hurry.
-        let most_apart = if self.counts.is_some() { SCORED_EVERY } else { calls / SCORED_MIN };
-        generator.record(most_apart.clamp(1, SCORED_EVERY));
+        generator.record((calls / SCORED_MIN).clamp(1, SCORED_EVERY));
         let begun = generator.places();
         let time = self.window.clamp(Duration::from_secs(3), Duration::from_secs(6));
         generator.open_window(time);
         generator.run_for(time)?;
         generator.close_window();
-        let scores = score(generator, &self.corpus, &begun, &self.site.folder)?;
+        takes(generator, &self.corpus, &begun)
+    }
+
+    /// Has them judged.
+    fn scores(&self, takes: &[Take]) -> Result<Value> {
+        let scores = judge(takes, &self.site.folder)?;
         progress(&format!("scores {scores}"));
         Ok(scores)
     }

@@ -77,7 +77,10 @@ fn ratio_words(ratio: &Value) -> String {
     let rounds: Vec<String> = ratio["by_turns"].as_array().into_iter().flatten().map(Value::to_string).collect();
     let faults = ratio["faults"].as_array().into_iter().flatten().filter_map(Value::as_array).flatten();
     let faults: f64 = faults.map(number).sum();
-    let mut text = format!("{} at {} calls ({})", ratio["ratio"], ratio["calls"], rounds.join(", "));
+    let mut text = format!("{} at {} calls", ratio["ratio"], ratio["calls"]);
+    if !rounds.is_empty() {
+        let _ = write!(text, " ({})", rounds.join(", "));
+    }
     if faults > 0.0 {
         let _ = write!(text, " with {faults} faults in all windows");
     }
@@ -106,6 +109,10 @@ fn score_sentence(score: &Value) -> String {
     let mut text = format!("{} calls, {speech} (similarity {} at least)", score["calls"], score["similarity_least"]);
     if let Some((heard, mu_law)) = score["pesq_nb"].as_f64().zip(score["pesq_nb_of_mu_law_alone"].as_f64()) {
         let _ = write!(text, ", PESQ-NB {heard:.2}, mu-law alone {mu_law:.2}");
+        let below = &score["pesq_nb_below_mu_law"];
+        if let Some((below, error)) = below.as_f64().zip(score["pesq_nb_below_mu_law_standard_error"].as_f64()) {
+            let _ = write!(text, ": {below:.3} below it call by call, standard error {error:.3}");
+        }
     }
     text
 }
@@ -248,7 +255,8 @@ mod tests {
                     "floor_residence_p999_us": 800.0, "floor_windows_us": [800.0]}},
             "ratio_to_floor": [{"calls": 200, "ratio": 0.97, "by_turns": [0.96, 0.97, 0.98], "faults": [[0, 0, 0], [0, 0, 0]]},
                 {"calls": 387, "ratio": 1.01, "by_turns": [1.01, 1.0, 1.05], "faults": [[0, 2, 0], [1, 0, 0]]}],
-            "scores": {"toward_a": {"calls": 12, "is_the_same_speech": true, "similarity_least": 0.97, "pesq_nb": 4.1, "pesq_nb_of_mu_law_alone": 4.2}},
+            "scores": {"toward_a": {"calls": 12, "is_the_same_speech": true, "similarity_least": 0.97, "pesq_nb": 4.1, "pesq_nb_of_mu_law_alone": 4.2,
+                "pesq_nb_below_mu_law": 0.1, "pesq_nb_below_mu_law_standard_error": 0.012}},
         });
         let text = part(&record, &Value::Null);
         for said in [
@@ -257,7 +265,7 @@ mod tests {
             "the generator was full",
             "times the floor: 0.97 at 200 calls (0.96, 0.97, 0.98), 1.01 at 387 calls (1.01, 1.0, 1.05) with 3 faults in all windows; by turns",
             "270 calls: residence p99.9 1.2 ms (0.9, 1.2, 5.0), the floor's 0.8 ms (0.8)",
-            "toward the caller: 12 calls, the same speech (similarity 0.97 at least), PESQ-NB 4.10, mu-law alone 4.20",
+            "toward the caller: 12 calls, the same speech (similarity 0.97 at least), PESQ-NB 4.10, mu-law alone 4.20: 0.100 below it call by call, standard error 0.012",
         ] {
             assert!(text.contains(said), "{said} is missing in\n{text}");
         }
