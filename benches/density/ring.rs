@@ -246,6 +246,11 @@ impl Ring {
         Ok((index, bound))
     }
 
+    /// Datagrams that ever found a socket of this ring full.
+    pub fn overrun(&self) -> u64 {
+        self.sockets.iter().map(dropped).sum()
+    }
+
     /// Fixes a socket's peer: sends to it are cheaper.
     pub fn connect(&self, socket: SocketIndex, to: SocketAddrV4) -> io::Result<()> {
         let address = raw(to);
@@ -505,6 +510,19 @@ fn set_option(fd: &OwnedFd, name: libc::c_int, value: libc::c_int) -> io::Result
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is `len` bytes long and lives through the call.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const value).cast(), len) }).map(drop)
+}
+
+/// Datagrams that a socket dropped, by the kernel's account of its memory.
+fn dropped(fd: &OwnedFd) -> u64 {
+    /// `SK_MEMINFO_DROPS`, the last of `SK_MEMINFO_VARS` numbers.
+    const DROPS: usize = 8;
+    let mut numbers = [0u32; DROPS + 1];
+    let mut len = size_of_val(&numbers) as libc::socklen_t;
+    // SAFETY: `numbers` has room for `len` bytes; both live through the call.
+    let answer = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, numbers.as_mut_ptr().cast(), &mut len)
+    };
+    if answer == 0 { u64::from(numbers[DROPS]) } else { 0 }
 }
 
 fn raw(address: SocketAddrV4) -> libc::sockaddr_in {

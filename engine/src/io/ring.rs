@@ -30,7 +30,7 @@ use super::address::Family;
 use super::socket::{CONTROL_BYTES, MediaSocket, destination};
 use super::system::WakeFd;
 use super::{
-    GATHER, Owner, PAUSE_MS, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_noise,
+    Owner, PAUSE_MS, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, gathered, is_noise,
     is_send_noise,
 };
 use crate::limits::{DATAGRAM_BYTES_MAX, RING_BUFFERS_MAX, TURN_PACKETS_MAX};
@@ -267,8 +267,8 @@ impl Ring {
         self.state.buffers.publish();
         let until = self.state.paused.front().map_or(until, |&(resume, _)| resume.min(until));
         let until = if self.state.received.is_empty() { until } else { Instant::ZERO };
-        let gathered = (self.state.now + GATHER).min(until);
         let now = clock::now();
+        let gathered = gathered(self.state.now, now).min(until);
         if now < gathered {
             self.enter(GATHER_COMPLETIONS, gathered.since(now))?;
             if !self.ring.completion().is_empty() {
