@@ -3,11 +3,15 @@
 
 use engine::bridge::{BridgeCommand, BridgeConfig, BridgeId, LegConfig, LegName, LegRemote, Shared};
 use engine::config::{COMPLEXITY_DEFAULT, DSCP_DEFAULT, Driver, EngineConfig};
-use engine::dtls::Identity;
+use engine::dtls::{DtlsRole, DtlsVersions, Identity};
+use engine::ice::{IceAgent, IceCredentials, IceOutput, IceRole};
+use engine::io::clock;
 use engine::leg::rtp::{RtpConfig, RtpRemote};
+use engine::leg::webrtc::{WebrtcChange, WebrtcConfig, WebrtcRemote};
 use engine::leg::{LocalLeg, MediaFormat};
+use engine::random::Random;
 use engine::rtp::header;
-use engine::sdp::{Codec, OpusParameters};
+use engine::sdp::{Candidate, Codec, IceDescription, OpusParameters};
 use engine::srtp::{MASTER_BYTES_MAX, MasterKey, Protect, SrtpKeys, SrtpProfile};
 use engine::time::{RtpTimestamp, WallAnchor};
 use engine::worker::{Command, Engine, Event};
@@ -30,6 +34,36 @@ fn remote(peer: &UdpSocket, srtp: Option<SrtpKeys>) -> RtpRemote {
     };
     let rtcp_address = SocketAddr::new(address.ip(), address.port() ^ 1);
     RtpRemote { address, rtcp_address, rtcp_mux: false, format, sending: true, srtp }
+}
+
+fn port(local: &LocalLeg) -> u16 {
+    match local {
+        LocalLeg::Rtp { port, .. } | LocalLeg::Webrtc { port, .. } => *port,
+    }
+}
+
+fn description(of: &IceCredentials, lite: bool, address: SocketAddr) -> IceDescription {
+    let candidates = vec![Candidate { address, priority: 2_130_706_431 }];
+    IceDescription { ufrag: of.ufrag.clone(), pwd: of.pwd.clone(), lite, candidates }
+}
+
+/// Whether a browser's ICE finds the way to the address that it was told: it takes answers only from there (RFC 8445 §7.2.5.2.1).
+fn reaches(socket: &UdpSocket, browser: &IceCredentials, gateway: &IceCredentials, told: SocketAddr) -> bool {
+    let mut agent = IceAgent::new(clock::now(), IceRole::Controlling, browser.clone(), Random::from_test_seed(1));
+    agent.set_remote(clock::now(), &description(gateway, true, told));
+    let mut buffer = [0; 2_000];
+    for _ in 0..TRIES_MAX {
+        match agent.poll_output(clock::now(), &mut buffer) {
+            IceOutput::Transmit { to, len } => assert_eq!(socket.send_to(&buffer[..len], to).unwrap(), len),
+            IceOutput::Nominated(address) => return address == told,
+            IceOutput::Failed | IceOutput::ConsentLost => return false,
+            IceOutput::Timeout(_) => match socket.recv_from(&mut buffer) {
+                Ok((len, from)) if from == told => agent.handle_datagram(clock::now(), from, &buffer[..len]).unwrap(),
+                _ => {}
+            },
+        }
+    }
+    false
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the peer's socket")]
@@ -78,6 +112,11 @@ struct Rig {
 
 impl Rig {
     fn start(first_port: u16, talker: &Talker, srtp: Option<SrtpKeys>) -> Rig {
+        Rig::with(first_port, LegConfig::Rtp(RtpConfig { remote: Some(remote(&talker.socket, srtp)) })).0
+    }
+
+    /// Any leg A; answers what is known of it, too.
+    fn with(first_port: u16, a: LegConfig) -> (Rig, LocalLeg) {
         let config = EngineConfig {
             workers: 1,
             pin: false,
@@ -94,19 +133,20 @@ impl Rig {
         };
         let engine = Engine::start(&config, shared, || {}).unwrap();
         let other = Talker::new(None);
-        let leg = |remote| LegConfig::Rtp(RtpConfig { remote: Some(remote) });
-        let config = BridgeConfig { a: leg(remote(&talker.socket, srtp)), b: leg(remote(&other.socket, None)) };
+        let b = LegConfig::Rtp(RtpConfig { remote: Some(remote(&other.socket, None)) });
+        let config = BridgeConfig { a, b };
         engine.command(0, Command::Open { bridge: BridgeId(1), config }).unwrap();
         let mut rig = Rig { engine, ports: [0; 2], other };
-        let is_open = rig.tries(|rig| match rig.engine.poll_event(0) {
-            Some(Event::Opened { a: LocalLeg::Rtp { port: a, .. }, b: LocalLeg::Rtp { port: b, .. }, .. }) => {
-                rig.ports = [a, b];
-                true
+        let mut local = None;
+        let is_open = rig.tries(|rig| {
+            if let Some(Event::Opened { a, b, .. }) = rig.engine.poll_event(0) {
+                rig.ports = [port(&a), port(&b)];
+                local = Some(a);
             }
-            _ => false,
+            local.is_some()
         });
         assert!(is_open && rig.tries(|rig| rig.engine.metrics(0).sockets_steered == 2));
-        rig
+        (rig, local.unwrap())
     }
 
     fn tries(&mut self, mut come: impl FnMut(&mut Rig) -> bool) -> bool {
@@ -174,6 +214,30 @@ fn a_plain_peer_is_answered_from_where_it_sends_to_though_a_stranger_is_there_to
     // Stragglers of the one before are played, and move nothing.
     talker.talk([127, 0, 0, 4], rig.ports[0]);
     assert_eq!(rig.heard_from(&next.socket), 5);
+    rig.engine.stop();
+}
+
+#[test]
+fn a_browser_reaches_the_address_that_it_was_told_by_ice_and_another_after_a_restart() {
+    let socket = peer();
+    let ours = socket.local_addr().unwrap();
+    let browser = |name: &str| IceCredentials { ufrag: name.repeat(4), pwd: name.repeat(24) };
+    let format = remote(&socket, None).format;
+    let fingerprint = Identity::generate().unwrap().fingerprint();
+    let (ice, dtls) = (description(&browser("a"), false, ours), DtlsRole::Server);
+    let first = WebrtcRemote { ice, fingerprint, dtls, format: format.clone() };
+    let versions = DtlsVersions::Auto;
+    let config = WebrtcConfig { ice: IceRole::Lite, versions, credentials: None, hold: false, remote: Some(first) };
+    let (rig, local) = Rig::with(24_500, LegConfig::Webrtc(Box::new(config)));
+    let LocalLeg::Webrtc { ufrag, pwd, port, .. } = local else { panic!("{local:?}") };
+    assert!(reaches(&socket, &browser("a"), &IceCredentials { ufrag, pwd }, ([127, 0, 0, 2], port).into()));
+
+    let credentials = browser("g");
+    let ice = description(&browser("b"), false, ours);
+    let change = WebrtcChange { ice, credentials: credentials.clone(), fingerprint, dtls, format, sending: true };
+    let command = BridgeCommand::SetRemote { leg: LegName::A, remote: Box::new(LegRemote::WebrtcChange(change)) };
+    rig.engine.command(0, Command::Bridge { bridge: BridgeId(1), command }).unwrap();
+    assert!(reaches(&socket, &browser("b"), &credentials, ([127, 0, 0, 3], port).into()));
     rig.engine.stop();
 }
 
