@@ -225,7 +225,7 @@ fn a_browser_reaches_the_address_that_it_was_told_by_ice_and_another_after_a_res
     let format = remote(&socket, None).format;
     let fingerprint = Identity::generate().unwrap().fingerprint();
     let (ice, dtls) = (description(&browser("a"), false, ours), DtlsRole::Server);
-    let first = WebrtcRemote { ice, fingerprint, dtls, format: format.clone() };
+    let first = WebrtcRemote { ice, fingerprint, dtls, format };
     let versions = DtlsVersions::Auto;
     let config = WebrtcConfig { ice: IceRole::Lite, versions, credentials: None, hold: false, remote: Some(first) };
     let (rig, local) = Rig::with(24_500, LegConfig::Webrtc(Box::new(config)));
