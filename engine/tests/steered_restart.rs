@@ -127,8 +127,19 @@ fn talk(peers: &[UdpSocket; 2], ports: [u16; 2], sequence: &mut u16, heard: &mut
     }
 }
 
+/// From here on this thread, its sockets and the processes that it starts have a network of their own: the example's ports are free there.
+#[expect(unsafe_code, reason = "std makes no namespaces")]
+fn move_to_a_namespace() {
+    // SAFETY: no pointers; concerns this thread and what it makes from now on.
+    let answer = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
+    let status = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip (iproute2) runs");
+    assert!(status.success());
+}
+
 #[test]
 fn what_a_killed_process_steered_is_gone_and_the_next_one_hears_its_calls_on_the_same_ports() {
+    move_to_a_namespace();
     let peers = [bound(0).unwrap(), bound(0).unwrap()];
     let mut sequence = 0;
     let mut hear = |ports| {
