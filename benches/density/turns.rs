@@ -5,7 +5,7 @@
 //! costs something too (what is transcoded is concealed). What the idle one costs (reports, checks) is charged to nobody. Each round is a
 //! window of either, every second round in the other order.
 //!
-//! Calls that last are never silent for longer than one window of the other, or 10 s: they come up in pieces, and between two windows of the
+//! Calls that last are never silent for longer than one turn of the other, or 10 s: they come up in pieces, and between two turns of the
 //! other they have a [`BREATH`], in which consent is renewed (RFC 7675: it ends 30 s after the last answer). A call that is lost all the same
 //! fails the run: a program that carries nothing is cheap. A window that the machine spoiled is measured again, once.
 
@@ -35,9 +35,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 const PIECE_TIME: Duration = Duration::from_secs(5);
 const PIECE: usize = (PIECE_TIME.as_secs() as f64 * RAMP_PER_SECOND) as usize;
 /// Repetitions of a window that was spoiled.
-const AGAIN_MAX: usize = 1;
-/// Of the calls that were asked for so many may have been refused, in a hundred.
-const REFUSED_PERCENT_MAX: usize = 1;
+const AGAIN_MAX: u32 = 1;
+/// Of the calls that were asked for so many may have been refused, in a hundred, or one: what is compared is the cost of a call that is up.
+const REFUSED_PERCENT_MAX: usize = 5;
 
 /// One of the two.
 pub struct Party {
@@ -86,14 +86,23 @@ impl Party {
     fn window(&mut self, run: &Run, calls: usize, idle: &Party) -> Result<Step> {
         self.turn(|generator| fill(generator, calls))?;
         let idle = Idle { subject: &idle.subject, generator: &idle.generator };
-        let step = window_beside(&mut self.generator, &mut self.subject, Some(&idle), run.window, &run.site)?;
-        progress(&describe(&self.name, &step));
+        let mut measure = || -> Result<Step> {
+            let step = window_beside(&mut self.generator, &mut self.subject, Some(&idle), run.window, &run.site)?;
+            progress(&describe(&self.name, &step));
+            Ok(step)
+        };
+        let mut step = measure()?;
+        for _ in 0..repetitions(run.window) {
+            if step.spoiled().is_some() {
+                step = Step { again: vec![step.brief()], ..measure()? };
+            }
+        }
         if let Some(reason) = no_measure(&step, calls) {
-            let silence = self.silence.as_secs_f64();
-            bail!(
-                "{} by turns: {reason}; its calls were silent for {silence:.1} s at most, and end after 30",
-                self.name
-            );
+            let silence = match step.broken {
+                0 => String::new(),
+                _ => format!("; silent for {:.1} s at most, and calls end after 30", self.silence.as_secs_f64()),
+            };
+            bail!("{} by turns: {reason}{silence}", self.name);
         }
         if self.hangs_up {
             self.generator.keep(0)?;
@@ -109,13 +118,23 @@ fn pick([first, second]: &mut [Party; 2], which: usize) -> (&mut Party, &mut Par
     if which == 0 { (first, second) } else { (second, first) }
 }
 
+/// How long a turn with so many windows is.
+fn turn_time(window: Duration, repetitions: u32) -> Duration {
+    SETTLE + window * (1 + repetitions) + GOODBYE
+}
+
+/// Windows for which there is time if the machine spoils one.
+fn repetitions(window: Duration) -> u32 {
+    if turn_time(window, AGAIN_MAX) > SILENCE_MAX { 0 } else { AGAIN_MAX }
+}
+
 /// Why a window says nothing about what `calls` calls cost, if it does not.
 fn no_measure(step: &Step, calls: usize) -> Option<String> {
     let up = step.calls;
     if step.broken > 0 {
         return Some(format!("{} of {} calls died or never came up", step.broken, up + step.broken));
     }
-    if up * 100 < calls * (100 - REFUSED_PERCENT_MAX) {
+    if calls.saturating_sub(up) > (calls * REFUSED_PERCENT_MAX / 100).max(1) {
         return Some(format!("{up} calls are up, {calls} were wanted"));
     }
     // Where the machine is to blame the faults stand beside the ratio.
@@ -137,7 +156,7 @@ pub struct Turns {
 impl Run {
     /// `rounds` windows of either of `parties` at `calls` calls.
     pub fn by_turns(&self, parties: &mut [Party; 2], calls: usize, rounds: usize) -> Result<Turns> {
-        let silence = self.window + SETTLE + GOODBYE;
+        let silence = turn_time(self.window, repetitions(self.window));
         if silence > SILENCE_MAX {
             bail!("DENSITY_SECONDS: calls that wait for {} s for their turn end before it", silence.as_secs_f64());
         }
@@ -155,13 +174,8 @@ impl Run {
             let mut pair = [Step::default(), Step::default()];
             for which in if number % 2 == 0 { [0, 1] } else { [1, 0] } {
                 let (party, other) = pick(parties, which);
-                for _ in 0..=AGAIN_MAX {
-                    other.breathe(silence)?;
-                    pair[which] = party.window(self, calls, other)?;
-                    if pair[which].spoiled().is_none() {
-                        break;
-                    }
-                }
+                other.breathe(silence)?;
+                pair[which] = party.window(self, calls, other)?;
             }
             windows.push(pair);
         }
@@ -258,10 +272,20 @@ mod tests {
     }
 
     #[test]
+    fn long_windows_are_not_repeated_where_the_others_calls_would_wait_for_too_long() {
+        let seconds = Duration::from_secs;
+        assert_eq!([2, 5, 8].map(|window| repetitions(seconds(window))), [1; 3]);
+        assert_eq!(repetitions(seconds(10)), 0);
+        assert!(turn_time(seconds(10), 0) <= SILENCE_MAX);
+    }
+
+    #[test]
     fn a_window_without_its_calls_is_no_measure() {
         assert_eq!(no_measure(&step(0.5), 100), None);
-        assert_eq!(no_measure(&step(0.5), 101), None, "one that was refused changes no cost of a call");
-        assert!(no_measure(&step(0.5), 102).unwrap().contains("100 calls are up, 102 were wanted"));
+        assert_eq!(no_measure(&step(0.5), 105), None, "those that were refused change no cost of a call");
+        assert!(no_measure(&step(0.5), 106).unwrap().contains("100 calls are up, 106 were wanted"));
+        let few = Step { calls: 3, ..step(0.5) };
+        assert_eq!((no_measure(&few, 4), no_measure(&few, 5).is_some()), (None, true));
         let lost = Step { calls: 0, broken: 100, ..step(0.01) };
         assert!(no_measure(&lost, 100).unwrap().contains("100 of 100 calls died"));
         let lossy = Step { lost: 101, ..step(0.5) };
