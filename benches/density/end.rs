@@ -282,7 +282,7 @@ impl End {
         hears: (u32, u8),
     ) -> std::io::Result<End> {
         let Place { at, stamped } = place;
-        let (socket, _) = ring.open(at)?;
+        let (socket, _) = ring.open_at(at)?;
         let mut random = system_random();
         let webrtc = |config: WebrtcConfig, full: bool| Link::Webrtc {
             leg: Box::new(WebrtcLeg::new(clock::now(), config, &common.identity, common.anchor, system_random())),

@@ -8,7 +8,7 @@ use super::corpus::Corpus;
 use super::ring::{DATAGRAM_BYTES_MAX, Ring};
 use anyhow::{Context, Result};
 use std::io::{BufRead, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -98,7 +98,7 @@ fn orders() -> Receiver<Option<(u64, [SocketAddrV4; 2])>> {
 fn open(ring: &mut Ring, peers: [SocketAddrV4; 2]) -> Result<[u16; 2]> {
     let mut ports = [0; 2];
     for (port, peer) in ports.iter_mut().zip(peers) {
-        let (socket, bound) = ring.open(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let (socket, bound) = ring.open(0)?;
         ring.connect(socket, peer)?;
         *port = bound;
     }

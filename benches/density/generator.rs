@@ -150,9 +150,9 @@ impl Generator {
     /// Room for `calls_max` calls. `place` says where in the speech a call begins.
     pub fn new(profile: Profile, calls_max: usize, frames: usize, dialler: Dialler) -> Result<Generator> {
         let mut ring = Ring::new(2 * calls_max + 4, true).context("io_uring of Linux 6.0 or newer is needed")?;
-        let (sip_socket, sip_port) = ring.open(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let (sip_socket, sip_port) = ring.open(0)?;
         // RTCP of all ends: at the address of each.
-        let (rtcp_socket, rtcp_port) = ring.open(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
+        let (rtcp_socket, rtcp_port) = ring.open_at(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
         let ears = crowd::open(&mut ring)?;
         let mut owners = Vec::new();
         note_owner(&mut owners, sip_socket, Owner::Sip);

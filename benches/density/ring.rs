@@ -7,7 +7,6 @@
 //!
 //! Why not the engine's loop: it is the thing that is measured, and it would hide its own cost in floor and generator alike.
 
-use super::crowd::{HEADERS_BYTES, Voice, write_headers};
 use io_uring::types::{BufRingEntry, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::collections::VecDeque;
@@ -33,11 +32,11 @@ const STRIDE_BYTES: usize = (OUT_BYTES + NAME_BYTES + CONTROL_BYTES + DATAGRAM_B
 
 /// Datagrams queued before they are handed over: few, so that the time noted for each is that of its departure.
 const SENDS: usize = 8;
-/// Each has room before it for the headers of a raw socket.
-const HEAD_BYTES: usize = HEADERS_BYTES.next_multiple_of(32);
-const SEND_BYTES: usize = (HEAD_BYTES + DATAGRAM_BYTES_MAX).next_multiple_of(64);
-/// A control message with an `in_pktinfo`.
-const SOURCE_BYTES: usize = 32;
+const SEND_BYTES: usize = DATAGRAM_BYTES_MAX.next_multiple_of(64);
+/// `cmsghdr`, `in_pktinfo`, and the control message of both.
+const CONTROL_HEAD_BYTES: usize = 16;
+const PKTINFO_BYTES: usize = 12;
+const SOURCE_BYTES: usize = CONTROL_HEAD_BYTES + PKTINFO_BYTES.next_multiple_of(8);
 
 /// What completions are known by, beside the number of a socket.
 const SEND: u64 = u64::MAX;
@@ -152,11 +151,11 @@ impl Pool {
     }
 }
 
-/// What says from which of our addresses a datagram leaves, where no raw socket does.
+/// What says from which of our addresses a datagram leaves.
 struct Sources {
     messages: Box<[libc::msghdr; SENDS]>,
     bytes: Box<[libc::iovec; SENDS]>,
-    controls: Box<[[u32; SOURCE_BYTES / 4]; SENDS]>,
+    controls: Box<[[u8; SOURCE_BYTES]; SENDS]>,
 }
 
 /// An io_uring instance and its sockets.
@@ -169,8 +168,8 @@ pub struct Ring {
     sources: Sources,
     queued: usize,
     sockets: Vec<Option<OwnedFd>>,
-    /// By what ends say something whose calls are up.
-    voice: Option<Voice>,
+    /// Sockets of somebody else's, and their ports.
+    adopted: Vec<(u16, SocketIndex)>,
     header: Box<libc::msghdr>,
     to_arm: Vec<SocketIndex>,
     /// Sockets that were left, and the turn after which they are closed.
@@ -207,10 +206,10 @@ impl Ring {
             stamped,
             sends: Area::new(SENDS * SEND_BYTES)?,
             addresses,
-            sources: Sources { messages, bytes, controls: Box::new([[0; SOURCE_BYTES / 4]; SENDS]) },
+            sources: Sources { messages, bytes, controls: Box::new([[0; SOURCE_BYTES]; SENDS]) },
             queued: 0,
             sockets: Vec::with_capacity(sockets_max),
-            voice: None,
+            adopted: Vec::new(),
             header,
             to_arm: Vec::new(),
             left: VecDeque::new(),
@@ -222,8 +221,13 @@ impl Ring {
         })
     }
 
-    /// Opens a socket; port 0 takes any. Answers its index and port.
-    pub fn open(&mut self, at: SocketAddrV4) -> io::Result<(SocketIndex, u16)> {
+    /// Opens a socket on loopback; port 0 takes any. Answers its index and port.
+    pub fn open(&mut self, port: u16) -> io::Result<(SocketIndex, u16)> {
+        self.open_at(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+    }
+
+    /// Opens one at an address of this host.
+    pub fn open_at(&mut self, at: SocketAddrV4) -> io::Result<(SocketIndex, u16)> {
         let fd = bind(at, RECEIVE_BUFFER_BYTES)?;
         if self.stamped {
             set_option(&fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
@@ -235,22 +239,18 @@ impl Ring {
         Ok((index, bound))
     }
 
-    /// Makes a socket of somebody else's one that this ring can send by.
-    pub fn adopt(&mut self, fd: BorrowedFd<'_>) -> io::Result<SocketIndex> {
+    /// From now on [`Ring::send_as`] sends by somebody else's socket what is to come from its port.
+    pub fn adopt(&mut self, port: u16, fd: BorrowedFd<'_>) -> io::Result<()> {
         let index = self.register(fd)?;
         self.sockets.push(None);
-        Ok(index)
+        self.adopted.push((port, index));
+        Ok(())
     }
 
     fn register(&mut self, fd: BorrowedFd<'_>) -> io::Result<SocketIndex> {
         let index = self.sockets.len() as SocketIndex;
         self.ring.submitter().register_files_update(index, &[fd.as_raw_fd()])?;
         Ok(index)
-    }
-
-    /// By what [`Ring::send_as`] sends.
-    pub fn set_voice(&mut self, voice: Voice) {
-        self.voice = Some(voice);
     }
 
     /// Fixes a socket's peer: sends to it are cheaper.
@@ -286,7 +286,7 @@ impl Ring {
         if self.queued == SENDS {
             self.submit();
         }
-        self.sends.slice(self.queued * SEND_BYTES + HEAD_BYTES, SEND_BYTES - HEAD_BYTES)
+        self.sends.slice(self.queued * SEND_BYTES, SEND_BYTES)
     }
 
     /// Queues a datagram; `to` is `None` on a connected socket.
@@ -297,58 +297,35 @@ impl Ring {
 
     /// Queues what was written into [`Ring::room`].
     pub fn send_room(&mut self, socket: SocketIndex, to: Option<SocketAddrV4>, len: usize) {
-        let bytes = self.sends.slice(self.queued * SEND_BYTES + HEAD_BYTES, len).as_ptr();
-        let send = self.sending(socket, to, bytes, len);
-        self.queue(send);
-    }
-
-    /// The same, from an address and port of ours whose own socket is closed.
-    pub fn send_as(&mut self, from: SocketAddrV4, to: SocketAddrV4, len: usize) {
-        let (slot, start) = (self.queued, self.queued * SEND_BYTES + HEAD_BYTES);
-        let send = match self.voice {
-            Some(Voice::Raw(socket)) => {
-                let packet = self.sends.slice(start - HEADERS_BYTES, HEADERS_BYTES + len);
-                write_headers(packet, from, to);
-                let bytes = packet.as_ptr();
-                self.sending(socket, Some(to), bytes, HEADERS_BYTES + len)
-            }
-            Some(Voice::Ports(sockets)) => {
-                let Some((_, socket)) = sockets.into_iter().find(|(port, _)| *port == from.port()) else { return };
-                let bytes = self.sends.slice(start, len).as_mut_ptr();
-                self.addresses[slot] = raw(to);
-                // `cmsghdr`, then an `in_pktinfo`: interface, the source, and nothing that is read.
-                let control = &mut self.sources.controls[slot];
-                let source = u32::from_ne_bytes(from.ip().octets());
-                *control = [28, 0, libc::IPPROTO_IP as u32, libc::IP_PKTINFO as u32, 0, source, 0, 0];
-                self.sources.bytes[slot] = libc::iovec { iov_base: bytes.cast(), iov_len: len };
-                let message = &mut self.sources.messages[slot];
-                message.msg_name = (&raw mut self.addresses[slot]).cast();
-                message.msg_namelen = size_of::<libc::sockaddr_in>() as u32;
-                message.msg_iov = &raw mut self.sources.bytes[slot];
-                message.msg_iovlen = 1;
-                message.msg_control = control.as_mut_ptr().cast();
-                message.msg_controllen = SOURCE_BYTES;
-                opcode::SendMsg::new(Fixed(socket), message).flags(SEND_FLAGS as u32).build()
-            }
-            None => return,
-        };
-        self.queue(send);
-    }
-
-    fn sending(
-        &mut self,
-        socket: SocketIndex,
-        to: Option<SocketAddrV4>,
-        bytes: *const u8,
-        len: usize,
-    ) -> squeue::Entry {
+        let slot = self.queued;
+        let bytes = self.sends.slice(slot * SEND_BYTES, len).as_ptr();
         let mut send = opcode::Send::new(Fixed(socket), bytes, len as u32).flags(SEND_FLAGS);
         if let Some(to) = to {
-            self.addresses[self.queued] = raw(to);
-            let address = &raw const self.addresses[self.queued];
+            self.addresses[slot] = raw(to);
+            let address = &raw const self.addresses[slot];
             send = send.dest_addr(address.cast()).dest_addr_len(size_of::<libc::sockaddr_in>() as u32);
         }
-        send.build()
+        self.queue(send.build());
+    }
+
+    /// The same, from an address of ours and the port of an adopted socket.
+    pub fn send_as(&mut self, from: SocketAddrV4, to: SocketAddrV4, len: usize) {
+        let Some(&(_, socket)) = self.adopted.iter().find(|(port, _)| *port == from.port()) else { return };
+        let slot = self.queued;
+        let bytes = self.sends.slice(slot * SEND_BYTES, len).as_mut_ptr();
+        self.addresses[slot] = raw(to);
+        let Sources { messages, bytes: places, controls } = &mut self.sources;
+        controls[slot] = source(*from.ip());
+        places[slot] = libc::iovec { iov_base: bytes.cast(), iov_len: len };
+        let message = &mut messages[slot];
+        message.msg_name = (&raw mut self.addresses[slot]).cast();
+        message.msg_namelen = size_of::<libc::sockaddr_in>() as u32;
+        message.msg_iov = &raw mut places[slot];
+        message.msg_iovlen = 1;
+        message.msg_control = controls[slot].as_mut_ptr().cast();
+        message.msg_controllen = SOURCE_BYTES;
+        let send = opcode::SendMsg::new(Fixed(socket), message).flags(SEND_FLAGS as u32).build();
+        self.queue(send);
     }
 
     fn queue(&mut self, send: squeue::Entry) {
@@ -471,6 +448,17 @@ fn stamped(filled: &[u8], arrival: Arrival) -> Arrival {
     Arrival { len: filled.len() - start, at_nanos, from, start, ..arrival }
 }
 
+/// The control message that says from which address a datagram leaves: `cmsghdr`, then an `in_pktinfo` (interface, source, and what is not
+/// read).
+fn source(address: Ipv4Addr) -> [u8; SOURCE_BYTES] {
+    let mut control = [0; SOURCE_BYTES];
+    control[..8].copy_from_slice(&((CONTROL_HEAD_BYTES + PKTINFO_BYTES) as u64).to_ne_bytes());
+    control[8..12].copy_from_slice(&libc::IPPROTO_IP.to_ne_bytes());
+    control[12..16].copy_from_slice(&libc::IP_PKTINFO.to_ne_bytes());
+    control[20..24].copy_from_slice(&address.octets());
+    control
+}
+
 /// Nanoseconds of the real-time clock, which the kernel stamps datagrams with.
 pub fn real_nanos() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -481,7 +469,9 @@ pub fn real_nanos() -> u64 {
 
 /// A socket at an address of this host, which several may have. `buffer_bytes`: what the kernel may hold for it.
 pub(super) fn bind(at: SocketAddrV4, buffer_bytes: libc::c_int) -> io::Result<OwnedFd> {
-    let fd = socket(libc::SOCK_DGRAM, 0)?;
+    // SAFETY: no pointers; the answer is a fresh descriptor that nobody else owns.
+    let fd =
+        unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?) };
     if set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, buffer_bytes).is_err() {
         set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, buffer_bytes)?;
     }
@@ -493,11 +483,6 @@ pub(super) fn bind(at: SocketAddrV4, buffer_bytes: libc::c_int) -> io::Result<Ow
     // SAFETY: `address` holds `len` bytes of a socket address and lives through the call.
     check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) })?;
     Ok(fd)
-}
-
-pub(super) fn socket(kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
-    // SAFETY: no pointers; the answer is a fresh descriptor that nobody else owns.
-    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, protocol))?)) }
 }
 
 pub(super) fn port_of(fd: &OwnedFd) -> io::Result<u16> {
