@@ -18,7 +18,7 @@
 //! A raw socket does not cost less: with headers of ours (`IP_HDRINCL`) the kernel keeps no route for a peer on the same link and makes
 //! a new one for each packet, 0.4 us a pair.
 
-use super::ring::{Area, DATAGRAM_BYTES_MAX, Ring, bind, check, port_of, set_option};
+use super::ring::{Area, DATAGRAM_BYTES_MAX, Ring, bind, check, dropped, port_of, set_option};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -124,6 +124,11 @@ impl Ear {
             check(unsafe { libc::recvmmsg(self.fd.as_raw_fd(), headers, BATCH as u32, libc::MSG_DONTWAIT, none) });
         self.came = came.map_or(0, |came| came as usize);
         self.came
+    }
+
+    /// Datagrams that ever found it full.
+    pub fn overrun(&self) -> u64 {
+        dropped(&self.fd)
     }
 
     /// What `receive` takes at most.

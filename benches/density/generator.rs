@@ -305,6 +305,11 @@ impl Generator {
         self.ring.send_errors
     }
 
+    /// Datagrams that ever found one of its sockets full.
+    pub fn overrun(&self) -> u64 {
+        self.ring.overrun() + self.ears.iter().map(Ear::overrun).sum::<u64>()
+    }
+
     /// Makes a call fall silent and tells the gateway.
     pub fn hang_up(&mut self, index: usize) -> Result<()> {
         let call = &mut self.calls[index];

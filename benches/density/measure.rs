@@ -59,8 +59,11 @@ pub struct Step {
     pub seconds: f64,
     /// Of one core, user and system.
     pub busy: f64,
-    /// The same, by other programs: what makes a result doubtful. The watcher of `stalls` is among them, with a thousandth.
+    /// The same, by other programs: what makes a result doubtful. The watcher of `stalls` is among them, with a thousandth; whoever waits
+    /// for its turn is not.
     pub others_busy: f64,
+    /// By whoever waits for its turn.
+    pub idle_busy: f64,
     /// Of the measured core, what the hypervisor gave to somebody else.
     pub stolen: f64,
     /// How long the measured core stood still; `None` where that cannot be watched.
@@ -80,7 +83,7 @@ pub struct Step {
     /// Packets that the generator itself sent late by more than 5 ms: a gateway that waits no longer than its path
     /// has shown must make up for them.
     pub sent_late: u64,
-    /// Datagrams that found a full socket, on either side.
+    /// Datagrams that found a full socket, on either side, or that the kernel refused to send; not those of whoever waits for its turn.
     pub overrun: u64,
     /// How unevenly packets left the gateway, toward A and B: how far from 20 ms behind the one before where it plays out by its own
     /// clock, distance of the residence to its median where a packet leaves because another came (the sender's unevenness is not the
@@ -176,6 +179,7 @@ impl Step {
         json!({
             "calls": self.calls, "broken": self.broken, "seconds": round(self.seconds, 2),
             "others_percent": round(self.others_busy * 100.0, 1), "stolen_percent": round(self.stolen * 100.0, 1),
+            "idle_party_percent": round(self.idle_busy * 100.0, 1),
             "stalls": self.stalls.map(|stalls| json!({"count": stalls.count, "worst_us": stalls.worst_nanos / 1_000})),
             "spoiled": self.spoiled(), "again": self.again,
             "core_percent": round(self.busy * 100.0, 1), "kernel_share": round(self.kernel_share, 2),
@@ -193,30 +197,51 @@ impl Step {
     }
 }
 
+/// Who else stands on the measured core, and has nothing to do.
+pub struct Idle<'i> {
+    /// Its process.
+    pub subject: &'i Subject,
+    /// Its far ends, which nobody reads: their sockets may fill.
+    pub generator: &'i Generator,
+}
+
 /// Measures for `time`.
 pub fn window(generator: &mut Generator, subject: &mut Subject, time: Duration, site: &Site) -> Result<Step> {
+    window_beside(generator, subject, None, time, site)
+}
+
+/// The same, where `idle` waits for its turn: what it uses and loses is nobody's.
+pub fn window_beside(
+    generator: &mut Generator,
+    subject: &mut Subject,
+    idle: Option<&Idle>,
+    time: Duration,
+    site: &Site,
+) -> Result<Step> {
     let sampler = site.measured.first().map(|core| Sampler::start(*core));
-    let before = Snapshot::take(subject, site)?;
+    let before = Snapshot::take(subject, idle, site)?;
     let start = clock::now();
     generator.open_window(time);
     generator.run_for(time)?;
     generator.close_window();
     let seconds = clock::now().since(start).as_secs_f64();
-    let after = Snapshot::take(subject, site)?;
+    let after = Snapshot::take(subject, idle, site)?;
     let stalls = sampler.and_then(Sampler::finish);
 
     let used = after.subject.since(before.subject);
     let own = after.own.since(before.own);
     let core = after.core.since(before.core);
+    let idle = after.idle.since(before.idle);
     let mut step = Step {
         seconds,
         busy: used.nanos as f64 / 1e9 / seconds,
-        others_busy: (core.tasks as f64 - used.nanos as f64).max(0.0) / 1e9 / seconds,
+        others_busy: (core.tasks as f64 - used.nanos as f64 - idle.nanos as f64).max(0.0) / 1e9 / seconds,
+        idle_busy: idle.nanos as f64 / 1e9 / seconds,
         stolen: core.stolen as f64 / 1e9 / seconds,
         stalls,
         kernel_share: used.system_nanos as f64 / (used.user_nanos + used.system_nanos).max(1) as f64,
         generator_busy: own.nanos as f64 / 1e9 / seconds / site.others.len() as f64,
-        overrun: after.overrun - before.overrun + generator.send_errors(),
+        overrun: overrun(&before, &after) + generator.send_errors(),
         concealed: (after.concealed - before.concealed).max(0.0) as u64,
         wakeups: used.sleeps as f64 / seconds,
         turns: (after.turns - before.turns) / seconds,
@@ -272,21 +297,27 @@ fn off_median(offsets: &[i64]) -> impl Iterator<Item = u64> {
     sorted.into_iter().map(move |offset| offset.abs_diff(median))
 }
 
+#[derive(Default)]
 struct Snapshot {
     subject: Usage,
+    idle: Usage,
     core: CoreTime,
     own: Usage,
+    /// Datagrams that found a full socket, of all programs.
     overrun: u64,
+    /// Of these at the far ends of whoever waits for its turn.
+    idle_overrun: u64,
     concealed: f64,
     turns: f64,
     complexity: Option<f64>,
 }
 
 impl Snapshot {
-    fn take(subject: &mut Subject, site: &Site) -> Result<Snapshot> {
+    fn take(subject: &mut Subject, idle: Option<&Idle>, site: &Site) -> Result<Snapshot> {
         if let Some(status) = subject.process.0.try_wait()? {
             bail!("what is measured has ended by itself: {status}");
         }
+        let idle_overrun = idle.map_or(0, |idle| idle.generator.overrun());
         let figures = subject.figures();
         let figure = |name: &str| figures.get(name).copied().unwrap_or(0.0);
         Ok(Snapshot {
@@ -295,11 +326,20 @@ impl Snapshot {
             complexity: complexity(&figures),
             // Beside each other: what either gains between the two looks would be another program's.
             subject: Usage::of(subject.pid())?,
+            idle: idle.map(|idle| Usage::of(idle.subject.pid())).transpose()?.unwrap_or_default(),
             core: CoreTime::of(&site.measured),
             own: Usage::of(std::process::id())?,
             overrun: datagrams_lost(),
+            idle_overrun,
         })
     }
+}
+
+/// Datagrams that found a full socket of the party that is measured.
+fn overrun(before: &Snapshot, after: &Snapshot) -> u64 {
+    let all = after.overrun.saturating_sub(before.overrun);
+    let idle = after.idle_overrun.saturating_sub(before.idle_overrun);
+    all.saturating_sub(idle)
 }
 
 /// The mean of what the workers report.
@@ -313,4 +353,17 @@ fn complexity(figures: &BTreeMap<String, f64>) -> Option<f64> {
 pub fn round(value: f64, decimals: i32) -> f64 {
     let scale = 10f64.powi(decimals);
     (value * scale).round() / scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_found_a_full_socket_of_whoever_waits_for_its_turn_is_not_counted() {
+        let at = |overrun, idle_overrun| Snapshot { overrun, idle_overrun, ..Snapshot::default() };
+        assert_eq!(overrun(&at(100, 40), &at(160, 93)), 7);
+        assert_eq!(overrun(&at(100, 0), &at(103, 0)), 3, "nobody waits");
+        assert_eq!(overrun(&at(100, 40), &at(100, 41)), 0, "one that came between the two looks");
+    }
 }

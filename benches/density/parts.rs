@@ -8,9 +8,9 @@ use super::end::Shape;
 use super::generator::{Generator, Profile};
 use super::measure::{GENERATOR_MAX, Spread, Step, account, round, window};
 use super::process::{self, Usage};
-use super::score::score;
+use super::score::{Take, judge, takes};
 use super::search::{
-    CALLS_MAX, CALM_WINDOWS, PACING_MS_MAX, RAMP_PER_SECOND, SETTLE, beside_floors, compared, fill, knee, residences,
+    CALLS_MAX, CALM_WINDOWS, PACING_MS_MAX, RAMP_PER_SECOND, SETTLE, compared, fill, knee, residences,
 };
 use super::subject::{Settings, Site, Subject};
 use super::turns::{Party, ROUNDS, Turns};
@@ -27,7 +27,7 @@ const TRANSCODE_BUSY_MAX: f64 = 0.85;
 const COMPLEXITY_UNREPORTED: i32 = 5;
 /// One call in this many is decoded and scored, and so many at least.
 const SCORED_EVERY: usize = 50;
-const SCORED_MIN: usize = 12;
+const SCORED_MIN: usize = 25;
 /// Calls that may have come and gone in one run, beside those that are up.
 const CALLS_GONE_MAX: usize = 4_000;
 /// Calls of the first step, from which the cost of one is known.
@@ -174,7 +174,9 @@ impl Run {
             generator.set_dialler(dialler);
             let title = format!("rtpengine {name}");
             let steps = self.climb(&title, FIRST_CALLS / 4, &mut generator, &mut subject, busy_max)?;
-            let scores = self.scores(&mut generator, &steps)?;
+            let takes = self.takes(&mut generator, &steps)?;
+            drop((generator, subject));
+            let scores = self.scores(&takes)?;
             results[name] = json!({
                 "knee": knee(&steps, busy_max), "scores": scores,
                 "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
@@ -195,19 +197,18 @@ impl Run {
         generator.set_dialler(dialler);
         let steps = self.climb(name, FIRST_CALLS, &mut generator, &mut subject, busy_max)?;
         let calm = self.calm(name, &steps, busy_max, &mut generator, &mut subject)?;
-        let scores = self.scores(&mut generator, &steps)?;
-        // The two highest of them: each takes half a minute.
-        let mut compared: Vec<&Step> = compared(&steps, busy_max);
-        compared.drain(..compared.len().saturating_sub(COMPARED_MAX));
-        let gateway = Party { name: name.to_owned(), generator, subject, hangs_up: transcodes };
+        let takes = self.takes(&mut generator, &steps)?;
+        let compared = self.compared(&steps, busy_max);
+        let gateway = Party::new(name.to_owned(), generator, subject, transcodes);
         let sides = Sides { bare, ends: [a, b], start, transcodes };
         let (turns, calm_floors) = self.floors(gateway, &sides, &compared, calm.first())?;
-        let floors: Vec<Step> = turns.iter().filter_map(|turns| turns.typical(1).cloned()).collect();
         for turns in &turns {
             progress(&format!("{name}: {} times the floor, by turns {:?}", turns.ratio(), turns.ratios()));
         }
+        let shown = |which: usize| -> Vec<Value> {
+            turns.iter().filter_map(Turns::typical).map(|pair| pair[which].json()).collect()
+        };
         let mut knee = knee(&steps, busy_max);
-        knee["calls_less_the_floors_pacing"] = json!(beside_floors(&compared, &floors, busy_max));
         if let Some(first) = calm.first() {
             let ((own, own_median), (floor, floor_median)) = (residences(&calm), residences(&calm_floors));
             knee["at_70_percent"] = json!({"calls": first.calls, "residence_p999_us": own_median, "windows_us": own,
@@ -216,13 +217,25 @@ impl Run {
                 "floor_windows": calm_floors.iter().map(Step::json).collect::<Vec<_>>()});
         }
         progress(&format!("{name}: knee {knee}"));
+        let scores = self.scores(&takes)?;
         Ok(json!({
             "complexity": compared.iter().map(|step| step.complexity).collect::<Vec<_>>(), "knee": knee,
             "ratio_to_floor": turns.iter().map(Turns::json).collect::<Vec<_>>(),
             "scores": scores,
             "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
-            "floor": floors.iter().map(Step::json).collect::<Vec<_>>(),
+            "by_turns": shown(0),
+            "floor": shown(1),
         }))
+    }
+
+    /// The steps whose floor is measured too: those that were asked for, or the two highest that matter, since each takes half a minute.
+    fn compared<'s>(&self, steps: &'s [Step], busy_max: f64) -> Vec<&'s Step> {
+        if self.counts.is_some() {
+            return steps.iter().collect();
+        }
+        let mut matter = compared(steps, busy_max);
+        matter.drain(..matter.len().saturating_sub(COMPARED_MAX));
+        matter
     }
 
     /// This build and another one, by turns.
@@ -231,7 +244,7 @@ impl Run {
             let mut generator = self.generator(a.clone(), b.clone())?;
             let (subject, dialler) = start(&Site { programs, ..self.site.clone() }, &generator, None)?;
             generator.set_dialler(dialler);
-            Ok(Party { name, generator, subject, hangs_up: a.3 != b.3 })
+            Ok(Party::new(name, generator, subject, a.3 != b.3))
         };
         let ours = party(format!("this build, {name}"), self.site.programs.clone())?;
         let mut parties = [ours, party(format!("{folder}, {name}"), PathBuf::from(folder))?];
@@ -255,12 +268,13 @@ impl Run {
         calm: Option<&Step>,
     ) -> Result<(Vec<Turns>, Vec<Step>)> {
         let (name, mut first) = (gateway.name.clone(), Some(gateway));
+        let effort_of = |step: &Step| -> Option<i32> {
+            sides.transcodes.then(|| step.complexity.map_or(COMPLEXITY_UNREPORTED, |c| c.round() as i32))
+        };
         let mut running: Option<([Party; 2], Option<i32>)> = None;
-        let (mut all, mut calm_floors) = (Vec::new(), Vec::new());
-        // The calm ones last: calls that are silent for too long end.
-        let steps = steps.iter().map(|step| (*step, false));
-        for (step, is_calm) in steps.chain(calm.map(|step| (step, true))) {
-            let effort = sides.transcodes.then(|| step.complexity.map_or(COMPLEXITY_UNREPORTED, |c| c.round() as i32));
+        let mut all = Vec::new();
+        for step in steps {
+            let effort = effort_of(step);
             if running.as_ref().is_none_or(|(_, running)| *running != effort) {
                 // The old ones must have left the core.
                 drop(running.take());
@@ -268,21 +282,28 @@ impl Run {
                 let gateway = kept.map_or_else(|| self.gateway(&name, sides, effort), Ok)?;
                 running = Some(([gateway, self.floor(&name, sides, effort)?], effort));
             }
-            let Some((parties, effort)) = &mut running else { continue };
-            let effort = effort.map(f64::from);
-            if is_calm {
-                let Party { name, generator, subject, .. } = &mut parties[1];
-                generator.resume();
-                fill(generator, step.calls)?;
-                let windows = self.calm_windows(&format!("{name}, seven tenths"), generator, subject)?;
-                calm_floors.extend(windows.into_iter().map(|floor| Step { complexity: effort, ..floor }));
-            } else {
-                let mut turns = self.by_turns(parties, step.calls, ROUNDS)?;
-                turns.windows.iter_mut().flatten().for_each(|step| step.complexity = effort);
-                all.push(turns);
-            }
+            let Some((parties, _)) = &mut running else { continue };
+            let mut turns = self.by_turns(parties, step.calls, ROUNDS)?;
+            turns.windows.iter_mut().flatten().for_each(|step| step.complexity = effort.map(f64::from));
+            all.push(turns);
         }
-        Ok((all, calm_floors))
+        let Some(calm) = calm else { return Ok((all, Vec::new())) };
+        // The floor alone: nobody needs the gateway any more.
+        drop(first);
+        let effort = effort_of(calm);
+        let mut floor = match running {
+            Some(([_, floor], held)) if held == effort => floor,
+            other => {
+                drop(other);
+                self.floor(&name, sides, effort)?
+            }
+        };
+        floor.generator.resume();
+        fill(&mut floor.generator, calm.calls)?;
+        let title = format!("floor of {name}, seven tenths");
+        let windows = self.calm_windows(&title, &mut floor.generator, &mut floor.subject)?;
+        let effort = effort.map(f64::from);
+        Ok((all, windows.into_iter().map(|floor| Step { complexity: effort, ..floor }).collect()))
     }
 
     fn gateway(&self, name: &str, sides: &Sides, effort: Option<i32>) -> Result<Party> {
@@ -291,7 +312,7 @@ impl Run {
         let (subject, dialler) = (sides.start)(&self.site, &generator, effort)?;
         generator.set_dialler(dialler);
         let title = effort.map_or(String::new(), |effort| format!(" at complexity {effort}"));
-        Ok(Party { name: format!("{name}{title}"), generator, subject, hangs_up: sides.transcodes })
+        Ok(Party::new(format!("{name}{title}"), generator, subject, sides.transcodes))
     }
 
     fn floor(&self, name: &str, sides: &Sides, effort: Option<i32>) -> Result<Party> {
@@ -300,24 +321,27 @@ impl Run {
         let (subject, dialler) = Subject::floor(&self.site, CALLS_MAX, effort)?;
         generator.set_dialler(dialler);
         let title = effort.map_or(String::new(), |effort| format!(" at complexity {effort}"));
-        Ok(Party { name: format!("floor of {name}{title}"), generator, subject, hangs_up: false })
+        Ok(Party::new(format!("floor of {name}{title}"), generator, subject, false))
     }
 
-    /// Goes back to the most calls that were carried without a fault, records a few seconds and has them judged.
-    fn scores(&self, generator: &mut Generator, steps: &[Step]) -> Result<Value> {
-        let Some(first) = steps.first() else { return Ok(Value::Null) };
+    /// Goes back to the most calls that were carried without a fault and records a few seconds.
+    fn takes(&self, generator: &mut Generator, steps: &[Step]) -> Result<Vec<Take>> {
+        let Some(first) = steps.first() else { return Ok(Vec::new()) };
         let good = steps.iter().filter(|step| step.defects() == 0 && step.busy < TRANSCODE_BUSY_MAX);
         let calls = good.map(|step| step.calls).max().unwrap_or(first.calls);
         fill(generator, calls)?;
-        // Where the steps were given, somebody is in a hurry.
-        let most_apart = if self.counts.is_some() { SCORED_EVERY } else { calls / SCORED_MIN };
-        generator.record(most_apart.clamp(1, SCORED_EVERY));
+        generator.record((calls / SCORED_MIN).clamp(1, SCORED_EVERY));
         let begun = generator.places();
         let time = self.window.clamp(Duration::from_secs(3), Duration::from_secs(6));
         generator.open_window(time);
         generator.run_for(time)?;
         generator.close_window();
-        let scores = score(generator, &self.corpus, &begun, &self.site.folder)?;
+        takes(generator, &self.corpus, &begun)
+    }
+
+    /// Has them judged.
+    fn scores(&self, takes: &[Take]) -> Result<Value> {
+        let scores = judge(takes, &self.site.folder)?;
         progress(&format!("scores {scores}"));
         Ok(scores)
     }

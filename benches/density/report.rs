@@ -85,11 +85,7 @@ pub fn table(results: &Value) -> String {
             "wakes/s",
             "generator"
         );
-        for (who, name, _) in WHO {
-            for step in steps(results, part, who) {
-                out.push_str(&row(name, step));
-            }
-        }
+        out.push_str(&rows(results, part));
         if let Some(error) = results[part]["error"].as_str() {
             let _ = writeln!(out, "  failed: {error}");
         }
@@ -127,6 +123,28 @@ fn how(conditions: &Value) -> String {
     )
 }
 
+/// The rows of a part: those of the search and the rival's, then gateway and floor as they were measured beside each other.
+fn rows(results: &Value, part: &str) -> String {
+    let (own, floors) = (steps(results, part, "by_turns"), steps(results, part, "floor"));
+    let mut out = String::new();
+    for (who, name, _) in WHO {
+        if who == "floor" && !own.is_empty() {
+            continue;
+        }
+        steps(results, part, who).iter().for_each(|step| out.push_str(&row(name, step)));
+    }
+    if !own.is_empty() {
+        out.push_str(
+            "  by turns, effort held, each idle while the other is measured; of the rounds the one of median ratio\n",
+        );
+    }
+    for (own, floor) in own.iter().zip(floors) {
+        out.push_str(&row(WHO[0].1, own));
+        out.push_str(&row(WHO[1].1, floor));
+    }
+    out
+}
+
 fn row(name: &str, step: &Value) -> String {
     let pacing = ["pacing_toward_a", "pacing_toward_b"].map(|side| number(&step[side]["p99_us"]));
     let residence = &step["residence_toward_a"];
@@ -135,7 +153,7 @@ fn row(name: &str, step: &Value) -> String {
     let again = step["again"].as_array().map_or(0, Vec::len);
     let again = if again == 0 { String::new() } else { format!("  measured {} times", again + 1) };
     format!(
-        "{name:>10} {:>6} {:>7.1} {:>9.1} {:>6} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>6.0} us {:>9.0} {:>8.0} %{limited}{again}{spoiled}\n",
+        "{name:>10} {:>6} {:>7.1} {:>9.2} {:>6} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>6.0} us {:>9.0} {:>8.0} %{limited}{again}{spoiled}\n",
         number(&step["calls"]),
         number(&step["core_percent"]),
         number(&step["us_per_call_and_20ms"]),
@@ -185,4 +203,26 @@ fn picture(results: &Value) -> String {
     let machine = results["conditions"]["machine"].as_str().unwrap_or_default();
     let caption = format!("{machine}. Dotted: the most at the knee (core, pacing).");
     super::chart::draw(&charts, &caption)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn gateway_and_floor_by_turns_stand_beside_each_other_with_costs_that_give_the_ratio() {
+        let step = |cost: f64| json!({"calls": 388, "us_per_call_and_20ms": cost, "complexity": 0.0});
+        let part = json!({"steps": [step(40.6)], "by_turns": [step(41.04)], "floor": [step(38.28)],
+            "ratio_to_floor": [{"calls": 388, "ratio": 1.072, "by_turns": [1.061, 1.072, 1.09]}]});
+        let text = table(&json!({"conditions": {}, "transcoded": part}));
+        let lines: Vec<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| line.contains("by turns, effort held")).unwrap();
+        let cost = |line: &str| line.split_whitespace().nth(3).unwrap().parse::<f64>().unwrap();
+        let (own, floor) = (lines[at + 1], lines[at + 2]);
+        assert!(own.trim_start().starts_with("tandem") && floor.trim_start().starts_with("floor"), "{text}");
+        assert_eq!(((cost(own) / cost(floor)) * 1e3).round() / 1e3, 1.072, "{text}");
+        assert!(text.contains("times the floor: 1.072 at 388 calls (1.061, 1.072, 1.09)"), "{text}");
+        assert_eq!(lines.iter().filter(|line| line.trim_start().starts_with("floor ")).count(), 1, "{text}");
+    }
 }

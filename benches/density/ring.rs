@@ -175,6 +175,8 @@ pub struct Ring {
     /// Sockets that were left, and the turn after which they are closed.
     left: VecDeque<(SocketIndex, u32)>,
     turns: u32,
+    /// What found sockets full that are closed.
+    overrun_left: u64,
     received: VecDeque<Filled>,
     /// Sends that the kernel refused.
     pub send_errors: u64,
@@ -214,6 +216,7 @@ impl Ring {
             to_arm: Vec::new(),
             left: VecDeque::new(),
             turns: 0,
+            overrun_left: 0,
             received: VecDeque::with_capacity(usize::from(BUFFERS)),
             send_errors: 0,
             receive_errors: 0,
@@ -253,6 +256,11 @@ impl Ring {
         Ok(index)
     }
 
+    /// Datagrams that ever found a socket of this ring full, but one that is adopted.
+    pub fn overrun(&self) -> u64 {
+        self.overrun_left + self.sockets.iter().flatten().map(dropped).sum::<u64>()
+    }
+
     /// Fixes a socket's peer: sends to it are cheaper.
     pub fn connect(&self, socket: SocketIndex, to: SocketAddrV4) -> io::Result<()> {
         let address = raw(to);
@@ -277,7 +285,7 @@ impl Ring {
             self.push(&cancel.flags(squeue::Flags::SKIP_SUCCESS).user_data(CANCEL));
             // The receive keeps the file until it is cancelled.
             let _ = self.ring.submitter().register_files_update(socket, &[-1]);
-            self.sockets[socket as usize] = None;
+            self.overrun_left += self.sockets[socket as usize].take().as_ref().map_or(0, dropped);
         }
     }
 
@@ -497,6 +505,19 @@ pub(super) fn set_option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, va
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is `len` bytes long and lives through the call.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) }).map(drop)
+}
+
+/// Datagrams that a socket dropped, by the kernel's account of its memory.
+pub(super) fn dropped(fd: &OwnedFd) -> u64 {
+    /// `SK_MEMINFO_DROPS`, the last of `SK_MEMINFO_VARS` numbers.
+    const DROPS: usize = 8;
+    let mut numbers = [0u32; DROPS + 1];
+    let mut len = size_of_val(&numbers) as libc::socklen_t;
+    // SAFETY: `numbers` has room for `len` bytes; both live through the call.
+    let answer = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, numbers.as_mut_ptr().cast(), &mut len)
+    };
+    if answer == 0 { u64::from(numbers[DROPS]) } else { 0 }
 }
 
 fn raw(address: SocketAddrV4) -> libc::sockaddr_in {

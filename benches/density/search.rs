@@ -213,16 +213,6 @@ pub fn knee(steps: &[Step], busy_max: f64) -> Value {
     })
 }
 
-/// The most calls that were carried well where the floor, at the same load, is forgiven what the machine does to both.
-pub fn beside_floors(steps: &[&Step], floors: &[Step], busy_max: f64) -> Option<usize> {
-    let is_good = |step: &Step, floor: &Step| {
-        let own = step.pacing_p99_ms() - floor.pacing_p99_ms();
-        step.is_clean() && step.busy < busy_max && own < PACING_MS_MAX
-    };
-    let pairs = steps.iter().zip(floors);
-    pairs.filter(|(step, floor)| is_good(step, floor)).map(|(step, _)| step.calls).max()
-}
-
 /// The steps whose floor is measured too: the one nearest half of the knee, the knee, and the last good one.
 pub fn compared(steps: &[Step], busy_max: f64) -> Vec<&Step> {
     let good: Vec<&Step> = steps.iter().filter(|step| step.busy <= busy_max).collect();

@@ -28,9 +28,8 @@ pub fn part(part: &Value, rival: &Value) -> String {
     }
     let ratios = part["ratio_to_floor"].as_array().map_or(&[][..], Vec::as_slice);
     if !ratios.is_empty() {
-        let each: Vec<String> =
-            ratios.iter().map(|ratio| format!("{} at {}", ratio["ratio"], ratio["calls"])).collect();
-        say("cost", format!("times the floor: {} calls", each.join(", ")));
+        let each: Vec<String> = ratios.iter().map(ratio_words).collect();
+        say("cost", format!("times the floor: {}; by turns, the median of the rounds in brackets", each.join(", ")));
     }
     let calm = &knee["at_70_percent"];
     if calm.is_object() {
@@ -61,11 +60,6 @@ fn knee_sentence(knee: &Value) -> String {
         knee["core_percent_at_most"],
         knee["pacing_p99_ms_at_most"],
     );
-    if let Some(beside) =
-        knee["calls_less_the_floors_pacing"].as_f64().filter(|_| knee["calls"] != knee["calls_less_the_floors_pacing"])
-    {
-        let _ = write!(text, "; {beside} where the floor's own pacing error is taken off");
-    }
     if let Some(next) = knee["next_above"].as_f64() {
         let _ = write!(text, "; the next step above, {next}, was not");
     }
@@ -74,6 +68,21 @@ fn knee_sentence(knee: &Value) -> String {
     }
     if knee["generator_limited"] == Value::Bool(true) {
         text.push_str("; the generator was full (!): the gateway may carry more");
+    }
+    text
+}
+
+/// What a call costs by one of the floor, with each round, and what else was seen there.
+fn ratio_words(ratio: &Value) -> String {
+    let rounds: Vec<String> = ratio["by_turns"].as_array().into_iter().flatten().map(Value::to_string).collect();
+    let faults = ratio["faults"].as_array().into_iter().flatten().filter_map(Value::as_array).flatten();
+    let faults: f64 = faults.map(number).sum();
+    let mut text = format!("{} at {} calls", ratio["ratio"], ratio["calls"]);
+    if !rounds.is_empty() {
+        let _ = write!(text, " ({})", rounds.join(", "));
+    }
+    if faults > 0.0 {
+        let _ = write!(text, " with {faults} faults in all windows");
     }
     text
 }
@@ -100,6 +109,10 @@ fn score_sentence(score: &Value) -> String {
     let mut text = format!("{} calls, {speech} (similarity {} at least)", score["calls"], score["similarity_least"]);
     if let Some((heard, mu_law)) = score["pesq_nb"].as_f64().zip(score["pesq_nb_of_mu_law_alone"].as_f64()) {
         let _ = write!(text, ", PESQ-NB {heard:.2}, mu-law alone {mu_law:.2}");
+        let below = &score["pesq_nb_below_mu_law"];
+        if let Some((below, error)) = below.as_f64().zip(score["pesq_nb_below_mu_law_standard_error"].as_f64()) {
+            let _ = write!(text, ": {below:.3} below it call by call, standard error {error:.3}");
+        }
     }
     text
 }
@@ -237,20 +250,22 @@ mod tests {
     fn a_knee_and_its_residences_read_as_sentences() {
         let record = json!({
             "knee": {"calls": 387, "next_above": 396, "core_percent_at_most": 85.0, "pacing_p99_ms_at_most": 2.0, "extrapolated": 401.0,
-                "generator_limited": true, "calls_less_the_floors_pacing": 390,
+                "generator_limited": true,
                 "at_70_percent": {"calls": 270, "residence_p999_us": 1200.0, "windows_us": [900.0, 1200.0, 5000.0],
                     "floor_residence_p999_us": 800.0, "floor_windows_us": [800.0]}},
-            "ratio_to_floor": [{"calls": 200, "ratio": 0.97}, {"calls": 387, "ratio": 1.01}],
-            "scores": {"toward_a": {"calls": 12, "is_the_same_speech": true, "similarity_least": 0.97, "pesq_nb": 4.1, "pesq_nb_of_mu_law_alone": 4.2}},
+            "ratio_to_floor": [{"calls": 200, "ratio": 0.97, "by_turns": [0.96, 0.97, 0.98], "faults": [[0, 0, 0], [0, 0, 0]]},
+                {"calls": 387, "ratio": 1.01, "by_turns": [1.01, 1.0, 1.05], "faults": [[0, 2, 0], [1, 0, 0]]}],
+            "scores": {"toward_a": {"calls": 12, "is_the_same_speech": true, "similarity_least": 0.97, "pesq_nb": 4.1, "pesq_nb_of_mu_law_alone": 4.2,
+                "pesq_nb_below_mu_law": 0.1, "pesq_nb_below_mu_law_standard_error": 0.012}},
         });
         let text = part(&record, &Value::Null);
         for said in [
             "387 calls: no fault, core below 85.0 %",
-            "390 where the floor's own pacing error is taken off; the next step above, 396, was not; by cost alone 401",
+            "pacing p99 below 2.0 ms; the next step above, 396, was not; by cost alone 401",
             "the generator was full",
-            "times the floor: 0.97 at 200, 1.01 at 387 calls",
+            "times the floor: 0.97 at 200 calls (0.96, 0.97, 0.98), 1.01 at 387 calls (1.01, 1.0, 1.05) with 3 faults in all windows; by turns",
             "270 calls: residence p99.9 1.2 ms (0.9, 1.2, 5.0), the floor's 0.8 ms (0.8)",
-            "toward the caller: 12 calls, the same speech (similarity 0.97 at least), PESQ-NB 4.10, mu-law alone 4.20",
+            "toward the caller: 12 calls, the same speech (similarity 0.97 at least), PESQ-NB 4.10, mu-law alone 4.20: 0.100 below it call by call, standard error 0.012",
         ] {
             assert!(text.contains(said), "{said} is missing in\n{text}");
         }

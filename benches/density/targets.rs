@@ -94,15 +94,14 @@ fn stepped(
     }
     let knee = &record["knee"];
     let mut calls = row(&format!("{title}: calls at the knee"), Bound::AtLeast(calls_min), knee["calls"].as_f64());
-    let beside = knee["calls_less_the_floors_pacing"].as_f64();
-    calls["beside_the_floor"] = json!(beside);
     let floor = record["floor"].as_array().and_then(|floors| floors.last());
     let floor = floor.and_then(|floor| floor["us_per_call_and_20ms"].as_f64());
     let reference = REFERENCE_FLOORS_US.iter().find(|(name, _)| *name == part).map(|(_, us)| *us);
     if let (Some(floor), Some(reference)) = (floor, reference) {
         let scaled = round(calls_min * reference / floor, 0);
-        let best = knee["calls"].as_f64().into_iter().chain(beside).fold(0.0, f64::max);
-        calls["scaled_to_this_machine"] = json!({"target": scaled, "reference_floor_us": reference, "floor_us": floor, "met_beside_the_floor": best >= scaled});
+        let is_met = knee["calls"].as_f64().is_some_and(|calls| calls >= scaled);
+        calls["scaled_to_this_machine"] =
+            json!({"target": scaled, "reference_floor_us": reference, "floor_us": floor, "met": is_met});
     }
     rows.push(calls);
     if let Some(residence_max) = residence_max {
@@ -113,13 +112,13 @@ fn stepped(
     }
     if part == "transcoded" {
         let score = &record["scores"]["toward_a"];
-        let below = score["pesq_nb_of_mu_law_alone"].as_f64().zip(score["pesq_nb"].as_f64());
-        let below = below.map(|(mu_law, score)| round(mu_law - score, 3));
-        rows.push(row(
+        let mut below = row(
             "transcoded: PCMU to Opus below mu-law alone, PESQ-NB",
             Bound::AtMost(PESQ_BELOW_MU_LAW_MAX),
-            below,
-        ));
+            score["pesq_nb_below_mu_law"].as_f64(),
+        );
+        below["standard_error"] = score["pesq_nb_below_mu_law_standard_error"].clone();
+        rows.push(below);
     }
 }
 
@@ -143,16 +142,16 @@ pub fn table(rows: &Value) -> String {
             row["target"].as_str().unwrap_or_default(),
             value
         );
-        if let Some(calls) = row["beside_the_floor"].as_f64() {
-            line.push_str(&format!("; {calls} where the floor's own pacing error is taken off"));
-        }
         let scaled = &row["scaled_to_this_machine"];
         if let Some(target) = scaled["target"].as_f64() {
-            let met = if scaled["met_beside_the_floor"] == json!(true) { "met" } else { "not met" };
+            let met = if scaled["met"] == json!(true) { "met" } else { "not met" };
             line.push_str(&format!(
                 "; scaled to this machine ({} / {} us): >= {target}, {met}",
                 scaled["reference_floor_us"], scaled["floor_us"]
             ));
+        }
+        if let Some(error) = row["standard_error"].as_f64() {
+            line.push_str(&format!("; mean of the calls' differences, standard error {error}"));
         }
         if let Some(floor) = row["floor"].as_f64() {
             line.push_str(&format!("; median window; the floor's {floor}"));
@@ -172,9 +171,9 @@ mod tests {
         let results = json!({
             "transcoded": {
                 "ratio_to_floor": [{"calls": 200, "ratio": 1.05}],
-                "knee": {"calls": 200, "calls_less_the_floors_pacing": 330},
+                "knee": {"calls": 200},
                 "floor": [{"us_per_call_and_20ms": 82.0}],
-                "scores": {"toward_a": {"pesq_nb": 3.9, "pesq_nb_of_mu_law_alone": 4.1}},
+                "scores": {"toward_a": {"pesq_nb_below_mu_law": 0.2, "pesq_nb_below_mu_law_standard_error": 0.015}},
             },
             "memory": {"control_kib": 6.5},
         });
@@ -182,8 +181,8 @@ mod tests {
         let met: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["met"].as_bool().unwrap()).collect();
         assert_eq!(met, [true, false, false, true]);
         let scaled = &rows[1]["scaled_to_this_machine"];
-        assert_eq!((&scaled["target"], &scaled["met_beside_the_floor"]), (&json!(195.0), &json!(true)));
+        assert_eq!((&scaled["target"], &scaled["met"]), (&json!(195.0), &json!(true)));
         let text = table(&rows);
-        assert!(text.contains(">= 195, met") && text.contains("330 where the floor's own"), "{text}");
+        assert!(text.contains(">= 195, met") && text.contains("differences, standard error 0.015"), "{text}");
     }
 }

@@ -31,7 +31,7 @@ fn relayed_calls_are_carried_checked_scored_and_compared_with_the_floor() {
     }
     let table = String::from_utf8_lossy(&output.stdout);
     for row in
-        ["  knee       ", "  cost       times the floor: ", "  sound      toward the caller: 1 calls, the same speech"]
+        ["  knee       ", "  cost       times the floor: ", "  sound      toward the caller: 4 calls, the same speech"]
     {
         assert!(table.contains(row), "{row:?} is missing in\n{table}");
     }

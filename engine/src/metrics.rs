@@ -60,6 +60,8 @@ pub struct Metrics {
     pub datagrams_malformed: u64,
     /// Datagrams of flooded sockets that were dropped before any bridge.
     pub datagrams_excess: u64,
+    /// Datagrams of running calls that the kernel dropped because the socket they share was full.
+    pub datagrams_overflowed: u64,
     /// DTLS datagrams that had to wait for a later turn, since many calls began at once.
     pub handshakes_delayed: u64,
     /// DTLS datagrams that were dropped because too many waited.

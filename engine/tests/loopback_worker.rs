@@ -7,7 +7,7 @@ use engine::bridge::{
 };
 use engine::config::{COMPLEXITY_DEFAULT, Driver, EngineConfig};
 use engine::dtls::{DtlsVersion, DtlsVersions};
-use engine::error::{Cause, End, Side};
+use engine::error::{Cause, DropReason, End, Side};
 use engine::ice::IceRole;
 use engine::leg::rtp::RtpConfig;
 use engine::leg::webrtc::WebrtcConfig;
@@ -168,6 +168,46 @@ fn a_leg_hears_its_peer_alone_while_nobody_else_may_speak_and_anyone_again_soon_
     rig.engine.stop();
 }
 
+/// The first bytes of an RTP packet, of a STUN request and of a STUN indication.
+const RTP: &[u8] = &[0x80, 0, 0, 1];
+const CHECK: &[u8] = &[0, 1, 0, 0];
+const INDICATION: &[u8] = &[0, 0x11, 0, 0];
+
+#[test]
+fn a_steered_call_answers_from_the_address_that_its_peer_has_sent_to_and_no_stranger_moves_it() {
+    let _alone = alone();
+    let mut rig = Rig::start(Way::Steered, 20_800..=20_899);
+    let legs = rig.open(1);
+    rig.metrics_when(|metrics| metrics.sockets_steered >= 1);
+    let (caller, stranger) = (peer(Ipv4Addr::LOCALHOST.into()), peer(Ipv4Addr::LOCALHOST.into()));
+    // Sends to one of our addresses; answers from which the echo comes.
+    let said = |socket: &UdpSocket, to: u8, words: &[&[u8]]| {
+        socket.send_to(&words.concat(), (Ipv4Addr::new(127, 0, 0, to), legs.webrtc)).unwrap();
+        let (_, from) = patiently(|| socket.recv_from(&mut [0; 2000]));
+        assert_eq!(from.port(), legs.webrtc);
+        match from.ip() {
+            IpAddr::V4(ip) => ip.octets()[3],
+            other => panic!("{other}"),
+        }
+    };
+    // Until the leg has taken something the routing table decides: 1.
+    assert_eq!(said(&stranger, 2, &[RTP]), 1);
+    assert_eq!(said(&stranger, 3, &[INDICATION, b"take"]), 1, "an indication proves nothing");
+    assert_eq!(said(&caller, 2, &[RTP, b"take"]), 2);
+    assert_eq!(said(&stranger, 3, &[RTP]), 2, "a stranger");
+    assert_eq!(said(&caller, 3, &[RTP, b"drop"]), 2, "what its leg drops may have any source");
+    assert_eq!(said(&caller, 2, &[RTP]), 2);
+    assert_eq!(said(&caller, 3, &[RTP]), 3, "the peer has moved");
+    assert_eq!(said(&caller, 3, &[RTP]), 3);
+    assert_eq!(said(&caller, 2, &[CHECK]), 2, "a check is answered from where it was sent to");
+    assert_eq!(said(&stranger, 4, &[b"anyone?"]), 3, "and moves nothing else");
+    assert_eq!(said(&stranger, 4, &[CHECK, b"drop"]), 3, "nor does what its leg drops");
+    // A pair to another of our addresses is taken: media from there, too.
+    assert_eq!(said(&stranger, 4, &[CHECK, b"take"]), 4);
+    assert_eq!(said(&caller, 2, &[b"anyone?"]), 4);
+    rig.engine.stop();
+}
+
 #[test]
 fn an_address_of_another_host_is_refused_at_the_start() {
     let _alone = alone();
@@ -241,6 +281,30 @@ fn a_burst_beyond_a_sockets_share_is_dropped_and_counted_and_the_socket_lives() 
     peer.send_to(b"alive", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
     assert_eq!(patiently(|| peer.recv(&mut came)), 5);
     assert!(rig.metrics_when(|metrics| metrics.rearmed > 0).buffers_lent == 0);
+    rig.engine.stop();
+}
+
+#[test]
+fn what_running_calls_lose_while_their_worker_is_held_up_is_counted() {
+    let _alone = alone();
+    let mut rig = Rig::start(Way::Steered, 20_600..=20_699);
+    let (slow, legs) = (rig.open(1), rig.open(2));
+    let peer = peer(Ipv4Addr::LOCALHOST.into());
+    rig.metrics_when(|metrics| metrics.sockets_steered == 4);
+    assert_eq!(rig.engine.metrics(0).datagrams_overflowed, 0);
+    rig.shared.hold.store(true, Ordering::SeqCst);
+    peer.send_to(b"hold", (Ipv4Addr::LOCALHOST, slow.webrtc)).unwrap();
+    rig.wait_for("the worker to stand still", |rig| rig.shared.held.load(Ordering::SeqCst));
+    for _ in 0..30_000 {
+        peer.send_to(&[2; 160], (Ipv4Addr::LOCALHOST, legs.rtp)).unwrap();
+    }
+    rig.shared.hold.store(false, Ordering::SeqCst);
+    let metrics = rig.metrics_when(|metrics| metrics.datagrams_received + metrics.datagrams_overflowed == 30_001);
+    assert!(metrics.datagrams_overflowed > 0, "{metrics:?}");
+    // What was too much for one call rests for a moment; then it is heard again.
+    let quiet = self::peer(Ipv4Addr::LOCALHOST.into());
+    quiet.send_to(b"alive", (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+    assert_eq!(patiently(|| quiet.recv(&mut [0; 2000])), 5);
     rig.engine.stop();
 }
 
@@ -483,6 +547,8 @@ struct Echo {
     digit: Option<(Instant, LegName, Digit, u32)>,
     due: Option<BridgeEvent>,
     fixed_peer: Option<SocketAddr>,
+    /// Who said "take" last.
+    taken: Option<SocketAddr>,
     ending: bool,
     ended: bool,
 }
@@ -509,6 +575,7 @@ impl Core for Echo {
             digit: None,
             due: None,
             fixed_peer: None,
+            taken: None,
             ending: false,
             ended: false,
         }
@@ -522,7 +589,11 @@ impl Core for Echo {
         self.fixed_peer
     }
 
-    fn handle_datagram(&mut self, _: Instant, port: Port, from: SocketAddr, datagram: &mut [u8], _: &mut Metrics) {
+    fn destination(&self, _leg: LegName) -> Option<SocketAddr> {
+        self.taken
+    }
+
+    fn handle_datagram(&mut self, _: Instant, port: Port, from: SocketAddr, datagram: &mut [u8], counts: &mut Metrics) {
         assert!(datagram != b"panic", "asked for");
         if datagram == b"hold" {
             self.shared.held.store(true, Ordering::SeqCst);
@@ -539,6 +610,8 @@ impl Core for Echo {
         match &*datagram {
             b"fix" => self.fixed_peer = Some(from),
             b"free" => self.fixed_peer = None,
+            [_, _, _, _, b't', b'a', b'k', b'e'] => self.taken = Some(from),
+            [_, _, _, _, b'd', b'r', b'o', b'p'] => counts.drop(DropReason::UnknownSource),
             _ => {}
         }
         self.shared.allocations.store(ALLOCATIONS.get(), Ordering::SeqCst);

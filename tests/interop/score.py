@@ -1,10 +1,11 @@
 """score.py SAID.wav HEARD.wav [SKIP_S]: finds what was said in what was heard and scores it at 8 kHz.
-Prints JSON: pesq (P.862.1 MOS-LQO, narrowband), similarity (0 to 1), at_s.
+score.py --pairs: the same for each line of standard input, SAID.wav, HEARD.wav and perhaps SKIP_S between tabs.
+Prints JSON, a line for each pair: pesq (P.862.1 MOS-LQO, narrowband), similarity (0 to 1), at_s; error where a pair of many has none.
 
 The speaker repeats itself, so it stands in the recording several times; the best of them counts: on a busy machine a browser's own
 jitter buffer stretches some. Similarity is the correlation of stretches of 200 ms, each shifted by at most 25 ms, weighted by energy:
 it knows the content and does not mind the stretching."""
-import json, subprocess, sys
+import functools, json, subprocess, sys
 import numpy
 from pesq import pesq
 
@@ -12,6 +13,7 @@ RATE = 8000
 WINDOW, SHIFT = RATE // 5, RATE // 40
 PLACES_MAX = 6
 
+@functools.lru_cache(maxsize=2)
 def read(path):
     raw = subprocess.run(["sox", path, "-t", "raw", "-e", "signed", "-b", "16", "-c", "1", "-r", str(RATE), "-"],
                          check=True, capture_output=True).stdout
@@ -37,9 +39,9 @@ def similarity(said, heard, at):
             weight += energy
     return total / weight if weight else 0.0
 
-def main():
-    said, heard = read(sys.argv[1]), read(sys.argv[2])
-    skip = int(float(sys.argv[3]) * RATE) if len(sys.argv) > 3 else 0
+def score(said, heard, skip_s=0.0):
+    said, heard = read(said), read(heard)
+    skip = int(float(skip_s) * RATE)
     heard = heard[skip:]
     best = {"pesq": 0.0, "similarity": 0.0, "at_s": 0.0, "said_s": len(said) / RATE, "heard_s": len(heard) / RATE}
     if len(heard) >= len(said):
@@ -53,7 +55,18 @@ def main():
             if mos > best["pesq"]:
                 best.update(pesq=mos, similarity=similarity(said, heard, at), at_s=(at + skip) / RATE)
             c[max(at - len(said) // 2, 0): at + len(said) // 2] = 0
-    print(json.dumps(best))
+    return best
+
+def main():
+    if sys.argv[1:] != ["--pairs"]:
+        print(json.dumps(score(*sys.argv[1:4])))
+        return
+    for line in sys.stdin:
+        try:
+            verdict = score(*line.rstrip("\n").split("\t"))
+        except Exception as error:  # one recording that cannot be judged must not cost the others their verdict
+            verdict = {"error": repr(error)}
+        print(json.dumps(verdict), flush=True)
 
 if __name__ == "__main__":
     main()

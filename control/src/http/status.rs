@@ -199,6 +199,7 @@ fn engine(text: &mut Samples, workers: &[Metrics]) {
         ("engine_datagrams_received_total", sum(|m| m.datagrams_received)),
         ("engine_datagrams_sent_total", sum(|m| m.datagrams_sent)),
         ("engine_datagrams_unsent_total", sum(|m| m.datagrams_unsent)),
+        ("engine_datagrams_overflowed_total", sum(|m| m.datagrams_overflowed)),
         ("engine_socket_errors_total", sum(|m| m.socket_errors)),
         ("engine_events_lost_total", sum(|m| m.events_lost)),
         ("engine_ports_taken_early_total", sum(|m| m.ports_taken_early)),

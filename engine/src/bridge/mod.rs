@@ -398,14 +398,25 @@ impl Bridge {
 
     /// See [`crate::leg::webrtc::WebrtcLeg::fixed_peer`] and [`crate::leg::rtp::RtpLeg::fixed_peer`].
     pub fn fixed_peer(&self, now: Instant, leg: LegName) -> Option<SocketAddr> {
-        let leg = match leg {
-            LegName::A => &self.a,
-            LegName::B => &self.b,
-            spare => self.spares.leg(spare)?,
-        };
-        match leg {
+        match self.leg_at(leg)? {
             Leg::Webrtc(leg) => leg.fixed_peer(),
             Leg::Rtp(leg) => leg.fixed_peer(now),
+        }
+    }
+
+    /// Where the RTP of a leg goes, once that is known.
+    pub fn destination(&self, leg: LegName) -> Option<SocketAddr> {
+        match self.leg_at(leg)? {
+            Leg::Webrtc(leg) => leg.destination(),
+            Leg::Rtp(leg) => leg.destination(),
+        }
+    }
+
+    fn leg_at(&self, leg: LegName) -> Option<&Leg> {
+        match leg {
+            LegName::A => Some(&self.a),
+            LegName::B => Some(&self.b),
+            spare => self.spares.leg(spare),
         }
     }
 
@@ -414,11 +425,7 @@ impl Bridge {
     /// # Panics
     /// When there is no such spare leg.
     pub fn leg(&self, leg: LegName) -> &Leg {
-        match leg {
-            LegName::A => &self.a,
-            LegName::B => &self.b,
-            spare => self.spares.leg(spare).expect("the caller names a leg that is there"),
-        }
+        self.leg_at(leg).expect("the caller names a leg that is there")
     }
 
     /// Whether each direction, A to B and B to A, passes payloads as they are, without any codec; `None` while there is no flow.

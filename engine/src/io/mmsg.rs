@@ -9,7 +9,7 @@
 use super::socket::{MediaSocket, MessageTable};
 use super::system::{Epoll, WakeFd};
 use super::{
-    GATHER, Owner, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_send_noise, system,
+    Owner, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, gathered, is_send_noise, system,
 };
 use crate::limits::{DATAGRAM_BYTES_MAX, TURN_PACKETS_MAX};
 use crate::metrics::Metrics;
@@ -129,8 +129,8 @@ impl Mmsg {
 
     pub(super) fn wait(&mut self, until: Instant, metrics: &mut Metrics) -> io::Result<()> {
         self.flush(metrics);
-        let gathered = (self.now + GATHER).min(until);
-        system::rest(gathered.since(clock::now()));
+        let now = clock::now();
+        system::rest(gathered(self.now, now).min(until).since(now));
         self.epoll.wait(until.since(clock::now()))
     }
 
@@ -183,7 +183,7 @@ impl Mmsg {
                 self.flush(metrics);
             }
             let out = self.outgoing.bytes(self.queued.len(), DATAGRAM_BYTES_MAX);
-            return Some(Packet { owner, from, datagram: self.incoming.bytes(index, len), out });
+            return Some(Packet { owner, from, sent_to: None, datagram: self.incoming.bytes(index, len), out });
         }
         None
     }

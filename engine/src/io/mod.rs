@@ -28,7 +28,7 @@ use mmsg::Mmsg;
 use ring::Ring;
 use socket::MediaSocket;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use steering::Steering;
 use system::WakeFd;
@@ -54,7 +54,17 @@ const _: () = assert!(SENDS_BATCH <= SENDS_MAX);
 /// How long after the beginning of a turn the next one begins at the earliest, unless a deadline comes first: what comes within that
 /// time shares a turn, its system call and its wake-up. A worker with nothing to do answers its first packet at once; one that is busy
 /// for longer than this waits for nothing.
-pub const GATHER: Duration = Duration::from_micros(400);
+pub const GATHER_MIN: Duration = Duration::from_micros(250);
+
+/// The same for a worker that is busy for two thirds of its time and more: there calls count, not tenths of milliseconds.
+pub const GATHER_MAX: Duration = Duration::from_micros(400);
+
+/// When the turn after one that lasted from `began` to `now` begins at the earliest: half of what it took is rest. So turns grow toward
+/// [`GATHER_MAX`] by themselves where the work of what was gathered takes two thirds of the gathering, and shrink below.
+fn gathered(began: Instant, now: Instant) -> Instant {
+    let worked = now.since(began);
+    began + (worked + worked / 2).clamp(GATHER_MIN, GATHER_MAX)
+}
 
 /// Whose a socket is. Means nothing to `io`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +91,8 @@ pub struct Packet<'n> {
     pub owner: Owner,
     /// From where; never IPv4-mapped.
     pub from: SocketAddr,
+    /// Which address of ours it was sent to, where that is known and not the one that its socket answers from: see [`Net::answer_from`].
+    pub sent_to: Option<Ipv4Addr>,
     /// Its payload, to be decrypted in place.
     pub datagram: &'n mut [u8],
     /// What [`Net::send_buffer`] would show now: what it causes may be written there at once.
@@ -180,10 +192,28 @@ impl Net {
         }
     }
 
+    /// From now on a steered socket answers from `address`, one of the host's; the answer is the one before, unspecified where none was known.
+    /// Until one is known it sends by itself, from where the routing table says. Who calls it knows that the peer has sent there: the
+    /// source of a datagram proves nothing.
+    pub fn answer_from(&mut self, key: SocketKey, address: Ipv4Addr) -> Ipv4Addr {
+        match self {
+            Net::Ring(ring) => ring.answer_from(key, address),
+            Net::Mmsg(_) => address,
+        }
+    }
+
     /// Sockets that are steered.
     pub fn sockets_steered(&self) -> usize {
         match self {
             Net::Ring(ring) => ring.sockets_steered(),
+            Net::Mmsg(_) => 0,
+        }
+    }
+
+    /// Datagrams of running calls that the kernel has dropped since this was last asked, because the socket that they share was full.
+    pub fn overflowed(&mut self) -> u64 {
+        match self {
+            Net::Ring(ring) => ring.overflowed(),
             Net::Mmsg(_) => 0,
         }
     }
@@ -205,7 +235,8 @@ impl Net {
         }
     }
 
-    /// Hands all queued datagrams to the kernel and waits for something to happen, at most `until`, and gathers for [`GATHER`].
+    /// Hands all queued datagrams to the kernel and waits for something to happen, at most `until`, and gathers for [`GATHER_MIN`]
+    /// to [`GATHER_MAX`].
     pub fn wait(&mut self, until: Instant, metrics: &mut Metrics) -> io::Result<()> {
         match self {
             Net::Ring(ring) => ring.wait(until, metrics),
@@ -329,7 +360,7 @@ mod tests {
     use super::*;
     use crate::limits::DATAGRAM_BYTES_MAX;
     use address::Family;
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::Ipv6Addr;
     use std::os::fd::AsFd;
 
     /// Every way datagrams can move.
@@ -350,6 +381,8 @@ mod tests {
         pub(super) metrics: Metrics,
         /// Owner's slot and datagram, in the order they came.
         pub(super) came: Vec<(u32, SocketAddr, Vec<u8>)>,
+        /// Where the last datagram was sent to, if answers leave from elsewhere.
+        pub(super) sent_to: Option<Ipv4Addr>,
     }
 
     impl Rig {
@@ -364,7 +397,7 @@ mod tests {
                 let steering = Arc::new(Steering::start().expect("root may load and attach a BPF program"));
                 net.be_steered(&steering, 0, None).unwrap();
             }
-            Rig { net, metrics: Metrics::default(), came: Vec::new() }
+            Rig { net, metrics: Metrics::default(), came: Vec::new(), sent_to: None }
         }
 
         /// Opens a socket, and steers it where that is the way.
@@ -385,6 +418,7 @@ mod tests {
             self.net.wait(clock::now().plus_millis(10), &mut self.metrics).unwrap();
             self.net.collect(clock::now(), &mut self.metrics);
             while let Some(packet) = self.net.next_packet(&mut self.metrics) {
+                self.sent_to = packet.sent_to;
                 self.came.push((packet.owner.slot, packet.from, packet.datagram.to_vec()));
             }
         }
@@ -653,6 +687,15 @@ mod tests {
                 assert_eq!(rig.metrics.datagrams_sent, round + 1);
             }
         }
+    }
+
+    #[test]
+    fn a_worker_gathers_the_longer_the_busier_it_is_and_never_past_what_it_worked() {
+        let began = Instant::from_millis(5);
+        let next = |worked_us| gathered(began, began + Duration::from_micros(worked_us)).since(began).as_micros();
+        assert_eq!([0, 100, 200, 260, 400].map(next), [250, 250, 300, 390, 400]);
+        // Two thirds of its time: what is gathered in so long takes so long again. Above, nothing is waited for.
+        assert_eq!(next(1_000), 400);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::address::Family;
 use super::socket::{CONTROL_BYTES, MediaSocket, destination};
 use super::system::WakeFd;
 use super::{
-    GATHER, Owner, PAUSE_MS, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_noise,
+    Owner, PAUSE_MS, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, gathered, is_noise,
     is_send_noise,
 };
 use crate::limits::{DATAGRAM_BYTES_MAX, RING_BUFFERS_MAX, TURN_PACKETS_MAX};
@@ -137,9 +137,10 @@ struct Entry {
     closing: bool,
     /// The peer that the socket is connected to.
     connected: Option<(IpAddr, u16)>,
-    /// The port at which it is steered; 0: it is not.
-    steered_port: u16,
-    /// Where what is steered was sent to; unspecified until that is known.
+    is_steered: bool,
+    /// The port of one that is steered or was; 0: it never was.
+    port: u16,
+    /// The host's address from which it answers by the raw socket; unspecified until that is known. See [`super::Net::answer_from`].
     our_address: Ipv4Addr,
     armed_before: bool,
     /// Datagrams in `received`.
@@ -266,8 +267,8 @@ impl Ring {
         self.state.buffers.publish();
         let until = self.state.paused.front().map_or(until, |&(resume, _)| resume.min(until));
         let until = if self.state.received.is_empty() { until } else { Instant::ZERO };
-        let gathered = (self.state.now + GATHER).min(until);
         let now = clock::now();
+        let gathered = gathered(self.state.now, now).min(until);
         if now < gathered {
             self.enter(GATHER_COMPLETIONS, gathered.since(now))?;
             if !self.ring.completion().is_empty() {
@@ -326,23 +327,30 @@ impl Ring {
                 continue;
             };
             entry.queued -= 1;
-            let owner = entry.owner;
+            let (owner, our_address) = (entry.owner, entry.our_address);
             let filled = self.state.buffers.bytes(buffer);
             let Some((from, control_bytes, payload_bytes)) = parse(filled, len as usize) else {
                 metrics.datagrams_malformed += 1;
                 self.state.buffers.recycle(buffer);
                 continue;
             };
+            let mut sent_to = None;
             if control_bytes > 0 {
-                let sent_to = destination(&filled[16 + NAME_BYTES..][..control_bytes]);
-                self.state.note_home(key, from, sent_to);
+                let control = &filled[16 + NAME_BYTES..][..control_bytes];
+                match steered::sent_to(control) {
+                    Some((_, address)) => sent_to = Some(address).filter(|address| *address != our_address),
+                    None => {
+                        let sent_to = destination(control);
+                        self.state.note_home(key, from, sent_to);
+                    }
+                }
             }
             self.shown += 1;
             self.lent = Some(buffer);
             let State { buffers, sends, .. } = &mut self.state;
             let datagram = &mut buffers.bytes(buffer)[HEADER_BYTES..][..payload_bytes];
             let out = self.current.map_or(&mut self.scratch[..], |slot| sends.datagram(slot));
-            return Some(Packet { owner, from, datagram, out });
+            return Some(Packet { owner, from, sent_to, datagram, out });
         }
     }
 
@@ -602,7 +610,7 @@ impl State {
     fn prefetch(&mut self, completion: &cqueue::Entry) {
         let data = completion.user_data();
         let index = match (data >> 62, data as u32, cqueue::buffer_select(completion.flags())) {
-            (KIND_WAKE, WAKE_STEERED, Some(buffer)) => self.steered_to(buffer).map(|(key, _)| key.index),
+            (KIND_WAKE, WAKE_STEERED, Some(buffer)) => self.steered_to(buffer).map(|key| key.index),
             (KIND_RECEIVE, index, _) => Some(index),
             _ => None,
         };
@@ -731,7 +739,8 @@ impl Entry {
             paused: false,
             closing: false,
             connected: None,
-            steered_port: 0,
+            is_steered: false,
+            port: 0,
             our_address: Ipv4Addr::UNSPECIFIED,
             armed_before: false,
             queued: 0,

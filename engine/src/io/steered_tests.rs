@@ -8,6 +8,9 @@ use crate::limits::DATAGRAM_BYTES_MAX;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
+/// `linux/capability.h`
+const CAP_NET_ADMIN: u32 = 12;
+
 /// Everything that a peer has got: source and bytes.
 fn got(peer: &mut Peer) -> Vec<(SocketAddr, Vec<u8>)> {
     let (mut all, mut table) = (Vec::new(), socket::MessageTable::new(1).unwrap());
@@ -18,11 +21,22 @@ fn got(peer: &mut Peer) -> Vec<(SocketAddr, Vec<u8>)> {
     all
 }
 
-/// Hears once, so that it is known which of our addresses the peer sends to, and sends what the caller wants by turns.
-fn acquaint(rig: &mut Rig, peer: &mut Peer, to: SocketAddr) {
+/// Sends a datagram; answers which address of ours it is said to have come to.
+fn heard_at(rig: &mut Rig, peer: &mut Peer, ip: [u8; 4], port: u16) -> Option<Ipv4Addr> {
     let before = rig.came.len();
-    peer.send(to, b"hello");
+    peer.send(SocketAddr::from((ip, port)), b"hello");
     rig.turn_until(|rig| rig.came.len() > before);
+    rig.sent_to
+}
+
+/// The address of ours from which a socket answers.
+fn answers_from(rig: &mut Rig, key: SocketKey, peer: &mut Peer) -> SocketAddr {
+    rig.send(key, peer.address(), b"hello yourself");
+    rig.turn();
+    match &got(peer)[..] {
+        [(from, bytes)] if bytes == b"hello yourself" => *from,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -31,6 +45,9 @@ fn calls_that_share_a_socket_hear_and_answer_each_as_its_own() {
     let sockets: Vec<(SocketKey, u16)> = (0..30).map(|slot| rig.open(Family::Dual, slot)).collect();
     assert_eq!(rig.net.sockets_steered(), 30);
     rig.turn();
+    for (key, _) in &sockets {
+        rig.net.answer_from(*key, Ipv4Addr::LOCALHOST);
+    }
     let mut peers: Vec<Peer> = (0..30).map(|_| Peer::new([127, 0, 0, 1])).collect();
     for round in 0..20u8 {
         for (peer, (_, port)) in peers.iter_mut().zip(&sockets) {
@@ -55,7 +72,7 @@ fn what_leaves_by_the_raw_socket_has_the_checksum_that_the_kernel_wants() {
     let (key, port) = rig.open(Family::V4, 0);
     rig.turn();
     let mut peer = Peer::new([127, 0, 0, 1]);
-    acquaint(&mut rig, &mut peer, localhost(port));
+    rig.net.answer_from(key, Ipv4Addr::LOCALHOST);
     for len in (0..=64).chain([160, 1_199, 1_200, 1_201, DATAGRAM_BYTES_MAX]) {
         // Bytes whose sum carries; the kernel drops what it finds wrong.
         let bytes: Vec<u8> = (0..len).map(|at| 255 - (at * 7 % 11) as u8).collect();
@@ -66,16 +83,66 @@ fn what_leaves_by_the_raw_socket_has_the_checksum_that_the_kernel_wants() {
 }
 
 #[test]
-fn answers_leave_from_the_address_that_the_peer_has_sent_to() {
+fn answers_leave_from_the_address_that_was_told_and_not_from_where_somebody_has_sent_to() {
     let mut rig = Rig::new(Way::Steered, 4);
     let (key, port) = rig.open(Family::Dual, 0);
     rig.turn();
     let mut peer = Peer::new([127, 0, 0, 1]);
-    let second = SocketAddr::from(([127, 0, 0, 2], port));
-    acquaint(&mut rig, &mut peer, second);
-    rig.send(key, peer.address(), b"from the second address");
+    let (second, third) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
+    // Whoever it is from: what is done with it is not decided here.
+    for _ in 0..2 {
+        assert_eq!(heard_at(&mut rig, &mut peer, [127, 0, 0, 2], port), Some(second));
+        assert_eq!(answers_from(&mut rig, key, &mut peer), localhost(port), "as the routing table says");
+    }
+    assert_eq!(rig.net.answer_from(key, second), Ipv4Addr::UNSPECIFIED);
+    assert_eq!(heard_at(&mut rig, &mut peer, [127, 0, 0, 2], port), None, "no news");
+    assert_eq!(answers_from(&mut rig, key, &mut peer), (second, port).into());
+    assert_eq!(heard_at(&mut rig, &mut peer, [127, 0, 0, 3], port), Some(third));
+    assert_eq!(answers_from(&mut rig, key, &mut peer), (second, port).into());
+    assert_eq!(rig.net.answer_from(key, third), second);
+    assert_eq!(answers_from(&mut rig, key, &mut peer), (third, port).into());
+    rig.net.close(key, &mut rig.metrics);
+    rig.net.answer_from(key, second);
+}
+
+#[test]
+fn a_flooded_call_answers_on_from_the_address_that_its_peer_knows() {
+    let mut rig = Rig::new(Way::Steered, 4);
+    let (key, port) = rig.open(Family::Dual, 0);
     rig.turn();
-    assert_eq!(got(&mut peer), [(second, b"from the second address".to_vec())]);
+    let (mut peer, mut stranger) = (Peer::new([127, 0, 0, 1]), Peer::new([127, 0, 0, 1]));
+    let second = Ipv4Addr::new(127, 0, 0, 2);
+    rig.net.answer_from(key, second);
+    while rig.net.sockets_steered() > 0 {
+        for _ in 0..100 {
+            stranger.send(localhost(port), &[1; 40]);
+        }
+        rig.turn();
+    }
+    assert_eq!(answers_from(&mut rig, key, &mut peer), (second, port).into());
+    // Until it has rested.
+    for _ in 0..1_000 {
+        rig.turn();
+        rig.net.steer(key).unwrap();
+        if rig.net.sockets_steered() == 1 {
+            break;
+        }
+    }
+    assert_eq!((rig.net.sockets_steered(), answers_from(&mut rig, key, &mut peer)), (1, (second, port).into()));
+}
+
+#[test]
+fn a_socket_of_one_address_answers_from_it_from_the_beginning() {
+    let mut rig = Rig::new(Way::Steered, 4);
+    let second = Ipv4Addr::new(127, 0, 0, 2);
+    let socket = MediaSocket::bind(Family::V4, Some(second.into()), 0).unwrap();
+    let port = socket.port().unwrap();
+    let key = rig.net.open(socket, Owner::default()).unwrap();
+    rig.net.steer(key).unwrap();
+    rig.turn();
+    let mut peer = Peer::new([127, 0, 0, 1]);
+    assert_eq!(answers_from(&mut rig, key, &mut peer), (second, port).into());
+    assert_eq!(heard_at(&mut rig, &mut peer, [127, 0, 0, 2], port), None);
 }
 
 #[test]
@@ -133,6 +200,41 @@ fn a_flood_at_one_port_is_kept_out_of_the_socket_that_all_share() {
         }
     }
     assert!(rig.metrics.sockets_paused > 0 && rig.metrics.datagrams_excess > 0);
+}
+
+#[test]
+fn what_finds_no_room_in_the_socket_that_all_share_is_counted_once() {
+    /// More than it holds, however little a datagram occupies: what is on its way takes at least 768 bytes.
+    const SENT: u64 = 30_000;
+    let mut rig = Rig::new(Way::Steered, 4);
+    let (_, port) = rig.open(Family::V4, 0);
+    rig.turn();
+    let mut peer = Peer::new([127, 0, 0, 1]);
+    assert_eq!(rig.net.overflowed(), 0);
+    for _ in 0..SENT {
+        peer.send(localhost(port), &[7; 160]);
+    }
+    let lost = rig.net.overflowed();
+    rig.turn_until(|rig| rig.metrics.datagrams_received + lost == SENT);
+    assert!(lost > 0 && lost < SENT && rig.net.overflowed() == 0, "{lost}");
+}
+
+#[test]
+fn where_the_shared_socket_may_not_be_large_calls_keep_their_own() {
+    std::thread::spawn(|| {
+        let steering = Arc::new(Steering::start().unwrap());
+        let wake = Arc::new(WakeFd::new().unwrap());
+        let mut net = Net::Ring(Box::new(Ring::new(4, &wake).unwrap()));
+        system::tests::give_up(CAP_NET_ADMIN);
+        let rmem_max: u32 = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap();
+        match net.be_steered(&steering, 0, None) {
+            Ok(()) => assert!(rmem_max >= 8 << 20),
+            Err(error) => assert!(rmem_max < 8 << 20 && error.to_string().contains("net.core.rmem_max"), "{error}"),
+        }
+        assert_eq!(net.steers(), rmem_max >= 8 << 20);
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]

@@ -279,6 +279,19 @@ pub(super) mod tests {
         check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) }).unwrap();
     }
 
+    /// Takes one right from this thread (capset(2)).
+    pub(in crate::io) fn give_up(capability: u32) {
+        const VERSION_3: u32 = 0x2008_0522;
+        // Version and thread; effective, permitted and inheritable rights, twice 32 of them.
+        let (mut header, mut rights) = ([VERSION_3, 0], [[0u32; 3]; 2]);
+        let (head, data) = (header.as_mut_ptr(), rights.as_mut_ptr());
+        // SAFETY: both are as long as version 3 says, and concern this thread only.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_capget, head, data) }, 0);
+        rights[capability as usize / 32][0] &= !(1 << (capability % 32));
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_capset, head, rights.as_mut_ptr()) }, 0);
+    }
+
     #[test]
     fn a_wake_before_the_wait_is_not_lost_and_counts_once() {
         let wake = WakeFd::new().unwrap();

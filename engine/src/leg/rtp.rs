@@ -159,6 +159,11 @@ impl RtpLeg {
         (!remote.described.rtcp_mux || remote.rtcp_to == peer).then_some(peer)
     }
 
+    /// Where its RTP goes, once the peer is described.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.remote.as_ref().map(|remote| remote.latch.whereabouts())
+    }
+
     /// Takes one datagram.
     pub fn handle_datagram<'p>(
         &mut self,

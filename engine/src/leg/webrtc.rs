@@ -304,6 +304,11 @@ impl WebrtcLeg {
         self.nominated.filter(|_| self.is_peer_lite && self.keys.is_some() && !is_restarting)
     }
 
+    /// Where its media go, once a pair is nominated.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.nominated
+    }
+
     /// Our DTLS role, once the peer's description is here.
     pub fn dtls_role(&self) -> Option<DtlsRole> {
         self.expected.map(|(_, role)| role)

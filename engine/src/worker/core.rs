@@ -24,6 +24,10 @@ pub trait Core: Sized + 'static {
     fn fixed_peer(&self, _now: Instant, _leg: LegName) -> Option<SocketAddr> {
         None
     }
+    /// See [`Bridge::destination`].
+    fn destination(&self, _leg: LegName) -> Option<SocketAddr> {
+        None
+    }
     /// See [`Bridge::prefetch`].
     fn prefetch(&self, _port: Port, _step: usize) {}
     /// See [`Bridge::handle_datagram`].
@@ -77,6 +81,10 @@ impl Core for Bridge {
 
     fn fixed_peer(&self, now: Instant, leg: LegName) -> Option<SocketAddr> {
         Bridge::fixed_peer(self, now, leg)
+    }
+
+    fn destination(&self, leg: LegName) -> Option<SocketAddr> {
+        Bridge::destination(self, leg)
     }
 
     fn prefetch(&self, port: Port, step: usize) {

@@ -12,6 +12,7 @@
 //! Why a thread per core and not tasks that move: a call's packets find its keys, codecs and buffers in one core's cache,
 //! and the time a turn takes can be read off one thread.
 
+mod arrival;
 pub mod core;
 mod governor;
 mod handshakes;
@@ -338,6 +339,8 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
         random: Random::from_seed(seed),
         shared,
         report_at: clock::now(),
+        index: setup.index,
+        overflow_said_at: None,
         governor: Governor::new(setup.config.complexity.clone()),
         window: WindowStart { at: clock::now(), cpu: system::thread_cpu(), ..WindowStart::default() },
         cpu: Duration::ZERO,

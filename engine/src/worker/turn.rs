@@ -9,6 +9,7 @@
 //! Why one clock reading for a whole turn: all that happens in it happened while we were waiting or working; a second
 //! reading would make the order of a turn visible to the protocols and every replay different.
 
+use super::arrival::Arrival;
 use super::core::Core;
 use super::governor::{Governor, WINDOW_MS, Window};
 use super::handshakes::{Handshakes, Waiting};
@@ -46,6 +47,9 @@ const LOOK_AHEAD: usize = CORE_STEPS + 2;
 /// How often the counters are copied out.
 const REPORT_MS: u64 = 1_000;
 
+/// A full receive buffer is spoken of once in this time.
+const OVERFLOW_QUIET_MS: u64 = 60_000;
+
 /// When a worker that has no room for answers looks again whether control has read some.
 const ROOM_RETRY_MS: u64 = 10;
 
@@ -65,6 +69,10 @@ pub(super) struct Worker<C: Core> {
     pub(super) random: Random,
     pub(super) shared: C::Shared,
     pub(super) report_at: Instant,
+    /// Which worker of the engine it is.
+    pub(super) index: usize,
+    /// When a full receive buffer was last spoken of.
+    pub(super) overflow_said_at: Option<Instant>,
     pub(super) governor: Governor,
     pub(super) window: WindowStart,
     /// CPU time of this thread when the turn began.
@@ -130,6 +138,7 @@ impl<C: Core> Worker<C> {
         }
         if now >= self.report_at {
             self.report_at = now.plus_millis(REPORT_MS);
+            self.count_overflow(now);
             self.publish();
         }
         if std::mem::take(&mut self.posted) {
@@ -182,11 +191,16 @@ impl<C: Core> Worker<C> {
                 continue;
             }
             let Some(slot) = self.pool.get_mut(key) else { continue };
-            let (Some(port), Some(core)) = (slot.port_of(packet.owner.port), slot.core.as_deref_mut()) else {
-                continue;
-            };
+            let Some(port) = slot.port_of(packet.owner.port) else { continue };
+            let elsewhere = packet.sent_to.and_then(|at| Some((at, slot.socket_of(port)?)));
+            let Some(core) = slot.core.as_deref_mut() else { continue };
+            let arrival = elsewhere.and_then(|(at, socket)| {
+                Arrival::new((at, packet.from, packet.datagram), (port.leg, socket), core, &self.metrics)
+            });
             let (metrics, from) = (&mut self.metrics, packet.from);
             let done = guard(|| core.pass_datagram(now, port, from, packet.datagram, packet.out, metrics));
+            let arrival = arrival.filter(|_| done.is_ok());
+            let detour = arrival.and_then(|arrival| arrival.follow(core, &mut self.net, &self.metrics));
             let passed = done.as_ref().ok().copied().flatten();
             if let Some(Passed { port, to, len, .. }) = passed {
                 match slot.socket_of(port) {
@@ -196,6 +210,10 @@ impl<C: Core> Worker<C> {
             }
             if !passed.is_some_and(|passed| passed.is_all) {
                 self.settle(key, now, done.map(drop));
+            }
+            if let Some(detour) = detour {
+                let core = self.pool.get(key).and_then(|slot| slot.core.as_deref());
+                detour.end(core, &mut self.net);
             }
         }
     }
@@ -439,6 +457,22 @@ impl<C: Core> Worker<C> {
                 self.post_ended(key, end, BridgeStats::default());
                 self.close(key);
             }
+        }
+    }
+
+    /// What the kernel has dropped before this worker could see it.
+    fn count_overflow(&mut self, now: Instant) {
+        let lost = self.net.overflowed();
+        self.metrics.datagrams_overflowed += lost;
+        let is_said = self.overflow_said_at.is_some_and(|at| now < at.plus_millis(OVERFLOW_QUIET_MS));
+        if lost > 0 && !is_said {
+            self.overflow_said_at = Some(now);
+            let worker = self.index;
+            tracing::warn!(
+                worker,
+                lost,
+                "packets of running calls were lost: this worker was held up, or has too many calls"
+            );
         }
     }
 

@@ -26,6 +26,8 @@ const RAW_BYTES_MAX: usize = 1_200;
 /// What the kernel may hold for all calls of a worker between two turns: it doubles it, and a small packet occupies up to 2.3 KiB, so these
 /// are 70 ms of 1,000 calls.
 const RECEIVE_BUFFER_BYTES: libc::c_int = 8 * 1024 * 1024;
+/// `SO_MEMINFO` answers so many numbers (`linux/sock_diag.h`), of which the last says what the socket has dropped.
+const MEMINFO_NUMBERS: usize = 9;
 /// What may wait in the raw socket for a network card.
 const SEND_BUFFER_BYTES: libc::c_int = 4 * 1024 * 1024;
 const TTL: u8 = 64;
@@ -39,6 +41,8 @@ pub(super) struct Steered {
     pub(super) is_armed: bool,
     /// By port: the socket's number plus one; 0: not steered.
     ports: Box<[u32]>,
+    /// Datagrams that found no room in `receive` when it was last asked; the kernel counts on from zero when its number is full.
+    overflowed: u32,
     /// Identification of the next packet: never 0, for which the kernel would choose one.
     identification: u16,
     /// Ports that are marked.
@@ -52,6 +56,14 @@ impl Steered {
         bind_to(&receive, Ipv4Addr::LOCALHOST)?;
         set_option(&receive, libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR, 1)?;
         grow(&receive, (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), RECEIVE_BUFFER_BYTES);
+        // In less, a worker that is held up for a few milliseconds would lose packets of all calls; a socket of each call's own would not.
+        let granted = option(&receive, libc::SOL_SOCKET, libc::SO_RCVBUF)? / 2;
+        if granted < RECEIVE_BUFFER_BYTES {
+            return Err(io::Error::other(format!(
+                "the socket of all calls may hold {granted} bytes and needs {RECEIVE_BUFFER_BYTES}: CAP_NET_ADMIN or the sysctl \
+                 net.core.rmem_max would allow it"
+            )));
+        }
         let raw = socket(libc::SOCK_RAW, libc::IPPROTO_RAW)?;
         grow(&raw, (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), SEND_BUFFER_BYTES);
         if let Some(address) = bind {
@@ -61,7 +73,31 @@ impl Steered {
         steering.receive_at(worker, receive.as_fd())?;
         let ports = vec![0; 1 << 16].into_boxed_slice();
         let steering = Arc::clone(steering);
-        Ok(Steered { steering, worker, receive, raw, is_armed: false, ports, identification: 1, count: 0 })
+        Ok(Steered {
+            steering,
+            worker,
+            receive,
+            raw,
+            is_armed: false,
+            ports,
+            overflowed: 0,
+            identification: 1,
+            count: 0,
+        })
+    }
+
+    /// Datagrams that the kernel has dropped since this was last asked, for want of room.
+    fn overflowed(&mut self) -> u64 {
+        let mut numbers = [0u32; MEMINFO_NUMBERS];
+        let mut bytes = size_of_val(&numbers) as libc::socklen_t;
+        let (fd, into) = (raw(self.receive.as_fd()), numbers.as_mut_ptr().cast());
+        // SAFETY: `numbers` has room for `bytes`; both live through the call.
+        let answer = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, into, &mut bytes) };
+        if answer != 0 || bytes as usize != size_of_val(&numbers) {
+            return 0;
+        }
+        let before = std::mem::replace(&mut self.overflowed, numbers[MEMINFO_NUMBERS - 1]);
+        self.overflowed.wrapping_sub(before).into()
     }
 
     /// Which socket has a port.
@@ -111,7 +147,7 @@ impl Ring {
         let State { steered, sockets, .. } = &mut self.state;
         let Some(steered) = steered else { return Ok(()) };
         let entry = sockets.get_mut(key.index as usize).filter(|entry| entry.generation == key.generation);
-        let Some(entry) = entry.filter(|entry| !entry.closing && !entry.paused && entry.steered_port == 0) else {
+        let Some(entry) = entry.filter(|entry| !entry.closing && !entry.paused && !entry.is_steered) else {
             return Ok(());
         };
         let Some(socket) = &entry.socket else { return Ok(()) };
@@ -126,8 +162,10 @@ impl Ring {
             IpAddr::V6(address) if address.is_unspecified() => None,
             IpAddr::V6(_) => return Ok(()),
         };
-        entry.steered_port = local.port();
-        entry.our_address = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        (entry.is_steered, entry.port) = (true, local.port());
+        if let Some(address) = address {
+            entry.our_address = address;
+        }
         steered.mark(local.port(), key.index, address);
         Ok(())
     }
@@ -135,6 +173,19 @@ impl Ring {
     /// Sockets that are steered.
     pub(in crate::io) fn sockets_steered(&self) -> usize {
         self.state.steered.as_ref().map_or(0, |steered| steered.count)
+    }
+
+    /// See [`super::super::Net::answer_from`].
+    pub(in crate::io) fn answer_from(&mut self, key: SocketKey, address: Ipv4Addr) -> Ipv4Addr {
+        match self.state.live(key) {
+            Some(entry) => std::mem::replace(&mut entry.our_address, address),
+            None => address,
+        }
+    }
+
+    /// See [`super::super::Net::overflowed`].
+    pub(in crate::io) fn overflowed(&mut self) -> u64 {
+        self.state.steered.as_mut().map_or(0, Steered::overflowed)
     }
 
     /// Arms the receive of the one socket, if there is one and it has ended.
@@ -161,10 +212,10 @@ impl Ring {
         let State { steered, sockets, sends, .. } = &mut self.state;
         let steered = steered.as_mut()?;
         let entry = sockets.get(key.index as usize).filter(|entry| entry.generation == key.generation)?;
-        if entry.closing || entry.steered_port == 0 || entry.our_address.is_unspecified() || len > RAW_BYTES_MAX {
+        if entry.closing || entry.port == 0 || entry.our_address.is_unspecified() || len > RAW_BYTES_MAX {
             return None;
         }
-        let from = SocketAddrV4::new(entry.our_address, entry.steered_port);
+        let from = SocketAddrV4::new(entry.our_address, entry.port);
         let packet = sends.packet(slot, len);
         write_headers(packet, from, to, steered.identification);
         steered.identification = steered.identification.checked_add(1).unwrap_or(1);
@@ -180,9 +231,9 @@ impl State {
     /// The socket hears by itself again.
     pub(super) fn unsteer(&mut self, index: u32) {
         let entry = &mut self.sockets[index as usize];
-        let port = std::mem::take(&mut entry.steered_port);
-        if let (Some(steered), true) = (&mut self.steered, port != 0) {
-            steered.unmark(port);
+        let is_steered = std::mem::take(&mut entry.is_steered);
+        if let (Some(steered), true) = (&mut self.steered, is_steered) {
+            steered.unmark(entry.port);
         }
     }
 
@@ -192,13 +243,7 @@ impl State {
         if let Some(buffer) = cqueue::buffer_select(completion.flags()) {
             metrics.datagrams_received += u64::from(result >= 0);
             match self.steered_to(buffer) {
-                Some((key, address)) => {
-                    let entry = &mut self.sockets[key.index as usize];
-                    if entry.our_address.is_unspecified() {
-                        entry.our_address = address;
-                    }
-                    self.queue(key, buffer, result, metrics);
-                }
+                Some(key) => self.queue(key, buffer, result, metrics),
                 // Its call has ended meanwhile, or there was too much of it.
                 None => {
                     metrics.datagrams_excess += 1;
@@ -214,16 +259,16 @@ impl State {
         }
     }
 
-    /// Whose a datagram of the one socket is, and to which address of ours it was sent.
-    pub(super) fn steered_to(&mut self, buffer: u16) -> Option<(SocketKey, Ipv4Addr)> {
-        let (port, address) = sent_to(&self.buffers.bytes(buffer)[16 + NAME_BYTES..])?;
+    /// Whose a datagram of the one socket is.
+    pub(super) fn steered_to(&mut self, buffer: u16) -> Option<SocketKey> {
+        let (port, _) = sent_to(&self.buffers.bytes(buffer)[16 + NAME_BYTES..])?;
         let index = self.steered.as_ref()?.index_of(port)?;
-        Some((SocketKey { index, generation: self.sockets[index as usize].generation }, address))
+        Some(SocketKey { index, generation: self.sockets[index as usize].generation })
     }
 }
 
 /// Port and address that a datagram was sent to, by its control message (`IP_ORIGDSTADDR`).
-fn sent_to(control: &[u8]) -> Option<(u16, Ipv4Addr)> {
+pub(super) fn sent_to(control: &[u8]) -> Option<(u16, Ipv4Addr)> {
     const DATA: usize = size_of::<libc::cmsghdr>();
     let control: &[u8; DATA + 8] = control.first_chunk()?;
     let number = |at: usize| i32::from_ne_bytes([control[at], control[at + 1], control[at + 2], control[at + 3]]);
@@ -292,6 +337,14 @@ fn set_option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::
     let bytes = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is `bytes` long and lives through the call.
     check(unsafe { libc::setsockopt(raw(fd.as_fd()), level, name, (&raw const value).cast(), bytes) }).map(drop)
+}
+
+fn option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut bytes = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `value` has room for `bytes`; both live through the call.
+    check(unsafe { libc::getsockopt(raw(fd.as_fd()), level, name, (&raw mut value).cast(), &mut bytes) })?;
+    Ok(value)
 }
 
 /// As much as is wanted, or as the system's limits allow.
