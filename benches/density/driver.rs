@@ -45,6 +45,7 @@ pub fn run(port: u16, workers: usize) -> Result<()> {
         pin: true,
         media_ports: 10_000..=31_999,
         bind: Some(Ipv4Addr::LOCALHOST.into()),
+        dscp: 0,
         steering: std::env::var("MEDIA_STEERING").map_or(true, |text| text != "false"),
         driver: Driver::Auto,
         complexity: COMPLEXITY_DEFAULT,

@@ -116,8 +116,12 @@ pub struct Hear {
     pub heard: Heard,
     /// When each packet came, less its place on a perfect 20 ms grid; of stamped ends.
     pub offsets: Vec<i64>,
+    /// When each of these came, nanoseconds of the real-time clock.
+    pub arrived: Vec<u64>,
     /// From the other end's packet to the one that it caused; of stamped ends.
     pub residences: Vec<u32>,
+    /// When each of these was over.
+    pub resided: Vec<u64>,
     /// Payloads and their places, of calls that are scored.
     pub recording: Vec<(u64, Vec<u8>)>,
     /// Whether this call is scored.
@@ -151,6 +155,7 @@ impl Hear {
         }
         if at_nanos > 0 {
             self.offsets.push(at_nanos as i64 - (self.index * PTIME_NANOS) as i64);
+            self.arrived.push(at_nanos);
             self.reside(at_nanos, other);
         }
         if self.recorded {
@@ -168,6 +173,7 @@ impl Hear {
         });
         if let Some(nanos) = nanos {
             self.residences.push(nanos.min(u64::from(u32::MAX)) as u32);
+            self.resided.push(at_nanos);
         }
     }
 
@@ -184,6 +190,10 @@ impl Hear {
         self.offsets.reserve(packets);
         self.residences.clear();
         self.residences.reserve(packets);
+        for times in [&mut self.arrived, &mut self.resided] {
+            times.clear();
+            times.reserve(packets);
+        }
         self.recording.clear();
     }
 }

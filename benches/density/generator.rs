@@ -24,7 +24,8 @@ use std::time::Duration;
 
 /// Parts of a packet time.
 const SLOTS: u64 = 80;
-const SLOT_NANOS: u64 = PTIME_NANOS / SLOTS;
+/// Between two of them.
+pub const SLOT_NANOS: u64 = PTIME_NANOS / SLOTS;
 /// Datagrams for which a generator whose calls are up waits, unless it is time to speak: what calls that are up hear does not wake it.
 const GATHER_DATAGRAMS: usize = 64;
 

@@ -6,12 +6,13 @@ use super::corpus::{Corpus, Frames};
 use super::dial::Dialler;
 use super::end::Shape;
 use super::generator::{Generator, Profile};
-use super::measure::{GENERATOR_MAX, Spread, Step, account, round, window};
+use super::measure::{GENERATOR_MAX, Spread, Step, account, round, stood_still, window};
 use super::process::{self, Usage};
 use super::score::{Take, judge, takes};
 use super::search::{
     CALLS_MAX, CALM_WINDOWS, PACING_MS_MAX, RAMP_PER_SECOND, SETTLE, compared, fill, knee, residences,
 };
+use super::stalls::LeftOut;
 use super::subject::{Settings, Site, Subject};
 use super::turns::{Party, ROUNDS, Turns};
 use anyhow::{Context, Result, bail};
@@ -210,19 +211,26 @@ impl Run {
         };
         let mut knee = knee(&steps, busy_max);
         if let Some(first) = calm.first() {
-            let ((own, own_median), (floor, floor_median)) = (residences(&calm), residences(&calm_floors));
+            let of = |windows: &[Step]| residences(windows, Step::residence_p999);
+            let with_stalls = |windows: &[Step]| residences(windows, Step::residence_p999_with_stalls);
+            let ((own, own_median), (floor, floor_median)) = (of(&calm), of(&calm_floors));
             knee["at_70_percent"] = json!({"calls": first.calls, "residence_p999_us": own_median, "windows_us": own,
                 "floor_residence_p999_us": floor_median, "floor_windows_us": floor,
+                "windows_with_stalls_us": with_stalls(&calm).0, "floor_windows_with_stalls_us": with_stalls(&calm_floors).0,
                 "windows": calm.iter().map(Step::json).collect::<Vec<_>>(),
                 "floor_windows": calm_floors.iter().map(Step::json).collect::<Vec<_>>()});
         }
-        progress(&format!("{name}: knee {knee}"));
+        let rounds = |which: usize| turns.iter().flat_map(|turns| &turns.windows).map(move |pair| &pair[which]);
+        let still = json!({"beside_the_gateway": stood_still(steps.iter().chain(&calm).chain(rounds(0))),
+            "beside_the_floor": stood_still(calm_floors.iter().chain(rounds(1)))});
+        progress(&format!("{name}: knee {knee}; cores that stood still {still}"));
         let scores = self.scores(&takes)?;
         Ok(json!({
             "complexity": compared.iter().map(|step| step.complexity).collect::<Vec<_>>(), "knee": knee,
             "ratio_to_floor": turns.iter().map(Turns::json).collect::<Vec<_>>(),
             "scores": scores,
             "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
+            "stood_still": still,
             "by_turns": shown(0),
             "floor": shown(1),
         }))
@@ -467,7 +475,7 @@ impl Run {
         let seconds = clock::now().since(began).as_secs_f64();
         let busy = Usage::of(subject.pid())?.since(before).nanos as f64 / 1e9 / seconds;
         let mut step = Step { seconds, busy, ..Step::default() };
-        account(&generator, &mut step);
+        account(&generator, &LeftOut::default(), &mut step);
         let (lost, late) = (concealed(&mut subject) - concealed_before, generator.sent_late(step.received) as f64);
         let value = json!({
             "complexity": 10, "running_calls": step.calls, "broken": step.broken,"offered_until_the_first_was_refused": first_refused,
@@ -519,7 +527,7 @@ impl Run {
 pub fn describe(name: &str, step: &Step) -> String {
     format!(
         "{name}: {} calls, core {:.1} %, {:.1} us per call and 20 ms; lost {}, wrong {}, concealed {}, overrun {}, broken {}; pacing p99 \
-         {:.2} ms, residence p50/p99/p99.9 {:.0}/{:.0}/{:.0} us, {:.0} wake-ups/s, {}generator {:.0} %{}",
+         {:.2} ms, residence p50/p99/p99.9 {:.0}/{:.0}/{:.0} us, {:.0} ms left out, {:.0} wake-ups/s, {}generator {:.0} %{}",
         step.calls,
         step.busy * 100.0,
         step.micros_per_frame(),
@@ -532,6 +540,7 @@ pub fn describe(name: &str, step: &Step) -> String {
         step.residence[0].p50,
         step.residence[0].p99,
         step.residence[0].p999,
+        step.left_out_ms(),
         step.wakeups,
         step.complexity.map_or(String::new(), |complexity| format!("complexity {complexity}, ")),
         step.generator_busy * 100.0,

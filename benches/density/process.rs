@@ -1,8 +1,9 @@
 //! What the kernel says about a process: time, switches, memory; and how one is kept on its core.
 
 use anyhow::{Context, Result};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 
 /// A child process that dies with its owner.
 pub struct Guarded(pub Child);
@@ -11,6 +12,18 @@ impl Drop for Guarded {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Has a program killed when this thread ends, however that happens: a gateway that outlives an interrupted run takes time of the next.
+#[expect(unsafe_code, reason = "prctl(2) has no safe door")]
+pub fn dies_with_this_thread(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec only one system call is made, which neither allocates nor locks.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        })
     }
 }
 

@@ -117,8 +117,10 @@ pub fn table(results: &Value) -> String {
 fn how(conditions: &Value) -> String {
     format!(
         "every packet's header, order, timestamp and SRTP tag is checked; pacing and residence are the kernel's times of the first {} calls \
-         and of one in {} beyond\na window that the machine spoiled (others on the core, time stolen, a core that stood still for 2 ms) is \
-         measured again, twice at most; residence at 70 % of\nthe knee is that of the median of {} windows, the floor's too\n",
+         and of one in {} beyond\nwhile the core stood still (as a watcher on it saw) or the generator was late, by 2 ms, and for 100 ms after, \
+         pacing and residence are left out: such rows say\nhow much and what the figures are with it; faults always count; a window that \
+         others on the core, stolen time or too many stalls spoiled is measured again, twice\nat most; residence at 70 % of the knee is that of \
+         the median of {} windows, the floor's too\n",
         conditions["calls_stamped"], conditions["calls_stamped_beyond_one_in"], conditions["windows_at_70_percent"],
     )
 }
@@ -152,8 +154,16 @@ fn row(name: &str, step: &Value) -> String {
     let spoiled = step["spoiled"].as_str().map_or(String::new(), |reason| format!("  {reason}"));
     let again = step["again"].as_array().map_or(0, Vec::len);
     let again = if again == 0 { String::new() } else { format!("  measured {} times", again + 1) };
+    let left = &step["left_out"];
+    let left_out = match number(&left["ms"]) {
+        0.0 => String::new(),
+        ms => format!(
+            "  {ms} ms left out, with them pacing {} ms, p99.9 {} us",
+            left["pacing_p99_ms_with_it"], left["toward_a_with_it"]["residence"]["p999_us"]
+        ),
+    };
     format!(
-        "{name:>10} {:>6} {:>7.1} {:>9.2} {:>6} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>6.0} us {:>9.0} {:>8.0} %{limited}{again}{spoiled}\n",
+        "{name:>10} {:>6} {:>7.1} {:>9.2} {:>6} {:>6} {:>8.2} ms {:>8.0} us {:>8.0} us {:>6.0} us {:>9.0} {:>8.0} %{limited}{again}{spoiled}{left_out}\n",
         number(&step["calls"]),
         number(&step["core_percent"]),
         number(&step["us_per_call_and_20ms"]),

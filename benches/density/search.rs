@@ -233,9 +233,9 @@ pub fn compared(steps: &[Step], busy_max: f64) -> Vec<&Step> {
 }
 
 /// The rare residences of some windows (of packets that leave because one came): all, and the median window, by which they are judged.
-pub fn residences(windows: &[Step]) -> (Vec<f64>, Option<f64>) {
+pub fn residences(windows: &[Step], of: fn(&Step) -> Option<f64>) -> (Vec<f64>, Option<f64>) {
     // One without a single packet whose cause is known says nothing.
-    let all: Vec<f64> = windows.iter().filter_map(Step::residence_p999).map(|p999| round(p999, 0)).collect();
+    let all: Vec<f64> = windows.iter().filter_map(of).map(|p999| round(p999, 0)).collect();
     let mut sorted = all.clone();
     sorted.sort_unstable_by(f64::total_cmp);
     (all, sorted.get(sorted.len() / 2).copied())
@@ -281,9 +281,9 @@ mod tests {
             ..Step::default()
         };
         let windows = [window(900.0), window(5_000.0), window(800.0)];
-        assert_eq!(residences(&windows), (vec![900.0, 5_000.0, 800.0], Some(900.0)));
-        assert_eq!(residences(&[]).1, None);
-        assert_eq!(residences(&[window(0.0)]), (vec![], None), "nothing was measured");
+        assert_eq!(residences(&windows, Step::residence_p999), (vec![900.0, 5_000.0, 800.0], Some(900.0)));
+        assert_eq!(residences(&[], Step::residence_p999).1, None);
+        assert_eq!(residences(&[window(0.0)], Step::residence_p999), (vec![], None), "nothing was measured");
     }
 
     #[test]
@@ -292,9 +292,9 @@ mod tests {
         let transcoded =
             Step { residence: [spread(1_800.0), spread(24_000.0)], played_out: [false, true], ..Step::default() };
         let relayed = Step { played_out: [false; 2], ..transcoded.clone() };
-        assert_eq!(residences(std::slice::from_ref(&transcoded)), (vec![1_800.0], Some(1_800.0)));
-        assert_eq!(residences(&[relayed]).1, Some(24_000.0), "a relay keeps nothing");
+        assert_eq!(residences(std::slice::from_ref(&transcoded), Step::residence_p999), (vec![1_800.0], Some(1_800.0)));
+        assert_eq!(residences(&[relayed], Step::residence_p999).1, Some(24_000.0), "a relay keeps nothing");
         let unstamped = Step { residence: [spread(0.0), spread(24_000.0)], ..transcoded };
-        assert_eq!(residences(&[unstamped]), (vec![], None));
+        assert_eq!(residences(&[unstamped], Step::residence_p999), (vec![], None));
     }
 }

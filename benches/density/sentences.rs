@@ -35,6 +35,16 @@ pub fn part(part: &Value, rival: &Value) -> String {
     if calm.is_object() {
         say("at 70 %", calm_sentence(calm));
     }
+    let (own, floor) = (&part["stood_still"]["beside_the_gateway"], &part["stood_still"]["beside_the_floor"]);
+    if number(&own["seconds"]) > 0.0 {
+        let words = |of: &Value| {
+            format!(
+                "{} times in {} s, the generator's core {}, both at once {}",
+                of["measured_core"], of["seconds"], of["generators_core"], of["at_once"]
+            )
+        };
+        say("machine", format!("the measured core stood still {}; beside the floor {}", words(own), words(floor)));
+    }
     for (side, title) in [("toward_a", "toward the caller"), ("toward_b", "toward the other end")] {
         let score = &part["scores"][side];
         if number(&score["calls"]) > 0.0 {
@@ -93,8 +103,16 @@ fn calm_sentence(calm: &Value) -> String {
         let each: Vec<String> = all.iter().map(millis).collect();
         if each.is_empty() { String::new() } else { format!(" ({})", each.join(", ")) }
     };
+    let with_stalls = match calm["windows_with_stalls_us"].is_array() {
+        true => format!(
+            "; with nothing left out{}, the floor's{}",
+            windows("windows_with_stalls_us"),
+            windows("floor_windows_with_stalls_us")
+        ),
+        false => String::new(),
+    };
     format!(
-        "{} calls: residence p99.9 {} ms{}, the floor's {} ms{}; medians of the windows in brackets",
+        "{} calls: residence p99.9 {} ms{}, the floor's {} ms{}; medians of the windows in brackets{with_stalls}",
         calm["calls"],
         millis(&calm["residence_p999_us"]),
         windows("windows_us"),
@@ -252,7 +270,10 @@ mod tests {
             "knee": {"calls": 387, "next_above": 396, "core_percent_at_most": 85.0, "pacing_p99_ms_at_most": 2.0, "extrapolated": 401.0,
                 "generator_limited": true,
                 "at_70_percent": {"calls": 270, "residence_p999_us": 1200.0, "windows_us": [900.0, 1200.0, 5000.0],
-                    "floor_residence_p999_us": 800.0, "floor_windows_us": [800.0]}},
+                    "floor_residence_p999_us": 800.0, "floor_windows_us": [800.0],
+                    "windows_with_stalls_us": [900.0, 4200.0, 5000.0], "floor_windows_with_stalls_us": [3100.0]}},
+            "stood_still": {"beside_the_gateway": {"seconds": 60.2, "measured_core": 7, "generators_core": 8, "at_once": 5},
+                "beside_the_floor": {"seconds": 40.0, "measured_core": 5, "generators_core": 5, "at_once": 4}},
             "ratio_to_floor": [{"calls": 200, "ratio": 0.97, "by_turns": [0.96, 0.97, 0.98], "faults": [[0, 0, 0], [0, 0, 0]]},
                 {"calls": 387, "ratio": 1.01, "by_turns": [1.01, 1.0, 1.05], "faults": [[0, 2, 0], [1, 0, 0]]}],
             "scores": {"toward_a": {"calls": 12, "is_the_same_speech": true, "similarity_least": 0.97, "pesq_nb": 4.1, "pesq_nb_of_mu_law_alone": 4.2,
@@ -264,6 +285,8 @@ mod tests {
             "pacing p99 below 2.0 ms; the next step above, 396, was not; by cost alone 401",
             "the generator was full",
             "times the floor: 0.97 at 200 calls (0.96, 0.97, 0.98), 1.01 at 387 calls (1.01, 1.0, 1.05) with 3 faults in all windows; by turns",
+            "brackets; with nothing left out (0.9, 4.2, 5.0), the floor's (3.1)",
+            "the measured core stood still 7 times in 60.2 s, the generator's core 8, both at once 5; beside the floor 5 times in 40.0 s",
             "270 calls: residence p99.9 1.2 ms (0.9, 1.2, 5.0), the floor's 0.8 ms (0.8)",
             "toward the caller: 12 calls, the same speech (similarity 0.97 at least), PESQ-NB 4.10, mu-law alone 4.20: 0.100 below it call by call, standard error 0.012",
         ] {

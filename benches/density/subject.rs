@@ -2,7 +2,7 @@
 
 use super::dial::{Dial, Dialler, EdgeDial, FloorDial, Http};
 use super::driver::DriverDial;
-use super::process::{Guarded, keep_on};
+use super::process::{Guarded, dies_with_this_thread, keep_on};
 use super::rival::NgDial;
 use anyhow::{Context, Result, bail};
 use engine::io::clock;
@@ -173,7 +173,7 @@ impl Subject {
 /// Starts a program on some cores: a child inherits those of the thread that makes it.
 fn start(command: &mut Command, measured: &[usize], others: &[usize]) -> Result<Guarded> {
     keep_on(0, measured)?;
-    let child = command.spawn();
+    let child = dies_with_this_thread(command).spawn();
     keep_on(0, others)?;
     Ok(Guarded(child?))
 }

@@ -39,6 +39,9 @@ impl std::fmt::Display for EngineError {
                 "MEDIA_COMPLEXITY_MIN is above MEDIA_COMPLEXITY_MAX (media.complexity_min and _max in the file): write two numbers from \
                  0 to 10, the lower one first"
             ),
+            EngineError::Start(StartError::Config(ConfigError::DscpRange)) => {
+                write!(f, "MEDIA_DSCP (media.dscp in the file) is too high: write a number from 0 to 63")
+            }
             EngineError::Start(StartError::Io(error)) => write!(f, "the engine did not start: {error}"),
         }
     }

@@ -9,7 +9,7 @@
 //! A gateway does the same with descriptions (`engine::sdp`) in the place of arguments, and with `LegConfig::Webrtc` for ICE and DTLS.
 
 use engine::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, LegConfig, Shared};
-use engine::config::{COMPLEXITY_DEFAULT, Driver, EngineConfig};
+use engine::config::{COMPLEXITY_DEFAULT, DSCP_DEFAULT, Driver, EngineConfig};
 use engine::dtls::Identity;
 use engine::io::clock;
 use engine::leg::rtp::{RtpConfig, RtpRemote};
@@ -58,6 +58,7 @@ fn main() -> Result<(), String> {
         media_ports: 10_000..=10_999,
         bind: None,
         steering: true,
+        dscp: DSCP_DEFAULT,
         driver: Driver::Auto,
         complexity: COMPLEXITY_DEFAULT,
     };

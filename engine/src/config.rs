@@ -20,9 +20,17 @@ pub struct EngineConfig {
     pub driver: Driver,
     /// Whether what comes for running calls may be steered to one socket per worker, where the system allows it (see `io::steering`).
     pub steering: bool,
+    /// Differentiated services code point of every datagram that media sockets send (RFC 2474), 0 to `DSCP_MAX`; 0: not marked.
+    pub dscp: u8,
     /// The Opus encoder's complexity: the least and the most that load may choose, each 0 to `COMPLEXITY_MAX`. Both the same: fixed.
     pub complexity: RangeInclusive<u8>,
 }
+
+/// Six bits.
+pub const DSCP_MAX: u8 = 63;
+
+/// Expedited forwarding: what RFC 4594 §4.1 and RFC 8837 §5 have for interactive audio.
+pub const DSCP_DEFAULT: u8 = 46;
 
 /// The most that libopus has.
 pub const COMPLEXITY_MAX: u8 = 10;
@@ -39,6 +47,9 @@ impl EngineConfig {
         };
         if self.complexity.is_empty() || *self.complexity.end() > COMPLEXITY_MAX {
             return Err(ConfigError::ComplexityRange);
+        }
+        if self.dscp > DSCP_MAX {
+            return Err(ConfigError::DscpRange);
         }
         if workers > WORKERS_MAX {
             return Err(ConfigError::WorkersTooMany);
@@ -71,6 +82,8 @@ pub enum Driver {
 pub enum ConfigError {
     /// The encoder's complexity is no range within 0 to 10.
     ComplexityRange,
+    /// The code point has more than six bits.
+    DscpRange,
     /// The range of media ports has fewer than four ports per worker.
     MediaPortsTooFew,
     /// More workers than `WORKERS_MAX`.
@@ -89,6 +102,7 @@ mod tests {
             bind: None,
             driver: Driver::Auto,
             steering: true,
+            dscp: DSCP_DEFAULT,
             complexity: COMPLEXITY_DEFAULT,
         }
     }
@@ -100,6 +114,12 @@ mod tests {
         #[expect(clippy::reversed_empty_ranges, reason = "that is the point")]
         let backwards = with(5..=4);
         assert_eq!((backwards, with(0..=11)), (Err(ConfigError::ComplexityRange), Err(ConfigError::ComplexityRange)));
+    }
+
+    #[test]
+    fn a_code_point_of_more_than_six_bits_is_refused() {
+        let with = |dscp| EngineConfig { dscp, ..config(1, 10_000..=20_000) }.check(1);
+        assert_eq!((with(0), with(63), with(64)), (Ok(1), Ok(1), Err(ConfigError::DscpRange)));
     }
 
     #[test]

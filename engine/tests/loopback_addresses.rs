@@ -2,7 +2,7 @@
 //! their peers send to.
 
 use engine::bridge::{BridgeCommand, BridgeConfig, BridgeId, LegConfig, LegName, LegRemote, Shared};
-use engine::config::{COMPLEXITY_DEFAULT, Driver, EngineConfig};
+use engine::config::{COMPLEXITY_DEFAULT, DSCP_DEFAULT, Driver, EngineConfig};
 use engine::dtls::Identity;
 use engine::leg::rtp::{RtpConfig, RtpRemote};
 use engine::leg::{LocalLeg, MediaFormat};
@@ -12,6 +12,7 @@ use engine::srtp::{MASTER_BYTES_MAX, MasterKey, Protect, SrtpKeys, SrtpProfile};
 use engine::time::{RtpTimestamp, WallAnchor};
 use engine::worker::{Command, Engine, Event};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// Tries of what another thread must do first: only a failing test gets there.
@@ -83,6 +84,7 @@ impl Rig {
             media_ports: first_port..=first_port + 99,
             bind: None,
             steering: true,
+            dscp: DSCP_DEFAULT,
             driver: Driver::IoUring,
             complexity: COMPLEXITY_DEFAULT,
         };
@@ -128,6 +130,18 @@ impl Rig {
         panic!("nothing was heard");
     }
 
+    /// The type of service of the next packet that a listener hears of the other side.
+    fn heard_marked(&mut self, listener: &UdpSocket) -> u8 {
+        self.heard_from(listener);
+        self.other.talk([127, 0, 0, 1], self.ports[1]);
+        let mut tos = None;
+        assert!(self.tries(|_| {
+            tos = receive_tos(listener);
+            tos.is_some()
+        }));
+        tos.unwrap()
+    }
+
     /// Says something to one of our addresses until an answer comes from another than before.
     fn moves(&mut self, talker: &mut Talker, to: u8, from: u8) -> bool {
         let port = self.ports[0];
@@ -160,6 +174,48 @@ fn a_plain_peer_is_answered_from_where_it_sends_to_though_a_stranger_is_there_to
     // Stragglers of the one before are played, and move nothing.
     talker.talk([127, 0, 0, 4], rig.ports[0]);
     assert_eq!(rig.heard_from(&next.socket), 5);
+    rig.engine.stop();
+}
+
+/// Has the kernel tell with each datagram its type of service.
+#[expect(unsafe_code, reason = "std has no such option")]
+fn show_tos(socket: &UdpSocket) {
+    let (fd, on) = (socket.as_raw_fd(), 1i32);
+    let bytes = size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the value is `bytes` long and lives through the call.
+    let answer = unsafe { libc::setsockopt(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, (&raw const on).cast(), bytes) };
+    assert_eq!(answer, 0);
+}
+
+/// The type of service of the next datagram, if one comes before the socket's time is up.
+#[expect(unsafe_code, reason = "std reads no control messages")]
+fn receive_tos(socket: &UdpSocket) -> Option<u8> {
+    let (mut bytes, mut control) = ([0u8; 2_000], [0u64; 8]);
+    let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: `msghdr` is plain numbers and pointers, for which zero is valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    (header.msg_iov, header.msg_iovlen) = (&mut vector, 1);
+    (header.msg_control, header.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control));
+    // SAFETY: `header` points to what lives through the call.
+    if unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, 0) } < 0 {
+        return None;
+    }
+    // SAFETY: the kernel has written one message: of the option that was asked for, whose data is one byte.
+    unsafe {
+        let message = libc::CMSG_FIRSTHDR(&header);
+        assert_eq!(((*message).cmsg_level, (*message).cmsg_type), (libc::IPPROTO_IP, libc::IP_TOS));
+        Some(*libc::CMSG_DATA(message))
+    }
+}
+
+#[test]
+fn media_are_marked_as_expedited_by_whichever_socket_they_leave() {
+    let mut talker = Talker::new(None);
+    show_tos(&talker.socket);
+    let mut rig = Rig::start(24_400, &talker, None);
+    assert_eq!(rig.heard_marked(&talker.socket) >> 2, 46, "by the call's own");
+    assert!(rig.moves(&mut talker, 2, 1));
+    assert_eq!(rig.heard_marked(&talker.socket) >> 2, 46, "by the raw one");
     rig.engine.stop();
 }
 

@@ -98,6 +98,7 @@ fn a_spare_leg_brings_its_sockets_to_the_seat_and_the_replaced_one_gives_its_por
             media_ports: 24_000..=24_099,
             bind: None,
             steering: true,
+            dscp: 0,
             driver,
             complexity: 5..=5,
         };

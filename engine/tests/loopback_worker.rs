@@ -5,7 +5,7 @@
 use engine::bridge::{
     BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, BridgeStats, LegConfig, LegName, Output, Port,
 };
-use engine::config::{COMPLEXITY_DEFAULT, Driver, EngineConfig};
+use engine::config::{COMPLEXITY_DEFAULT, DSCP_DEFAULT, Driver, EngineConfig};
 use engine::dtls::{DtlsVersion, DtlsVersions};
 use engine::error::{Cause, DropReason, End, Side};
 use engine::ice::IceRole;
@@ -219,6 +219,7 @@ fn an_address_of_another_host_is_refused_at_the_start() {
         bind,
         driver: Driver::Auto,
         steering: true,
+        dscp: DSCP_DEFAULT,
         complexity: COMPLEXITY_DEFAULT,
     };
     let started = Engine::start_with::<Echo>(&config, Arc::default(), || {});
@@ -699,6 +700,7 @@ impl Rig {
             bind: None,
             driver,
             steering,
+            dscp: DSCP_DEFAULT,
             complexity: COMPLEXITY_DEFAULT,
         };
         let shared = Arc::new(Shared::default());

@@ -173,7 +173,7 @@ impl Run {
         let log = File::create(self.site.folder.join("gateway.log"))?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         process::keep_on(0, &self.site.measured)?;
-        let child = command.spawn();
+        let child = process::dies_with_this_thread(&mut command).spawn();
         process::keep_on(0, &self.site.others)?;
         let child = child.with_context(|| format!("{}: cargo build --release -p benches", program.display()))?;
         let mut process = Guarded(child);

@@ -247,6 +247,8 @@ pub struct MediaSettings {
     pub pin: bool,
     /// Whether running calls may share one socket per worker, where the system allows it.
     pub steering: bool,
+    /// Differentiated services code point of media; 0: not marked.
+    pub dscp: u8,
     /// Kernel interface.
     pub driver: Driver,
     /// Least effort of the Opus encoders, when the core is busy.
@@ -406,6 +408,7 @@ impl Config {
             bind: media.bind,
             driver: media.driver,
             steering: media.steering,
+            dscp: media.dscp,
             complexity: media.complexity_min..=media.complexity_max,
         }
     }

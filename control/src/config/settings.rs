@@ -88,6 +88,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("media.workers", "MEDIA_WORKERS", "write a number of threads, or 0 for one per core"),
     setting("media.pin", "MEDIA_PIN", "write true or false"),
     setting("media.steering", "MEDIA_STEERING", "write true or false"),
+    setting(
+        "media.dscp",
+        "MEDIA_DSCP",
+        "write a number from 0 to 63, such as 46 for expedited forwarding, or 0 for none",
+    ),
     setting("media.driver", "MEDIA_DRIVER", "write auto, io_uring or mmsg"),
     setting(
         "media.complexity_min",

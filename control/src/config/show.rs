@@ -127,6 +127,7 @@ impl Config {
             ("media.workers", if media.workers == 0 { "one per core".to_owned() } else { media.workers.to_string() }),
             ("media.pin", media.pin.to_string()),
             ("media.steering", media.steering.to_string()),
+            ("media.dscp", media.dscp.to_string()),
             ("media.driver", driver(media.driver).to_owned()),
             ("media.complexity_min", media.complexity_min.to_string()),
             ("media.complexity_max", media.complexity_max.to_string()),

@@ -66,6 +66,13 @@ fn the_environment_of_the_original_is_understood() {
 }
 
 #[test]
+fn media_are_marked_as_expedited_unless_another_code_point_is_wanted() {
+    let dscp = |variables: &[_]| with("", variables).unwrap().engine().dscp;
+    assert_eq!((dscp(&[]), dscp(&[("MEDIA_DSCP", "0")]), dscp(&[("MEDIA_DSCP", "34")])), (46, 0, 34));
+    assert_eq!(with("[media]\ndscp = 63", &[]).unwrap().engine().dscp, 63);
+}
+
+#[test]
 fn the_account_is_named_to_twilio_only_where_it_is_known_and_wanted() {
     for (variables, wanted) in [
         (vec![], false),
@@ -100,6 +107,8 @@ fn an_error_names_the_setting_and_the_remedy() {
         ("", ("SIP_TARGET", "bot@host"), ["SIP_TARGET", "sip.target", "sip:bot@"]),
         ("", ("SIP_TARGET", "sip:a@b>\r\nX: y"), ["SIP_TARGET", "sip.target", "sip:bot@"]),
         ("", ("PUBLIC_IP", "1.2.3"), ["PUBLIC_IP", "1.2.3", "comma"]),
+        ("", ("MEDIA_DSCP", "64"), ["MEDIA_DSCP", "64", "0 to 63"]),
+        ("", ("MEDIA_DSCP", "EF"), ["MEDIA_DSCP", "EF", "46"]),
         ("", ("MEDIA_BIND", "eth0"), ["MEDIA_BIND", "eth0", "one IP address"]),
         ("", ("WABA_BASE", "graph"), ["WABA_BASE", "graph", "https://"]),
         ("", ("ACCEPT_POLICY", "never"), ["ACCEPT_POLICY", "never", "on-answer"]),

@@ -13,7 +13,7 @@ use crate::call::limits;
 use crate::route::{DtlsBackend, Routes};
 use crate::trace::redact::Secret;
 use crate::whatsapp::graph_client::{BASE_DEFAULT, Provider};
-use engine::config::{COMPLEXITY_DEFAULT, COMPLEXITY_MAX, Driver};
+use engine::config::{COMPLEXITY_DEFAULT, COMPLEXITY_MAX, DSCP_DEFAULT, DSCP_MAX, Driver};
 use engine::sdp::Codec;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -139,6 +139,7 @@ impl Values {
                 workers: v.parsed_if("media.workers", 0, |count: &usize| *count <= 256)?,
                 pin: v.one_of("media.pin", &YES_NO, true)?,
                 steering: v.one_of("media.steering", &YES_NO, true)?,
+                dscp: v.parsed_if("media.dscp", DSCP_DEFAULT, |dscp: &u8| *dscp <= DSCP_MAX)?,
                 driver: v.one_of("media.driver", &DRIVERS, Driver::Auto)?,
                 complexity_min: v.parsed_if("media.complexity_min", *COMPLEXITY_DEFAULT.start(), is_complexity)?,
                 complexity_max: v.parsed_if("media.complexity_max", *COMPLEXITY_DEFAULT.end(), is_complexity)?,

@@ -164,12 +164,19 @@ impl Net {
         }
     }
 
-    /// From now on [`Net::steer`] steers, where the interface and the system can. `bind`: the one address of media sockets.
-    pub fn be_steered(&mut self, steering: &Arc<Steering>, worker: usize, bind: Option<IpAddr>) -> io::Result<()> {
+    /// From now on [`Net::steer`] steers, where the interface and the system can. `bind`: the one address of media sockets; `dscp`: their mark,
+    /// see [`MediaSocket::mark`].
+    pub fn be_steered(
+        &mut self,
+        steering: &Arc<Steering>,
+        worker: usize,
+        bind: Option<IpAddr>,
+        dscp: u8,
+    ) -> io::Result<()> {
         match (self, bind) {
-            (Net::Ring(ring), None) => ring.be_steered(steering, worker, None),
+            (Net::Ring(ring), None) => ring.be_steered(steering, worker, None, dscp),
             (Net::Ring(ring), Some(IpAddr::V4(ip))) => {
-                ring.be_steered(steering, worker, Some(ip).filter(|ip| !ip.is_unspecified()))
+                ring.be_steered(steering, worker, Some(ip).filter(|ip| !ip.is_unspecified()), dscp)
             }
             _ => Ok(()),
         }
@@ -394,9 +401,13 @@ mod tests {
                 Way::Mmsg => Net::Mmsg(Box::new(Mmsg::new(sockets_max, &wake).unwrap())),
             };
             if way == Way::Steered {
-                let steering = Arc::new(Steering::start().expect("root may load and attach a BPF program"));
-                net.be_steered(&steering, 0, None).unwrap();
+                let steering = Arc::new(Steering::start(0..=u16::MAX).expect("root may load and attach a BPF program"));
+                net.be_steered(&steering, 0, None, 0).unwrap();
             }
+            Rig::of(net)
+        }
+
+        pub(super) fn of(net: Net) -> Rig {
             Rig { net, metrics: Metrics::default(), came: Vec::new(), sent_to: None }
         }
 

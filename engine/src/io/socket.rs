@@ -52,6 +52,16 @@ impl MediaSocket {
         Ok(MediaSocket { fd, family, has_address })
     }
 
+    /// Marks what it sends with a code point (RFC 2474): in IPv4's type of service and, where it has both families, in IPv6's traffic class.
+    pub fn mark(&self, dscp: u8) -> io::Result<()> {
+        let class = libc::c_int::from(dscp) << 2;
+        set_option(self.fd.as_fd(), libc::IPPROTO_IP, libc::IP_TOS, class)?;
+        match self.family {
+            Family::V4 => Ok(()),
+            Family::Dual => set_option(self.fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_TCLASS, class),
+        }
+    }
+
     /// Which addresses it can reach.
     pub fn family(&self) -> Family {
         self.family
@@ -250,8 +260,74 @@ impl std::fmt::Debug for MessageTable {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// What the header of a datagram said.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(in crate::io) struct Marks {
+        /// IPv4's time to live.
+        pub(in crate::io) ttl: i32,
+        /// IPv4's type of service, IPv6's traffic class.
+        pub(in crate::io) tos: i32,
+    }
+
+    /// From now on the kernel tells a socket what headers say.
+    pub(in crate::io) fn show_marks(socket: &MediaSocket) {
+        set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTTL, 1).unwrap();
+        set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTOS, 1).unwrap();
+        if socket.family() == Family::Dual {
+            set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1).unwrap();
+        }
+    }
+
+    /// What the next datagram's header said.
+    pub(in crate::io) fn marks(socket: &MediaSocket) -> Marks {
+        let (mut bytes, mut control) = ([0u8; 2048], [0u64; 32]);
+        let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        // SAFETY: `msghdr` is plain numbers and pointers, for which zero is valid.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        (header.msg_iov, header.msg_iovlen) = (&mut vector, 1);
+        (header.msg_control, header.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control));
+        // SAFETY: `header` points to what lives through the call.
+        let len = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &mut header, 0) };
+        assert!(len >= 0, "{}", io::Error::last_os_error());
+        let mut marks = Marks::default();
+        // SAFETY: the kernel has filled `control` with whole messages, and `header` says how long they are.
+        let mut message = unsafe { libc::CMSG_FIRSTHDR(&header) };
+        while !message.is_null() {
+            // SAFETY: as above; what follows each header is at least as long as is read of it.
+            unsafe {
+                let data = libc::CMSG_DATA(message);
+                match ((*message).cmsg_level, (*message).cmsg_type) {
+                    (libc::IPPROTO_IP, libc::IP_TTL) => marks.ttl = data.cast::<i32>().read_unaligned(),
+                    (libc::IPPROTO_IP, libc::IP_TOS) => marks.tos = (*data).into(),
+                    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => marks.tos = data.cast::<i32>().read_unaligned(),
+                    _ => {}
+                }
+                message = libc::CMSG_NXTHDR(&header, message);
+            }
+        }
+        marks
+    }
+
+    #[test]
+    fn what_a_marked_socket_sends_carries_its_code_point_over_both_families() {
+        for (family, ip) in [(Family::V4, "127.0.0.1"), (Family::Dual, "127.0.0.1"), (Family::Dual, "::1")] {
+            let ip: IpAddr = ip.parse().unwrap();
+            let far_family = if ip.is_ipv4() { Family::V4 } else { Family::Dual };
+            let far = MediaSocket::bind(far_family, Some(ip), 0).unwrap();
+            show_marks(&far);
+            let socket = MediaSocket::bind(family, None, 0).unwrap();
+            for dscp in [46, 0, 63] {
+                socket.mark(dscp).unwrap();
+                let mut table = MessageTable::new(1).unwrap();
+                assert!(table.prepare(0, family, Some(far.local().unwrap()), 10));
+                table.send(socket.as_fd(), 0, 1).unwrap();
+                assert_eq!(marks(&far).tos >> 2, dscp.into(), "{family:?} {ip}");
+            }
+        }
+    }
 
     #[test]
     fn a_port_in_use_is_refused_and_not_shared() {

@@ -29,6 +29,14 @@ fn heard_at(rig: &mut Rig, peer: &mut Peer, ip: [u8; 4], port: u16) -> Option<Ip
     rig.sent_to
 }
 
+/// What the next datagram's header says to a peer.
+fn marks(rig: &mut Rig, from: SocketKey, peer: &Peer) -> socket::tests::Marks {
+    socket::tests::show_marks(&peer.socket);
+    rig.send(from, peer.address(), b"marked");
+    rig.turn();
+    socket::tests::marks(&peer.socket)
+}
+
 /// The address of ours from which a socket answers.
 fn answers_from(rig: &mut Rig, key: SocketKey, peer: &mut Peer) -> SocketAddr {
     rig.send(key, peer.address(), b"hello yourself");
@@ -103,6 +111,63 @@ fn answers_leave_from_the_address_that_was_told_and_not_from_where_somebody_has_
     assert_eq!(answers_from(&mut rig, key, &mut peer), (third, port).into());
     rig.net.close(key, &mut rig.metrics);
     rig.net.answer_from(key, second);
+}
+
+#[test]
+fn a_port_outside_the_range_that_is_steered_is_heard_by_its_own_socket() {
+    // Ports that are free now: one below the range, its two ends and one above it.
+    let all = (20_000..60_000u16)
+        .find_map(|first| {
+            let bind = |port| MediaSocket::bind(Family::V4, None, port).ok();
+            Some([bind(first)?, bind(first + 1)?, bind(first + 2)?, bind(first + 3)?])
+        })
+        .expect("four ports in a row");
+    let first = all[0].port().unwrap();
+    let wake = Arc::new(WakeFd::new().unwrap());
+    let mut rig = Rig::of(Net::Ring(Box::new(Ring::new(4, &wake).unwrap())));
+    let steering = Arc::new(Steering::start(first + 1..=first + 2).unwrap());
+    rig.net.be_steered(&steering, 0, None, 0).unwrap();
+    let mut peer = Peer::new([127, 0, 0, 1]);
+    for (slot, socket) in (0..).zip(all) {
+        let key = rig.net.open(socket, Owner { slot, generation: 0, port: 0 }).unwrap();
+        rig.net.steer(key).unwrap();
+    }
+    assert_eq!(rig.net.sockets_steered(), 2);
+    rig.turn();
+    for slot in 0..4u16 {
+        // Only what is steered tells where it was sent to.
+        let is_steered = heard_at(&mut rig, &mut peer, [127, 0, 0, 2], first + slot).is_some();
+        assert_eq!((is_steered, rig.came.last().unwrap().0), (slot == 1 || slot == 2, slot.into()));
+    }
+}
+
+#[test]
+fn packets_of_the_raw_socket_may_take_as_many_hops_as_those_of_others() {
+    let mut rig = Rig::new(Way::Steered, 4);
+    let (key, port) = rig.open(Family::V4, 0);
+    rig.turn();
+    let mut peer = Peer::new([127, 0, 0, 1]);
+    let own = marks(&mut rig, key, &peer);
+    rig.net.answer_from(key, Ipv4Addr::new(127, 0, 0, 2));
+    assert_eq!(answers_from(&mut rig, key, &mut peer), SocketAddr::from(([127, 0, 0, 2], port)), "by the raw socket");
+    assert_eq!(marks(&mut rig, key, &peer), own);
+    let default = std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").unwrap();
+    assert_eq!(own.ttl.to_string(), default.trim());
+}
+
+#[test]
+fn packets_of_the_raw_socket_carry_the_code_point_that_is_wanted() {
+    for dscp in [0, 46, 63] {
+        let wake = Arc::new(WakeFd::new().unwrap());
+        let mut rig = Rig::of(Net::Ring(Box::new(Ring::new(4, &wake).unwrap())));
+        rig.net.be_steered(&Arc::new(Steering::start(0..=u16::MAX).unwrap()), 0, None, dscp).unwrap();
+        let (key, port) = rig.open(Family::V4, 0);
+        rig.turn();
+        let mut peer = Peer::new([127, 0, 0, 1]);
+        rig.net.answer_from(key, Ipv4Addr::new(127, 0, 0, 2));
+        assert_eq!(answers_from(&mut rig, key, &mut peer), SocketAddr::from(([127, 0, 0, 2], port)));
+        assert_eq!(marks(&mut rig, key, &peer).tos, i32::from(dscp) << 2);
+    }
 }
 
 #[test]
@@ -222,12 +287,12 @@ fn what_finds_no_room_in_the_socket_that_all_share_is_counted_once() {
 #[test]
 fn where_the_shared_socket_may_not_be_large_calls_keep_their_own() {
     std::thread::spawn(|| {
-        let steering = Arc::new(Steering::start().unwrap());
+        let steering = Arc::new(Steering::start(0..=u16::MAX).unwrap());
         let wake = Arc::new(WakeFd::new().unwrap());
         let mut net = Net::Ring(Box::new(Ring::new(4, &wake).unwrap()));
         system::tests::give_up(CAP_NET_ADMIN);
         let rmem_max: u32 = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap();
-        match net.be_steered(&steering, 0, None) {
+        match net.be_steered(&steering, 0, None, 0) {
             Ok(()) => assert!(rmem_max >= 8 << 20),
             Err(error) => assert!(rmem_max < 8 << 20 && error.to_string().contains("net.core.rmem_max"), "{error}"),
         }
@@ -239,12 +304,12 @@ fn where_the_shared_socket_may_not_be_large_calls_keep_their_own() {
 
 #[test]
 fn a_socket_that_is_closed_or_whose_worker_ends_leaves_no_mark() {
-    let steering = Arc::new(Steering::start().unwrap());
+    let steering = Arc::new(Steering::start(0..=u16::MAX).unwrap());
     let wake = Arc::new(WakeFd::new().unwrap());
     let mut metrics = Metrics::default();
     let ports = {
         let mut net = Net::Ring(Box::new(Ring::new(4, &wake).unwrap()));
-        net.be_steered(&steering, 0, None).unwrap();
+        net.be_steered(&steering, 0, None, 0).unwrap();
         let mut open = || {
             let socket = MediaSocket::bind(Family::V4, None, 0).unwrap();
             let port = socket.port().unwrap();
@@ -280,7 +345,7 @@ fn two_processes_steer_each_their_own_ports() {
 fn where_bpf_is_forbidden_steering_says_so() {
     std::thread::spawn(|| {
         system::tests::forbid(libc::SYS_bpf);
-        assert_eq!(Steering::start().unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert_eq!(Steering::start(0..=u16::MAX).unwrap_err().raw_os_error(), Some(libc::EPERM));
     })
     .join()
     .unwrap();

@@ -21,14 +21,13 @@ use super::system::check;
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Workers of one process that can be steered to.
 const WORKERS_MAX: usize = 256;
-/// Entries of the table: all ports.
-const PORTS: usize = 1 << 16;
 /// What `bpftool` shows.
 const PROGRAM_NAME: [u8; 16] = *b"tandem_steering\0";
 
@@ -94,6 +93,7 @@ struct LinkCreate {
 pub struct Steering {
     sockets: OwnedFd,
     marks: Marks,
+    ports: RangeInclusive<u16>,
     _link: OwnedFd,
 }
 
@@ -102,6 +102,9 @@ pub struct Steering {
 #[derive(Debug)]
 struct Marks {
     start: NonNull<AtomicU64>,
+    /// The port of the first entry, and how many there are.
+    first: u16,
+    count: usize,
 }
 
 // SAFETY: the entries are atomic, and the mapping ends with `Marks`.
@@ -110,12 +113,13 @@ unsafe impl Send for Marks {}
 unsafe impl Sync for Marks {}
 
 impl Steering {
-    /// Attaches the program to this process' network namespace. Fails where the system or its settings forbid it.
-    pub fn start() -> io::Result<Steering> {
+    /// Attaches the program to this process' network namespace, for `ports`, each of which costs eight bytes. Fails where the system or its
+    /// settings forbid it.
+    pub fn start(ports: RangeInclusive<u16>) -> io::Result<Steering> {
         let sockets = create_map(MAP_TYPE_SOCKMAP, WORKERS_MAX as u32, 0)?;
-        let table = create_map(MAP_TYPE_ARRAY, PORTS as u32, MAP_FLAG_MMAPABLE)?;
-        let marks = Marks::map(&table)?;
-        let program = load(&program(table.as_raw_fd(), sockets.as_raw_fd()))?;
+        let table = create_map(MAP_TYPE_ARRAY, ports.len() as u32, MAP_FLAG_MMAPABLE)?;
+        let marks = Marks::map(&table, &ports)?;
+        let program = load(&program(*ports.start(), table.as_raw_fd(), sockets.as_raw_fd()))?;
         let namespace = File::open("/proc/self/ns/net")?;
         let link = bpf(
             LINK_CREATE,
@@ -126,7 +130,12 @@ impl Steering {
                 flags: 0,
             },
         )?;
-        Ok(Steering { sockets, marks, _link: link })
+        Ok(Steering { sockets, marks, ports, _link: link })
+    }
+
+    /// The ports that can be marked.
+    pub(super) fn ports(&self) -> &RangeInclusive<u16> {
+        &self.ports
     }
 
     /// From now on datagrams to ports marked with `worker` come to `socket`, until that is closed.
@@ -148,12 +157,16 @@ impl Steering {
     /// Marks a port with a worker; `address`: only of datagrams to it.
     pub(super) fn mark(&self, port: u16, worker: usize, address: Option<Ipv4Addr>) {
         let address = address.map_or(0, |address| u32::from_ne_bytes(address.octets()));
-        self.marks.entry(port).store(u64::from(address) << 32 | (worker as u64 + 1), Ordering::Relaxed);
+        if let Some(entry) = self.marks.entry(port) {
+            entry.store(u64::from(address) << 32 | (worker as u64 + 1), Ordering::Relaxed);
+        }
     }
 
     /// The port's own socket gets what comes to it again.
     pub(super) fn unmark(&self, port: u16) {
-        self.marks.entry(port).store(0, Ordering::Relaxed);
+        if let Some(entry) = self.marks.entry(port) {
+            entry.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -161,34 +174,34 @@ impl Steering {
 impl Steering {
     /// Whether a port has a mark.
     pub(super) fn is_marked(&self, port: u16) -> bool {
-        self.marks.entry(port).load(Ordering::Relaxed) != 0
+        self.marks.entry(port).is_some_and(|entry| entry.load(Ordering::Relaxed) != 0)
     }
 }
 
 impl Marks {
-    const BYTES: usize = PORTS * size_of::<u64>();
-
-    fn map(table: &OwnedFd) -> io::Result<Marks> {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
+    fn map(table: &OwnedFd, ports: &RangeInclusive<u16>) -> io::Result<Marks> {
+        let (access, fd) = (libc::PROT_READ | libc::PROT_WRITE, table.as_raw_fd());
+        let (first, count) = (*ports.start(), ports.len());
+        let bytes = count * size_of::<u64>();
         // SAFETY: a fresh mapping; no address is asked for.
-        let start =
-            unsafe { libc::mmap(std::ptr::null_mut(), Marks::BYTES, access, libc::MAP_SHARED, table.as_raw_fd(), 0) };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, libc::MAP_SHARED, fd, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        NonNull::new(start.cast()).map(|start| Marks { start }).ok_or(io::ErrorKind::OutOfMemory.into())
+        NonNull::new(start.cast()).map(|start| Marks { start, first, count }).ok_or(io::ErrorKind::OutOfMemory.into())
     }
 
-    fn entry(&self, port: u16) -> &AtomicU64 {
-        // SAFETY: the mapping has an entry for each port and lives as long as `self`; the kernel only reads it.
-        unsafe { self.start.add(usize::from(port)).as_ref() }
+    fn entry(&self, port: u16) -> Option<&AtomicU64> {
+        let index = usize::from(port.checked_sub(self.first)?);
+        // SAFETY: the mapping has `count` entries and lives as long as `self`; the kernel only reads it.
+        (index < self.count).then(|| unsafe { self.start.add(index).as_ref() })
     }
 }
 
 impl Drop for Marks {
     fn drop(&mut self) {
         // SAFETY: mapped by `map` with this length, and borrowed by nobody any more.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), Marks::BYTES) };
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.count * size_of::<u64>()) };
     }
 }
 
@@ -237,7 +250,7 @@ const fn insn(code: u8, to: u8, from: u8, jump: i16, number: i32) -> u64 {
 }
 
 /// The program. Its one argument is a `bpf_sk_lookup`; 1 means that the lookup goes on, with the socket that was assigned or without.
-fn program(table: libc::c_int, sockets: libc::c_int) -> Vec<u64> {
+fn program(first: u16, table: libc::c_int, sockets: libc::c_int) -> Vec<u64> {
     const MOVE: u8 = 0xbf;
     const SET: u8 = 0xb7;
     const ADD: u8 = 0x07;
@@ -265,8 +278,9 @@ fn program(table: libc::c_int, sockets: libc::c_int) -> Vec<u64> {
         insn(IF_OTHER, 2, 0, OUT, libc::AF_INET),
         insn(LOAD_32, 2, 6, PROTOCOL, 0),
         insn(IF_OTHER, 2, 0, OUT, libc::IPPROTO_UDP),
-        // The port's mark: r0.
+        // The port's mark: r0. A port below the first has a number that no table holds.
         insn(LOAD_32, 2, 6, LOCAL_PORT, 0),
+        insn(ADD, 2, 0, 0, -i32::from(first)),
         insn(STORE_32, 10, 2, -4, 0),
         insn(MOVE, 2, 10, 0, 0),
         insn(ADD, 2, 0, 0, -4),

@@ -266,7 +266,7 @@ fn steering(config: &EngineConfig) -> Option<Arc<Steering>> {
     if !config.steering || config.driver == Driver::Mmsg {
         return None;
     }
-    match Steering::start() {
+    match Steering::start(config.media_ports.clone()) {
         Ok(steering) => Some(Arc::new(steering)),
         Err(error) => {
             tracing::info!(%error, "{NOT_STEERED}");
@@ -318,7 +318,7 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
     let sockets_max = ports.len().min(SOCKETS_PER_WORKER_MAX).min(open_files);
     let mut started = Net::start(setup.config.driver, sockets_max, setup.mailbox.wake_fd())?;
     if let Some(steering) = setup.steering
-        && let Err(error) = started.net.be_steered(&steering, setup.index, setup.config.bind)
+        && let Err(error) = started.net.be_steered(&steering, setup.index, setup.config.bind, setup.config.dscp)
     {
         tracing::info!(worker = setup.index, %error, "{NOT_STEERED}");
     }
@@ -332,6 +332,7 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
         ports,
         family,
         bind: setup.config.bind,
+        dscp: setup.config.dscp,
         pool: Pool::new(BRIDGES_PER_WORKER_MAX),
         by_id: HashMap::with_capacity(BRIDGES_PER_WORKER_MAX),
         timers: Timers::new(BRIDGES_PER_WORKER_MAX),

@@ -364,11 +364,16 @@ impl<C: Core> Worker<C> {
     }
 
     fn bind(&self, lease: Lease) -> io::Result<[Option<MediaSocket>; 2]> {
-        let rtp = MediaSocket::bind(self.family, self.bind, lease.port)?;
-        let rtcp = match lease.pair {
-            true => Some(MediaSocket::bind(self.family, self.bind, lease.port + 1)?),
-            false => None,
+        let bind = |port| {
+            let socket = MediaSocket::bind(self.family, self.bind, port)?;
+            if self.dscp != 0 {
+                // Where the system refuses it, media go unmarked.
+                let _ = socket.mark(self.dscp);
+            }
+            Ok::<_, io::Error>(socket)
         };
+        let rtp = bind(lease.port)?;
+        let rtcp = if lease.pair { Some(bind(lease.port + 1)?) } else { None };
         Ok([Some(rtp), rtcp])
     }
 

@@ -61,6 +61,8 @@ pub(super) struct Worker<C: Core> {
     pub(super) ports: PortPool,
     pub(super) family: Family,
     pub(super) bind: Option<IpAddr>,
+    /// The code point of what is sent; 0: not marked.
+    pub(super) dscp: u8,
     pub(super) pool: Pool<Slot<C>>,
     /// Bridges that have not ended. Never iterated.
     pub(super) by_id: HashMap<BridgeId, SlotKey>,

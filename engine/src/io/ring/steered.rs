@@ -11,6 +11,7 @@ use super::super::SocketKey;
 use super::super::steering::Steering;
 use super::super::system::{check, raw};
 use super::{Family, GROUP, KIND_WAKE, NAME_BYTES, Ring, State, WAKE_STEERED, user_data};
+use crate::limits::SOCKETS_PER_WORKER_MAX;
 use crate::metrics::Metrics;
 use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue};
@@ -30,7 +31,9 @@ const RECEIVE_BUFFER_BYTES: libc::c_int = 8 * 1024 * 1024;
 const MEMINFO_NUMBERS: usize = 9;
 /// What may wait in the raw socket for a network card.
 const SEND_BUFFER_BYTES: libc::c_int = 4 * 1024 * 1024;
-const TTL: u8 = 64;
+
+/// A socket's number plus one is kept in 16 bits.
+const _: () = assert!(SOCKETS_PER_WORKER_MAX < u16::MAX as usize);
 
 /// The two sockets, and whose each port is.
 pub(super) struct Steered {
@@ -39,8 +42,12 @@ pub(super) struct Steered {
     receive: OwnedFd,
     raw: OwnedFd,
     pub(super) is_armed: bool,
-    /// By port: the socket's number plus one; 0: not steered.
-    ports: Box<[u32]>,
+    /// By port, from the first that can be marked on: the socket's number plus one; 0: not steered.
+    ports: Box<[u16]>,
+    /// Hops that what leaves by `raw` may take: the system's default, as for other sockets.
+    ttl: u8,
+    /// Their type of service: the code point in the upper six bits.
+    tos: u8,
     /// Datagrams that found no room in `receive` when it was last asked; the kernel counts on from zero when its number is full.
     overflowed: u32,
     /// Identification of the next packet: never 0, for which the kernel would choose one.
@@ -50,7 +57,7 @@ pub(super) struct Steered {
 }
 
 impl Steered {
-    fn new(steering: &Arc<Steering>, worker: usize, bind: Option<Ipv4Addr>) -> io::Result<Steered> {
+    fn new(steering: &Arc<Steering>, worker: usize, bind: Option<Ipv4Addr>, dscp: u8) -> io::Result<Steered> {
         let receive = socket(libc::SOCK_DGRAM, libc::IPPROTO_UDP)?;
         // Nobody sends to this address: it is there because a socket without one cannot be steered to.
         bind_to(&receive, Ipv4Addr::LOCALHOST)?;
@@ -71,7 +78,10 @@ impl Steered {
             bind_to(&raw, address)?;
         }
         steering.receive_at(worker, receive.as_fd())?;
-        let ports = vec![0; 1 << 16].into_boxed_slice();
+        let ports = vec![0; steering.ports().len()].into_boxed_slice();
+        // What it sends has the header that is written here. This is for queues of this host, which go by the socket's priority.
+        let _ = set_option(&raw, libc::IPPROTO_IP, libc::IP_TOS, libc::c_int::from(dscp) << 2);
+        let ttl = option(&raw, libc::IPPROTO_IP, libc::IP_TTL)?.clamp(1, 255) as u8;
         let steering = Arc::clone(steering);
         Ok(Steered {
             steering,
@@ -80,6 +90,8 @@ impl Steered {
             raw,
             is_armed: false,
             ports,
+            ttl,
+            tos: dscp << 2,
             overflowed: 0,
             identification: 1,
             count: 0,
@@ -102,25 +114,32 @@ impl Steered {
 
     /// Which socket has a port.
     pub(super) fn index_of(&self, port: u16) -> Option<u32> {
-        self.ports[usize::from(port)].checked_sub(1)
+        self.ports.get(self.place(port)?)?.checked_sub(1).map(u32::from)
     }
 
-    fn mark(&mut self, port: u16, index: u32, address: Option<Ipv4Addr>) {
-        self.ports[usize::from(port)] = index + 1;
+    /// Where a port stands in the table, if it does.
+    fn place(&self, port: u16) -> Option<usize> {
+        port.checked_sub(*self.steering.ports().start()).map(usize::from).filter(|place| *place < self.ports.len())
+    }
+
+    fn mark(&mut self, place: usize, port: u16, index: u32, address: Option<Ipv4Addr>) {
+        self.ports[place] = index as u16 + 1;
         self.count += 1;
         self.steering.mark(port, self.worker, address);
     }
 
     fn unmark(&mut self, port: u16) {
-        self.steering.unmark(port);
-        self.ports[usize::from(port)] = 0;
-        self.count -= 1;
+        if let Some(place) = self.place(port) {
+            self.steering.unmark(port);
+            self.ports[place] = 0;
+            self.count -= 1;
+        }
     }
 }
 
 impl Drop for Steered {
     fn drop(&mut self) {
-        for port in (0..=u16::MAX).filter(|port| self.ports[usize::from(*port)] != 0) {
+        for (port, _) in self.steering.ports().clone().zip(&self.ports).filter(|(_, index)| **index != 0) {
             self.steering.unmark(port);
         }
     }
@@ -133,8 +152,9 @@ impl Ring {
         steering: &Arc<Steering>,
         worker: usize,
         bind: Option<Ipv4Addr>,
+        dscp: u8,
     ) -> io::Result<()> {
-        self.state.steered = Some(Steered::new(steering, worker, bind)?);
+        self.state.steered = Some(Steered::new(steering, worker, bind, dscp)?);
         Ok(())
     }
 
@@ -162,11 +182,12 @@ impl Ring {
             IpAddr::V6(address) if address.is_unspecified() => None,
             IpAddr::V6(_) => return Ok(()),
         };
+        let Some(place) = steered.place(local.port()) else { return Ok(()) };
         (entry.is_steered, entry.port) = (true, local.port());
         if let Some(address) = address {
             entry.our_address = address;
         }
-        steered.mark(local.port(), key.index, address);
+        steered.mark(place, local.port(), key.index, address);
         Ok(())
     }
 
@@ -217,7 +238,7 @@ impl Ring {
         }
         let from = SocketAddrV4::new(entry.our_address, entry.port);
         let packet = sends.packet(slot, len);
-        write_headers(packet, from, to, steered.identification);
+        write_headers(packet, from, to, (steered.identification, steered.tos, steered.ttl));
         steered.identification = steered.identification.checked_add(1).unwrap_or(1);
         let (bytes, len) = (packet.as_ptr(), packet.len() as u32);
         let name_bytes = sends.addresses[usize::from(slot)].write(Family::V4, to.into())?;
@@ -281,12 +302,12 @@ pub(super) fn sent_to(control: &[u8]) -> Option<(u16, Ipv4Addr)> {
 }
 
 /// Writes IP's and UDP's headers before the datagram that stands in `packet`. The kernel fills in IP's checksum.
-fn write_headers(packet: &mut [u8], from: SocketAddrV4, to: SocketAddrV4, identification: u16) {
+fn write_headers(packet: &mut [u8], from: SocketAddrV4, to: SocketAddrV4, (identification, tos, ttl): (u16, u8, u8)) {
     let (total, udp) = (packet.len() as u16, (packet.len() - 20) as u16);
-    // Version 4, five words; ordinary service; "don't fragment", as UDP sockets do.
-    packet[..4].copy_from_slice(&[0x45, 0, total.to_be_bytes()[0], total.to_be_bytes()[1]]);
+    // Version 4, five words; type of service; "don't fragment", as UDP sockets do.
+    packet[..4].copy_from_slice(&[0x45, tos, total.to_be_bytes()[0], total.to_be_bytes()[1]]);
     packet[4..6].copy_from_slice(&identification.to_be_bytes());
-    packet[6..12].copy_from_slice(&[0x40, 0, TTL, libc::IPPROTO_UDP as u8, 0, 0]);
+    packet[6..12].copy_from_slice(&[0x40, 0, ttl, libc::IPPROTO_UDP as u8, 0, 0]);
     packet[12..16].copy_from_slice(&from.ip().octets());
     packet[16..20].copy_from_slice(&to.ip().octets());
     packet[20..22].copy_from_slice(&from.port().to_be_bytes());
