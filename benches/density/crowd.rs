@@ -81,7 +81,9 @@ pub struct Ear {
     names: Area,
     controls: Area,
     rooms: Area,
-    came: usize,
+    /// Datagrams of the last `receive`.
+    count: usize,
+    came: Box<[Option<Came>; BATCH]>,
 }
 
 impl Ear {
@@ -109,12 +111,22 @@ impl Ear {
             header.msg_control = controls.pointer(at * CONTROL_BYTES).cast();
         }
         let port = port_of(&fd)?;
-        Ok(Ear { fd, port, headers, _bytes: bytes, names, controls, rooms, came: BATCH })
+        Ok(Ear {
+            fd,
+            port,
+            headers,
+            _bytes: bytes,
+            names,
+            controls,
+            rooms,
+            count: BATCH,
+            came: Box::new([None; BATCH]),
+        })
     }
 
     /// Takes what came, as much as one system call can. Answers how much it is; fewer than [`Ear::BATCH`]: there is no more.
     pub fn receive(&mut self) -> usize {
-        for header in &mut self.headers[..self.came] {
+        for header in &mut self.headers[..self.count] {
             header.msg_hdr.msg_namelen = NAME_BYTES as u32;
             header.msg_hdr.msg_controllen = CONTROL_BYTES;
         }
@@ -122,8 +134,11 @@ impl Ear {
         // SAFETY: each header points to a name, control messages and bytes of the lengths that it says, all of which `self` owns.
         let came =
             check(unsafe { libc::recvmmsg(self.fd.as_raw_fd(), headers, BATCH as u32, libc::MSG_DONTWAIT, none) });
-        self.came = came.map_or(0, |came| came as usize);
-        self.came
+        self.count = came.map_or(0, |came| came as usize);
+        for at in 0..self.count {
+            self.came[at] = self.read(at);
+        }
+        self.count
     }
 
     /// Datagrams that ever found it full.
@@ -135,11 +150,14 @@ impl Ear {
     pub const BATCH: usize = BATCH;
 
     /// One of those that came; `None` beyond them, and where it was sent to nobody.
-    pub fn came(&mut self, at: usize) -> Option<Came> {
-        let header = self.headers[..self.came].get(at)?;
+    pub fn came(&self, at: usize) -> Option<Came> {
+        *self.came[..self.count].get(at)?
+    }
+
+    fn read(&mut self, at: usize) -> Option<Came> {
+        let header = &self.headers[at];
         let (len, told) = (header.msg_len as usize, header.msg_hdr.msg_controllen.min(CONTROL_BYTES));
-        let name = self.names.slice(at * NAME_BYTES, NAME_BYTES);
-        let from = socket_address(name)?;
+        let from = socket_address(self.names.slice(at * NAME_BYTES, NAME_BYTES))?;
         let (to, at_nanos) = controls(self.controls.slice(at * CONTROL_BYTES, told));
         Some(Came { end: end_of(*to?.ip())?, from, at_nanos, len: len.min(ROOM_BYTES) })
     }
