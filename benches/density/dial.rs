@@ -29,8 +29,8 @@ pub struct Order {
     pub call: u32,
     /// The offers of WebRTC ends; empty for others.
     pub offers: [String; 2],
-    /// The ends' ports.
-    pub ports: [u16; 2],
+    /// Where the ends are.
+    pub at: [SocketAddrV4; 2],
     /// Where RTP ends want RTCP.
     pub rtcp_port: u16,
     /// What the second end hears, if it is an RTP end.
@@ -211,7 +211,7 @@ pub struct FloorDial<W, R> {
 
 impl<W: Write + Send, R: BufRead + Send> Dial for FloorDial<W, R> {
     fn dial(&mut self, order: &Order) -> Result<Dialed> {
-        writeln!(self.to, "{} {} {}", order.call, order.ports[0], order.ports[1])?;
+        writeln!(self.to, "{} {} {}", order.call, order.at[0], order.at[1])?;
         self.to.flush()?;
         let mut line = String::new();
         self.from.read_line(&mut line)?;

@@ -105,11 +105,13 @@ impl Door {
 async fn bridge(State(door): State<Arc<Door>>, Json(order): Json<Value>) -> Json<Value> {
     let offer = |side: usize| order["offers"][side].as_str().filter(|text| !text.is_empty());
     let offers = [offer(0), offer(1)].map(|text| text.and_then(|text| sdp::parse(text).ok()));
-    let (port, rtcp) = (order["ports"][1].as_u64().unwrap_or(0), order["rtcp_port"].as_u64().unwrap_or(0));
+    let at = order["at"][1].as_str().and_then(|text| text.parse().ok());
+    let at = at.unwrap_or(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+    let rtcp = order["rtcp_port"].as_u64().unwrap_or(0);
     let payload_type = order["payload_type"].as_u64().unwrap_or(0) as u8;
     let leg = |offer: &Option<Description>| match offer {
         Some(offer) => webrtc(offer),
-        None => Some(LegConfig::Rtp(rtp(port as u16, rtcp as u16, payload_type))),
+        None => Some(LegConfig::Rtp(rtp(at, rtcp as u16, payload_type))),
     };
     let (Some(a), Some(b)) = (leg(&offers[0]), leg(&offers[1])) else { return Json(json!({"status": 422})) };
     let Some((number, locals)) = door.open(BridgeConfig { a, b }).await else { return Json(json!({"status": 503})) };
@@ -147,12 +149,12 @@ fn webrtc(offer: &Description) -> Option<LegConfig> {
     Some(LegConfig::Webrtc(Box::new(WebrtcConfig { ice, versions, credentials: None, hold: false, remote })))
 }
 
-fn rtp(port: u16, rtcp_port: u16, payload_type: u8) -> RtpConfig {
+fn rtp(at: SocketAddrV4, rtcp_port: u16, payload_type: u8) -> RtpConfig {
     let codec = if payload_type == 0 { Codec::Pcmu } else { Codec::Opus };
     RtpConfig {
         remote: Some(RtpRemote {
-            address: SocketAddr::new(LOCALHOST, port),
-            rtcp_address: SocketAddr::new(LOCALHOST, rtcp_port),
+            address: at.into(),
+            rtcp_address: SocketAddr::new(IpAddr::V4(*at.ip()), rtcp_port),
             rtcp_mux: false,
             format: MediaFormat {
                 codec,
@@ -195,7 +197,7 @@ pub struct DriverDial(pub Http);
 impl Dial for DriverDial {
     fn dial(&mut self, order: &Order) -> Result<Dialed> {
         let body = json!({
-            "offers": order.offers, "ports": order.ports, "rtcp_port": order.rtcp_port, "payload_type": order.payload_type,
+            "offers": order.offers, "at": order.at, "rtcp_port": order.rtcp_port, "payload_type": order.payload_type,
         });
         let (_, body) = self.0.ask("POST", "/bridge", &body.to_string())?;
         let body: Value = serde_json::from_str(&body)?;

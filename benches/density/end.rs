@@ -4,10 +4,10 @@
 //! a payload. What is heard is checked packet by packet: one SSRC, sequence +1, timestamps on the sample clock, and the tag of each
 //! SRTP packet. When a packet came is the kernel's word, not ours.
 //!
-//! An end whose call is up is asked what came, every 20 ms, a little after the other end has spoken: nobody is woken for it.
+//! An end has a socket of its own until its call is up, and shares one after that (`crowd`).
 
 use super::corpus::Frames;
-use super::ring::{Arrival, Ring, SocketIndex, real_nanos};
+use super::ring::{Ring, SocketIndex, real_nanos};
 use control::client::webrtc_offerer::{self, AnswerError, offer_of, offerer_config, read_answer};
 use control::client::{socket::local_with_port, system_random};
 use engine::dtls::{DtlsVersions, Identity};
@@ -34,10 +34,6 @@ const GAP_MAX: u16 = 1_000;
 
 /// Departures that are remembered, so that a packet finds the one that caused it: 160 ms.
 const DEPARTURES: u64 = 8;
-/// A hushed socket is asked for so many datagrams at once, at most, and every so many times for one more than is due: what a stall
-/// has left in it must not stay there and be read late for ever.
-const ASKED_MAX: u8 = 8;
-const MORE_EVERY: u8 = 8;
 
 /// How an end is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,8 +198,17 @@ impl Hear {
     }
 }
 
+/// Where an end is, and whether what its call's ends hear is stamped.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// Address and port.
+    pub at: SocketAddrV4,
+    /// Whether the kernel stamps what comes there.
+    pub stamped: bool,
+}
+
 enum Link {
-    Webrtc { leg: Box<WebrtcLeg>, full: bool, fixed: bool },
+    Webrtc { leg: Box<WebrtcLeg>, full: bool },
     Rtp { sequence: u16, timestamp: u32, ssrc: u32 },
     Bare,
 }
@@ -224,39 +229,37 @@ impl Stage {
     pub const ALL: [(Stage, usize); 3] = [(Stage::End, 6), (Stage::Leg, 4), (Stage::Keys, 2)];
 }
 
-/// One far end.
+/// One far end. In this order: what it needs to speak are its first two lines.
+#[repr(C, align(64))]
 pub struct End {
-    /// Its socket.
-    pub socket: SocketIndex,
-    /// Its port.
-    pub port: u16,
     link: Link,
     /// What it says.
     pub talk: Talk,
-    /// What it hears.
-    pub hear: Hear,
-    /// Whether it may speak.
-    pub ready: bool,
-    /// When it became ready.
-    pub ready_at: Option<Instant>,
-    /// Whether its leg has died.
-    pub dead: bool,
     /// Frames sent.
     pub sent: u64,
-    /// When the last frames left.
-    pub departures: Departures,
-    /// Whether its socket is asked for what came.
-    pub is_hushed: bool,
-    /// For how many datagrams it was asked last, and how many of them it had.
-    asked: u8,
-    had: u8,
-    /// Times it was asked.
-    turns: u8,
     deadline: Instant,
-    /// Where its socket is connected to.
+    /// Its address and port.
+    pub at: SocketAddrV4,
+    /// Where it sends to.
     peer: SocketAddrV4,
+    /// Whether it may speak.
+    pub ready: bool,
+    /// Whether its leg has died.
+    pub dead: bool,
+    /// Whether it has given up its own socket.
+    shares: bool,
+    /// Whether the kernel stamps what the call's ends hear.
+    stamped: bool,
     /// Ticks and payload type of what it hears.
     hears: (u32, u8),
+    /// What it hears.
+    pub hear: Hear,
+    /// When the last frames left, of a stamped call.
+    pub departures: Departures,
+    /// When it became ready.
+    pub ready_at: Option<Instant>,
+    /// Its own socket.
+    pub socket: SocketIndex,
 }
 
 /// What all ends share.
@@ -280,13 +283,20 @@ impl Common {
 
 impl End {
     /// Opens one that hears frames of `hears` (RTP ticks, payload type).
-    pub fn open(ring: &mut Ring, common: &Common, shape: Shape, talk: Talk, hears: (u32, u8)) -> std::io::Result<End> {
-        let (socket, port) = ring.open(0)?;
+    pub fn open(
+        ring: &mut Ring,
+        common: &Common,
+        place: Place,
+        shape: Shape,
+        talk: Talk,
+        hears: (u32, u8),
+    ) -> std::io::Result<End> {
+        let Place { at, stamped } = place;
+        let (socket, _) = ring.open_at(at)?;
         let mut random = system_random();
         let webrtc = |config: WebrtcConfig, full: bool| Link::Webrtc {
             leg: Box::new(WebrtcLeg::new(clock::now(), config, &common.identity, common.anchor, system_random())),
             full,
-            fixed: false,
         };
         let link = match shape {
             Shape::Lite => webrtc(offerer_config(false), false),
@@ -308,34 +318,32 @@ impl End {
             Shape::Bare => Link::Bare,
         };
         Ok(End {
-            socket,
-            port,
             link,
             talk,
-            hear: Hear::default(),
-            ready: false,
-            ready_at: None,
-            dead: false,
             sent: 0,
-            departures: Departures::default(),
-            is_hushed: false,
-            asked: 0,
-            had: 0,
-            turns: 0,
             deadline: Instant::NEVER,
+            at,
             peer: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
+            ready: false,
+            dead: false,
+            shares: false,
+            stamped,
             hears,
+            hear: Hear::default(),
+            departures: Departures::default(),
+            ready_at: None,
+            socket,
         })
     }
 
     /// What a WebRTC end offers; empty for the others.
     pub fn offer(&self) -> String {
         let Link::Webrtc { leg, full, .. } = &self.link else { return String::new() };
-        let local = local_with_port(leg.local(), self.port);
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let local = local_with_port(leg.local(), self.at.port());
+        let address = IpAddr::V4(*self.at.ip());
         match full {
             true => full_offer(&local, address),
-            false => offer_of(&local, &[address], 1_767_225_600_000 + u64::from(self.port)),
+            false => offer_of(&local, &[address], 1_767_225_600_000 + u64::from(self.at.ip().to_bits())),
         }
     }
 
@@ -358,11 +366,10 @@ impl End {
     }
 
     /// Where an RTP end or a bare one sends.
-    pub fn send_to(&mut self, now: Instant, address: SocketAddrV4, ring: &mut Ring) {
+    pub fn send_to(&mut self, now: Instant, address: SocketAddrV4) {
         if matches!(self.link, Link::Webrtc { .. }) {
             return;
         }
-        self.dead |= ring.connect(self.socket, address).is_err();
         self.peer = address;
         self.ready = true;
         self.ready_at = Some(now);
@@ -371,37 +378,29 @@ impl End {
     /// Asks for the memory that a packet needs: of the end itself, then what stands behind that, then its keys.
     pub fn prefetch(&self, stage: Stage, is_received: bool) {
         match (stage, &self.link) {
-            (Stage::End, _) => prefetch(self),
+            (Stage::End, _) => {
+                prefetch(&self.link);
+                prefetch(&self.peer);
+                if is_received {
+                    prefetch(&self.hear);
+                }
+            }
             (Stage::Leg, Link::Webrtc { leg, .. }) if is_received => leg.prefetch_received(),
-            (Stage::Leg, Link::Webrtc { leg, .. }) => leg.prefetch_sent(),
+            (Stage::Leg, link) if !is_received => {
+                self.talk.frames.prefetch(self.talk.at);
+                if let Link::Webrtc { leg, .. } = link {
+                    leg.prefetch_sent();
+                }
+            }
             (Stage::Keys, Link::Webrtc { leg, .. }) => leg.prefetch_keys(is_received),
             (Stage::Leg | Stage::Keys, _) => {}
         }
     }
 
-    /// From now on it is asked what came. `stamped`: with the kernel's time for each packet.
-    pub fn hush(&mut self, stamped: bool, ring: &mut Ring) {
-        let is_connected = !matches!(self.link, Link::Webrtc { fixed: false, .. });
-        if is_connected && !self.is_hushed {
-            self.is_hushed = ring.hush(self.socket, stamped).is_ok();
-        }
-    }
-
-    /// Asks for what came: for one datagram, and for more where everything asked for last was there.
-    pub fn ask(&mut self, ring: &mut Ring) {
-        if !self.is_hushed {
-            return;
-        }
-        let wanted = match (self.asked, self.had) {
-            (2.., had) if had >= self.asked => (2 * self.asked).min(ASKED_MAX),
-            _ if self.turns.is_multiple_of(MORE_EVERY) => 2,
-            _ => 1,
-        };
-        self.turns = self.turns.wrapping_add(1);
-        (self.asked, self.had) = (0, 0);
-        while self.asked < wanted && !ring.has_asked_enough() {
-            ring.ask(self.socket);
-            self.asked += 1;
+    /// From now on it speaks and hears by what all ends share whose calls are up.
+    pub fn share(&mut self, ring: &mut Ring) {
+        if self.peer.port() != 0 && !self.shares {
+            self.shares = ring.leave(self.socket).is_ok();
         }
     }
 
@@ -409,16 +408,15 @@ impl End {
     pub fn arrival(
         &mut self,
         now: Instant,
-        arrival: &Arrival,
+        (from, at_nanos): (SocketAddrV4, u64),
         datagram: &mut [u8],
         other: &Departures,
         window: bool,
     ) -> bool {
-        let (at_nanos, (ticks, payload_type)) = (arrival.at_nanos, self.hears);
-        self.had = self.had.saturating_add(1);
+        let (ticks, payload_type) = self.hears;
+        let is_peer = from == self.peer || self.peer.port() == 0;
         match &mut self.link {
             Link::Webrtc { leg, .. } => {
-                let from = if arrival.from.port() == 0 { self.peer } else { arrival.from };
                 match leg.handle_datagram(now, SocketAddr::V4(from), datagram) {
                     Received::Rtp(packet) => {
                         self.hear.first.get_or_insert(now);
@@ -432,7 +430,7 @@ impl End {
             }
             Link::Rtp { .. } => {
                 match header::parse(datagram) {
-                    Ok(packet) if packet.payload_type == payload_type => {
+                    Ok(packet) if packet.payload_type == payload_type && is_peer => {
                         self.hear.first.get_or_insert(now);
                         self.hear.packet(&packet, at_nanos, other, window, ticks);
                     }
@@ -461,27 +459,37 @@ impl End {
             return;
         }
         let Talk { frames, at, payload_type, ticks } = &mut self.talk;
-        let payload = &frames[*at];
+        let payload = frames.get(*at);
         *at = if *at + 1 == frames.len() { 0 } else { *at + 1 };
         let out = ring.room();
         out[12..12 + payload.len()].copy_from_slice(payload);
         let sent = match &mut self.link {
-            Link::Webrtc { leg, fixed, .. } => {
+            Link::Webrtc { leg, .. } => {
                 let len = leg.sender().audio(now, *payload_type, self.sent == 0, payload.len(), *ticks, out);
-                leg.send(now, out, len).map(|(to, len)| (v4(to).filter(|_| !*fixed), len))
+                leg.send(now, out, len).and_then(|(to, len)| Some((v4(to)?, len)))
             }
             Link::Rtp { sequence, timestamp, ssrc } => {
                 header::write(self.sent == 0, *payload_type, *sequence, RtpTimestamp(*timestamp), *ssrc, out);
                 *sequence = sequence.wrapping_add(1);
                 *timestamp = timestamp.wrapping_add(*ticks);
-                Some((None, 12 + payload.len()))
+                Some((self.peer, 12 + payload.len()))
             }
-            Link::Bare => Some((None, 12 + payload.len())),
+            Link::Bare => Some((self.peer, 12 + payload.len())),
         };
         if let Some((to, len)) = sent {
             self.sent += 1;
-            self.departures.note(real_nanos());
-            ring.send_room(self.socket, to, len);
+            if self.stamped {
+                self.departures.note(real_nanos());
+            }
+            self.send_room(to, len, ring);
+        }
+    }
+
+    /// Queues what was written into the ring's room.
+    fn send_room(&self, to: SocketAddrV4, len: usize, ring: &mut Ring) {
+        match self.shares {
+            true => ring.send_as(self.at, to, len),
+            false => ring.send_room(self.socket, Some(to), len),
         }
     }
 
@@ -500,19 +508,18 @@ impl End {
 
     /// Sends what the leg has to say besides media.
     pub fn drain(&mut self, now: Instant, ring: &mut Ring, common: &mut Common) {
-        let Link::Webrtc { leg, fixed, .. } = &mut self.link else { return };
         loop {
+            let Link::Webrtc { leg, .. } = &mut self.link else { return };
             match leg.poll_output(now, &mut common.out) {
-                LegOutput::Transmit { to, len, .. } => ring.send(self.socket, v4(to), &common.out[..len]),
+                LegOutput::Transmit { to, len, .. } => {
+                    ring.room()[..len].copy_from_slice(&common.out[..len]);
+                    v4(to).inspect(|to| self.send_room(*to, len, ring));
+                }
                 LegOutput::Event(LegEvent::DtlsConnected { .. }) => {
                     self.ready = true;
                     self.ready_at = Some(now);
                 }
-                LegOutput::Event(LegEvent::IceNominated(SocketAddr::V4(to))) => {
-                    // What is sent on a connected socket costs the generator less; the gateway cannot tell.
-                    *fixed = ring.connect(self.socket, to).is_ok();
-                    self.peer = to;
-                }
+                LegOutput::Event(LegEvent::IceNominated(SocketAddr::V4(to))) => self.peer = to,
                 LegOutput::Event(LegEvent::Ended(_)) => self.dead = true,
                 LegOutput::Event(_) => {}
                 LegOutput::Timeout(at) => {

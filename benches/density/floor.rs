@@ -8,7 +8,7 @@ use super::corpus::Corpus;
 use super::ring::{DATAGRAM_BYTES_MAX, Ring};
 use anyhow::{Context, Result};
 use std::io::{BufRead, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -62,8 +62,8 @@ pub fn run(flows_max: usize, complexity: Option<i32>, folder: &Path) -> Result<(
         }
         loop {
             match orders.try_recv() {
-                Ok(Some([call, a, b])) => {
-                    let ports = open(&mut ring, [a as u16, b as u16])?;
+                Ok(Some((call, peers))) => {
+                    let ports = open(&mut ring, peers)?;
                     if let (Some(complexity), Some(corpus)) = (complexity, &corpus) {
                         codecs.push(codec(complexity, corpus.place(call as usize + corpus.frames() / 2))?);
                     }
@@ -78,14 +78,16 @@ pub fn run(flows_max: usize, complexity: Option<i32>, folder: &Path) -> Result<(
     }
 }
 
-/// Reads call numbers and ports on a thread of its own; `None` at the end.
-fn orders() -> Receiver<Option<[u64; 3]>> {
+/// Reads call numbers and the peers' addresses on a thread of its own; `None` at the end.
+fn orders() -> Receiver<Option<(u64, [SocketAddrV4; 2])>> {
     let (to, orders) = channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-            if let [call, a, b] = numbers[..] {
-                let _ = to.send(Some([call, a, b]));
+            let mut words = line.split_whitespace();
+            let call = words.next().and_then(|word| word.parse().ok());
+            let peers: Vec<SocketAddrV4> = words.filter_map(|word| word.parse().ok()).collect();
+            if let (Some(call), [a, b]) = (call, &peers[..]) {
+                let _ = to.send(Some((call, [*a, *b])));
             }
         }
         let _ = to.send(None);
@@ -93,11 +95,11 @@ fn orders() -> Receiver<Option<[u64; 3]>> {
     orders
 }
 
-fn open(ring: &mut Ring, peers: [u16; 2]) -> Result<[u16; 2]> {
+fn open(ring: &mut Ring, peers: [SocketAddrV4; 2]) -> Result<[u16; 2]> {
     let mut ports = [0; 2];
     for (port, peer) in ports.iter_mut().zip(peers) {
         let (socket, bound) = ring.open(0)?;
-        ring.connect(socket, SocketAddrV4::new(Ipv4Addr::LOCALHOST, peer))?;
+        ring.connect(socket, peer)?;
         *port = bound;
     }
     Ok(ports)

@@ -1,7 +1,7 @@
 //! The load: N calls, both ends of each, on one ring and one thread.
 //!
 //! ```text
-//!  wheel of 80 slots of 250 us ── due ends speak ──> ring ──> gateway ──> ring ── their other ends are asked, and check
+//!  wheel of 80 slots of 250 us ── due ends speak ──> ring ──> gateway ──> two sockets of all ends (`crowd`) ── are heard, and check
 //!  dialler threads ── answers, where to send ──> ends          gateway's INVITE ──> `sip` ── 200 ──> ends
 //! ```
 //!
@@ -9,14 +9,17 @@
 //! that turns late says so: its lateness is part of every result.
 
 use super::corpus::Frames;
+use super::crowd::{self, Ear, address_of};
 use super::dial::{Dialed, Dialler, Order, Side};
-use super::end::{Common, End, PTIME_NANOS, Shape, Stage, Talk};
+use super::end::{Common, End, PTIME_NANOS, Place, Shape, Stage, Talk};
 use super::ring::{Arrival, Ring, SocketIndex};
 use super::sip;
 use anyhow::{Context, Result};
 use engine::io::clock;
+use engine::prefetch::prefetch;
 use engine::random::Random;
 use engine::time::Instant;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 /// Parts of a packet time.
@@ -26,9 +29,11 @@ pub const SLOT_NANOS: u64 = PTIME_NANOS / SLOTS;
 /// Datagrams for which a generator whose calls are up waits, unless it is time to speak: what calls that are up hear does not wake it.
 const GATHER_DATAGRAMS: usize = 64;
 
-/// An end is asked for what came so many slots (3 ms) after the other has spoken: late enough that the answer is there, early enough
-/// that the kernel uses the same few buffers again and again, as it would for a network card.
-const ASK_SLOTS: u64 = 12;
+/// What came is heard every so many slots (500 us): seldom enough that a system call finds much of it, often enough that the kernel uses the same few
+/// buffers again and again, as it would for a network card.
+const HEAR_SLOTS: u64 = 2;
+/// Batches that are heard at once at most: the next slot must not be late for them.
+const BATCHES_MAX: usize = 8;
 
 /// Of so many calls the kernel stamps every packet; of those beyond, one call in so many. A stamp costs the generator a sixth of a
 /// receive, and what a window says about pacing and residence it says by tens of thousands of packets all the same.
@@ -55,6 +60,7 @@ pub struct Profile {
 #[derive(Clone, Copy)]
 enum Owner {
     End(u32, Side),
+    Nobody,
     Sip,
     Rtcp,
 }
@@ -95,9 +101,18 @@ impl Call {
         Some(heard.since(self.dialled).saturating_sub(silence))
     }
 
+    /// Asks for the memory that a packet of one of its ends needs.
+    fn prefetch(&self, side: Side, stage: Stage, is_received: bool) {
+        if matches!(stage, Stage::End) && !is_received {
+            prefetch(&self.hung_up);
+            prefetch(&self.spoken_to);
+        }
+        self.ends[side as usize].prefetch(stage, is_received);
+    }
+
     /// Notes that the second end is about to speak.
     fn note_spoken(&mut self, side: Side, now: Instant) {
-        if side == Side::B && self.ends[0].ready && self.ends[1].ready && self.spoken_to.is_none() {
+        if side == Side::B && self.spoken_to.is_none() && self.ends[0].ready && self.ends[1].ready {
             self.spoken_to = Some(now);
         }
     }
@@ -112,6 +127,8 @@ pub struct Generator {
     /// The calls, in the order of their set-up.
     pub calls: Vec<Call>,
     owners: Vec<Owner>,
+    /// Of ends whose calls are up: those whose datagrams are not stamped, and the others.
+    ears: [Ear; 2],
     wheel: Vec<Vec<(u32, Side)>>,
     slot: u64,
     next: Instant,
@@ -133,16 +150,22 @@ pub struct Generator {
 impl Generator {
     /// Room for `calls_max` calls. `place` says where in the speech a call begins.
     pub fn new(profile: Profile, calls_max: usize, frames: usize, dialler: Dialler) -> Result<Generator> {
-        let mut ring = Ring::new(2 * calls_max + 2, true).context("io_uring of Linux 6.0 or newer is needed")?;
+        let mut ring = Ring::new(2 * calls_max + 4, true).context("io_uring of Linux 6.0 or newer is needed")?;
         let (sip_socket, sip_port) = ring.open(0)?;
-        let (_, rtcp_port) = ring.open(0)?;
+        // RTCP of all ends: at the address of each.
+        let (rtcp_socket, rtcp_port) = ring.open_at(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
+        let ears = crowd::open(&mut ring)?;
+        let mut owners = Vec::new();
+        note_owner(&mut owners, sip_socket, Owner::Sip);
+        note_owner(&mut owners, rtcp_socket, Owner::Rtcp);
         Ok(Generator {
             ring,
             common: Common::new()?,
             profile,
             frames,
             calls: Vec::with_capacity(calls_max),
-            owners: vec![Owner::Sip, Owner::Rtcp],
+            owners,
+            ears,
             wheel: (0..SLOTS).map(|_| Vec::new()).collect(),
             slot: 0,
             next: clock::now(),
@@ -184,18 +207,23 @@ impl Generator {
             Shape::Bare => (hears_a, hears_b),
             _ => (own(&a_talk), own(&b_talk)),
         };
-        let a = End::open(&mut self.ring, &self.common, a_shape, a_talk, hears_a)?;
-        let b = End::open(&mut self.ring, &self.common, b_shape, b_talk, hears_b)?;
+        let stamped = index < STAMPED || index.is_multiple_of(STAMPED_EVERY);
+        let port = self.ears[usize::from(stamped)].port;
+        let place = |side: Side| {
+            let address = address_of(2 * index as u32 + side as u32);
+            Place { at: SocketAddrV4::new(address, port), stamped }
+        };
+        let a = End::open(&mut self.ring, &self.common, place(Side::A), a_shape, a_talk, hears_a)?;
+        let b = End::open(&mut self.ring, &self.common, place(Side::B), b_shape, b_talk, hears_b)?;
         for (side, end) in [(Side::A, &a), (Side::B, &b)] {
-            self.owners.push(Owner::End(index as u32, side));
-            debug_assert_eq!(end.socket as usize + 1, self.owners.len());
+            note_owner(&mut self.owners, end.socket, Owner::End(index as u32, side));
             let slot = self.random.below(SLOTS as u32) as usize;
             self.wheel[slot].push((index as u32, side));
         }
         let order = Order {
             call: index as u32,
             offers: [a.offer(), b.offer()],
-            ports: [a.port, b.port],
+            at: [a.at, b.at],
             rtcp_port: self.rtcp_port,
             payload_type: b.talk.payload_type,
         };
@@ -280,7 +308,7 @@ impl Generator {
 
     /// Datagrams that ever found one of its sockets full.
     pub fn overrun(&self) -> u64 {
-        self.ring.overrun()
+        self.ring.overrun() + self.ears.iter().map(Ear::overrun).sum::<u64>()
     }
 
     /// Makes a call fall silent and tells the gateway.
@@ -347,15 +375,15 @@ impl Generator {
         Ok(())
     }
 
-    /// The ends of the next slot speak; those whose other end has spoken a little before look for what came.
+    /// The ends of the next slot speak; now and then all are heard.
     fn slot(&mut self, now: Instant) {
-        let (at, before) = ((self.slot % SLOTS) as usize, ((self.slot + SLOTS - ASK_SLOTS) % SLOTS) as usize);
+        let at = (self.slot % SLOTS) as usize;
         self.slot += 1;
         let due = std::mem::take(&mut self.wheel[at]);
         for (index, &(call, side)) in due.iter().enumerate() {
             for (stage, ahead) in Stage::ALL {
                 if let Some(&(next, side)) = due.get(index + ahead) {
-                    self.calls[next as usize].ends[side as usize].prefetch(stage, false);
+                    self.calls[next as usize].prefetch(side, stage, false);
                 }
             }
             let call = &mut self.calls[call as usize];
@@ -366,39 +394,50 @@ impl Generator {
         }
         self.wheel[at] = due;
         self.ring.submit();
-        let due = std::mem::take(&mut self.wheel[before]);
-        for &(call, side) in &due {
-            if self.ring.has_asked_enough() {
-                self.ring.answers();
-                self.hear(now);
-            }
-            let call = &mut self.calls[call as usize];
-            if !call.hung_up {
-                call.ends[1 - side as usize].ask(&mut self.ring);
-            }
+        if self.slot.is_multiple_of(HEAR_SLOTS) {
+            self.hear_all(now);
         }
-        self.wheel[before] = due;
-        self.ring.answers();
-        self.hear(now);
     }
 
-    /// Hands what came to whom it came for.
-    fn hear(&mut self, now: Instant) {
-        while let Some(arrival) = self.ring.take() {
-            for (stage, ahead) in Stage::ALL {
-                let next = self.ring.ahead(ahead - 1).map(|socket| self.owners[socket as usize]);
-                if let Some(Owner::End(call, side)) = next {
-                    self.calls[call as usize].ends[side as usize].prefetch(stage, true);
+    /// Hands what came to the ends whose calls are up.
+    fn hear_all(&mut self, now: Instant) {
+        let Generator { ears, calls, ring, common, .. } = self;
+        for ear in ears {
+            for _ in 0..BATCHES_MAX {
+                let count = ear.receive();
+                for index in 0..count {
+                    for (stage, ahead) in Stage::ALL {
+                        if let Some((call, side)) = ear.came(index + ahead).and_then(|came| whose(calls, came.end)) {
+                            call.prefetch(side, stage, true);
+                        }
+                    }
+                    let Some(came) = ear.came(index) else { continue };
+                    let Some((call, side)) = whose(calls, came.end) else { continue };
+                    let [a, b] = &mut call.ends;
+                    let (end, other) = if side == Side::A { (a, b) } else { (b, a) };
+                    let (datagram, told) = (ear.bytes(index, &came), (came.from, came.at_nanos));
+                    if !end.arrival(now, told, datagram, &other.departures, common.window) {
+                        end.drain(now, ring, common);
+                    }
+                }
+                if count < Ear::BATCH {
+                    break;
                 }
             }
+        }
+    }
+
+    /// Hands what came to sockets of their own to whom it came for.
+    fn hear(&mut self, now: Instant) {
+        while let Some(arrival) = self.ring.take() {
             match self.owners[arrival.socket as usize] {
-                Owner::Rtcp => {}
+                Owner::Nobody | Owner::Rtcp => {}
                 Owner::Sip => self.sip(now, &arrival),
                 Owner::End(call, side) => {
                     let [a, b] = &mut self.calls[call as usize].ends;
                     let (end, other) = if side == Side::A { (a, b) } else { (b, a) };
-                    let datagram = self.ring.bytes(&arrival);
-                    if !end.arrival(now, &arrival, datagram, &other.departures, self.common.window) {
+                    let (datagram, told) = (self.ring.bytes(&arrival), (arrival.from, arrival.at_nanos));
+                    if !end.arrival(now, told, datagram, &other.departures, self.common.window) {
                         end.drain(now, &mut self.ring, &mut self.common);
                     }
                 }
@@ -426,8 +465,7 @@ impl Generator {
                 }
             }
             if call.is_up() {
-                let is_stamped = (index as usize) < STAMPED || (index as usize).is_multiple_of(STAMPED_EVERY);
-                call.ends.iter_mut().for_each(|end| end.hush(is_stamped, ring));
+                call.ends.iter_mut().for_each(|end| end.share(ring));
                 risen.push(index);
                 return false;
             }
@@ -447,7 +485,7 @@ impl Generator {
         }
         for (end, to) in call.ends.iter_mut().zip(dialed.to) {
             if let Some(to) = to {
-                end.send_to(now, to, &mut self.ring);
+                end.send_to(now, to);
             }
         }
     }
@@ -460,9 +498,9 @@ impl Generator {
         let reply = match (request.method, index) {
             ("INVITE", Some(index)) => {
                 let end = &mut self.calls[index].ends[1];
-                let sdp = sip::answer(end.port, self.rtcp_port, end.talk.payload_type);
+                let sdp = sip::answer(end.at, self.rtcp_port, end.talk.payload_type);
                 if let Some(to) = request.media() {
-                    end.send_to(now, to, &mut self.ring);
+                    end.send_to(now, to);
                 }
                 request.reply("200 OK", self.sip_port, &sdp)
             }
@@ -472,4 +510,16 @@ impl Generator {
         };
         self.ring.send(self.sip_socket, Some(arrival.from), reply.as_bytes());
     }
+}
+
+/// Notes whose a socket is.
+fn note_owner(owners: &mut Vec<Owner>, socket: SocketIndex, owner: Owner) {
+    owners.resize(owners.len().max(socket as usize + 1), Owner::Nobody);
+    owners[socket as usize] = owner;
+}
+
+/// The call of an end, and which of its two it is.
+fn whose(calls: &mut [Call], end: u32) -> Option<(&mut Call, Side)> {
+    let side = if end.is_multiple_of(2) { Side::A } else { Side::B };
+    calls.get_mut(end as usize / 2).map(|call| (call, side))
 }

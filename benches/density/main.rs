@@ -23,6 +23,7 @@
 mod chart;
 mod cores;
 mod corpus;
+mod crowd;
 mod dial;
 mod driver;
 mod end;

@@ -1,13 +1,9 @@
-//! Datagrams of thousands of sockets by io_uring, as cheaply as the kernel allows: for the load generator and for the floor.
+//! Datagrams of thousands of sockets by io_uring, as cheaply as the kernel allows: for the floor, and for the load generator's calls that
+//! are not up yet. Those that are share sockets (`crowd`), by which this ring sends too.
 //!
 //! Multishot receives into one provided buffer ring, registered files, sends whose success is not reported. What the gateway has to
-//! care for (strangers, floods, sockets that come and go, kernels that refuse) is absent: every socket here is ours and stays
-//! open until the end. With `stamped`, datagrams carry the kernel's receive time, so that a generator that is late does not measure
-//! itself.
-//!
-//! A socket *tells* of what comes (one multishot receive) until it is [hushed](Ring::hush): from then on it is *asked* when its owner
-//! has time for it. That costs the generator half as much, and whoever sends nothing: a datagram for a socket that tells has to
-//! wake it, on the sender's core and at the sender's expense, which no network card would ask of a gateway.
+//! care for (strangers, floods, kernels that refuse) is absent: every socket here is ours. With `stamped`, datagrams carry their source and
+//! the kernel's receive time, so that a generator that is late does not measure itself.
 //!
 //! Why not the engine's loop: it is the thing that is measured, and it would hide its own cost in floor and generator alike.
 
@@ -16,7 +12,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -24,32 +20,37 @@ use std::time::Duration;
 /// Largest datagram.
 pub const DATAGRAM_BYTES_MAX: usize = 1500;
 
-/// Receive buffers of sockets that tell; one per socket would be the most that can ever be filled at once.
+/// Receive buffers; one per socket would be the most that can ever be filled at once.
 const BUFFERS: u16 = 4096;
-/// Sockets asked at once, and the buffers for what they answer: few, so that they stay in the cache.
-const ASKS: usize = 64;
-const ANSWERS: u16 = 2 * ASKS as u16;
+/// Their group.
+const GROUP: u16 = 0;
 /// Before the datagram, with `stamped`: `io_uring_recvmsg_out`, the source, one control message with a `timespec`.
 const OUT_BYTES: usize = 16;
 const NAME_BYTES: usize = 16;
 const CONTROL_BYTES: usize = 32;
 const STRIDE_BYTES: usize = (OUT_BYTES + NAME_BYTES + CONTROL_BYTES + DATAGRAM_BYTES_MAX).next_multiple_of(64);
-/// Groups of buffers.
-const TOLD: u16 = 0;
-const ASKED: u16 = 1;
 
 /// Datagrams queued before they are handed over: few, so that the time noted for each is that of its departure.
 const SENDS: usize = 8;
 const SEND_BYTES: usize = DATAGRAM_BYTES_MAX.next_multiple_of(64);
+/// `cmsghdr`, `in_pktinfo`, and the control message of both.
+const CONTROL_HEAD_BYTES: usize = 16;
+const PKTINFO_BYTES: usize = 12;
+const SOURCE_BYTES: usize = CONTROL_HEAD_BYTES + PKTINFO_BYTES.next_multiple_of(8);
 
-/// What completions are known by, beside the number of a socket that tells.
+/// What completions are known by, beside the number of a socket.
 const SEND: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
-/// With it: the number of a socket that was asked, and behind it the place of its header.
-const ASK: u64 = 1 << 62;
+
+/// Turns for which a socket that was left is still heard: what it had is handed over with the next.
+const LEFT_TURNS: u32 = 4;
 
 /// What the kernel may hold for one socket.
 const RECEIVE_BUFFER_BYTES: libc::c_int = 256 * 1024;
+
+/// Where nobody speaks: the discard port.
+const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
+const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// A socket of a [`Ring`].
 pub type SocketIndex = u32;
@@ -63,42 +64,27 @@ pub struct Arrival {
     pub len: usize,
     /// When the kernel took it, nanoseconds of the real-time clock; 0 unless `stamped`.
     pub at_nanos: u64,
-    /// Its source; unspecified unless `stamped`, and where the socket was asked: that one is connected.
+    /// Its source; unspecified unless `stamped`.
     pub from: SocketAddrV4,
-    buffer: Buffer,
+    buffer: u16,
     start: usize,
-}
-
-/// Which buffer of which group.
-#[derive(Clone, Copy, Debug)]
-struct Buffer {
-    group: u16,
-    index: u16,
 }
 
 /// A completed receive.
 struct Filled {
     socket: SocketIndex,
-    buffer: Buffer,
+    buffer: u16,
     bytes: usize,
-    at_nanos: u64,
-}
-
-/// How a socket gives what it has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    Tells,
-    IsAsked { stamped: bool },
 }
 
 /// Memory that the kernel reads or writes; freed never, since a ring lives as long as its process.
-struct Area {
+pub(super) struct Area {
     start: NonNull<u8>,
     bytes: usize,
 }
 
 impl Area {
-    fn new(bytes: usize) -> io::Result<Area> {
+    pub(super) fn new(bytes: usize) -> io::Result<Area> {
         let bytes = bytes.next_multiple_of(4096);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
         // SAFETY: a fresh anonymous mapping; no address is asked for.
@@ -110,13 +96,13 @@ impl Area {
         NonNull::new(start.cast()).map(|start| Area { start, bytes }).ok_or(io::ErrorKind::OutOfMemory.into())
     }
 
-    fn pointer(&self, at: usize) -> *mut u8 {
+    pub(super) fn pointer(&self, at: usize) -> *mut u8 {
         assert!(at < self.bytes);
         // SAFETY: `at` lies inside the mapping.
         unsafe { self.start.as_ptr().add(at) }
     }
 
-    fn slice(&mut self, at: usize, len: usize) -> &mut [u8] {
+    pub(super) fn slice(&mut self, at: usize, len: usize) -> &mut [u8] {
         assert!(at + len <= self.bytes);
         // SAFETY: inside the mapping, which is zeroed or written by the kernel, and borrowed through `self` alone. The callers
         // show only what the kernel has handed back.
@@ -133,10 +119,10 @@ struct Pool {
 }
 
 impl Pool {
-    fn new(ring: &IoUring, group: u16, count: u16) -> io::Result<Pool> {
+    fn new(ring: &IoUring, count: u16) -> io::Result<Pool> {
         let entries = Area::new(usize::from(count) * size_of::<BufRingEntry>())?;
         // SAFETY: the area holds `count` entries, begins on a page and is never unmapped.
-        unsafe { ring.submitter().register_buf_ring_with_flags(entries.pointer(0) as u64, count, group, 0)? };
+        unsafe { ring.submitter().register_buf_ring_with_flags(entries.pointer(0) as u64, count, GROUP, 0)? };
         let buffers = Area::new(usize::from(count) * STRIDE_BYTES)?;
         let mut pool = Pool { count, entries, buffers, tail: 0 };
         (0..count).for_each(|buffer| pool.provide(buffer));
@@ -165,27 +151,32 @@ impl Pool {
     }
 }
 
-/// Where the kernel writes what it knows about the datagrams of stamped sockets that are asked.
-struct Headers {
-    messages: Box<[libc::msghdr; ASKS]>,
-    controls: Box<[[u64; CONTROL_BYTES / 8]; ASKS]>,
+/// What says from which of our addresses a datagram leaves.
+struct Sources {
+    messages: Box<[libc::msghdr; SENDS]>,
+    bytes: Box<[libc::iovec; SENDS]>,
+    controls: Box<[[u8; SOURCE_BYTES]; SENDS]>,
 }
 
 /// An io_uring instance and its sockets.
 pub struct Ring {
     ring: IoUring,
     stamped: bool,
-    told: Pool,
-    answers: Pool,
+    pool: Pool,
     sends: Area,
     addresses: Box<[libc::sockaddr_in; SENDS]>,
+    sources: Sources,
     queued: usize,
-    sockets: Vec<OwnedFd>,
-    manners: Vec<Manner>,
+    sockets: Vec<Option<OwnedFd>>,
+    /// Sockets of somebody else's, and their ports.
+    adopted: Vec<(u16, SocketIndex)>,
     header: Box<libc::msghdr>,
-    headers: Headers,
-    asks: usize,
     to_arm: Vec<SocketIndex>,
+    /// Sockets that were left, and the turn after which they are closed.
+    left: VecDeque<(SocketIndex, u32)>,
+    turns: u32,
+    /// What found sockets full that are closed.
+    overrun_left: u64,
     received: VecDeque<Filled>,
     /// Sends that the kernel refused.
     pub send_errors: u64,
@@ -204,26 +195,28 @@ impl Ring {
             .setup_cqsize(2 * u32::from(BUFFERS))
             .build(1024)?;
         ring.submitter().register_files_sparse(sockets_max as u32)?;
-        // SAFETY: `msghdr` and `sockaddr_in` are plain numbers and pointers, for which zero is valid.
-        let (mut header, messages, addresses) = unsafe {
-            (Box::new(std::mem::zeroed::<libc::msghdr>()), Box::new(std::mem::zeroed()), Box::new(std::mem::zeroed()))
+        // SAFETY: `msghdr`, `sockaddr_in` and `iovec` are plain numbers and pointers, for which zero is valid.
+        let (mut header, addresses, messages, bytes) = unsafe {
+            let header = Box::new(std::mem::zeroed::<libc::msghdr>());
+            (header, Box::new(std::mem::zeroed()), Box::new(std::mem::zeroed()), Box::new(std::mem::zeroed()))
         };
         header.msg_namelen = NAME_BYTES as u32;
         header.msg_controllen = CONTROL_BYTES;
         Ok(Ring {
-            told: Pool::new(&ring, TOLD, BUFFERS)?,
-            answers: Pool::new(&ring, ASKED, ANSWERS)?,
+            pool: Pool::new(&ring, BUFFERS)?,
             ring,
             stamped,
             sends: Area::new(SENDS * SEND_BYTES)?,
             addresses,
+            sources: Sources { messages, bytes, controls: Box::new([[0; SOURCE_BYTES]; SENDS]) },
             queued: 0,
             sockets: Vec::with_capacity(sockets_max),
-            manners: Vec::with_capacity(sockets_max),
+            adopted: Vec::new(),
             header,
-            headers: Headers { messages, controls: Box::new([[0; CONTROL_BYTES / 8]; ASKS]) },
-            asks: 0,
             to_arm: Vec::new(),
+            left: VecDeque::new(),
+            turns: 0,
+            overrun_left: 0,
             received: VecDeque::with_capacity(usize::from(BUFFERS)),
             send_errors: 0,
             receive_errors: 0,
@@ -233,76 +226,67 @@ impl Ring {
 
     /// Opens a socket on loopback; port 0 takes any. Answers its index and port.
     pub fn open(&mut self, port: u16) -> io::Result<(SocketIndex, u16)> {
-        let fd = bind(port)?;
+        self.open_at(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+    }
+
+    /// Opens one at an address of this host.
+    pub fn open_at(&mut self, at: SocketAddrV4) -> io::Result<(SocketIndex, u16)> {
+        let fd = bind(at, RECEIVE_BUFFER_BYTES)?;
         if self.stamped {
-            set_option(&fd, libc::SO_TIMESTAMPNS, 1)?;
+            set_option(&fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
         }
-        let index = self.sockets.len() as SocketIndex;
-        self.ring.submitter().register_files_update(index, &[fd.as_raw_fd()])?;
         let bound = port_of(&fd)?;
-        self.sockets.push(fd);
-        self.manners.push(Manner::Tells);
+        let index = self.register(fd.as_fd())?;
+        self.sockets.push(Some(fd));
         self.to_arm.push(index);
         Ok((index, bound))
     }
 
-    /// Datagrams that ever found a socket of this ring full.
+    /// From now on [`Ring::send_as`] sends by somebody else's socket what is to come from its port.
+    pub fn adopt(&mut self, port: u16, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let index = self.register(fd)?;
+        self.sockets.push(None);
+        self.adopted.push((port, index));
+        Ok(())
+    }
+
+    fn register(&mut self, fd: BorrowedFd<'_>) -> io::Result<SocketIndex> {
+        let index = self.sockets.len() as SocketIndex;
+        self.ring.submitter().register_files_update(index, &[fd.as_raw_fd()])?;
+        Ok(index)
+    }
+
+    /// Datagrams that ever found a socket of this ring full, but one that is adopted.
     pub fn overrun(&self) -> u64 {
-        self.sockets.iter().map(dropped).sum()
+        self.overrun_left + self.sockets.iter().flatten().map(dropped).sum::<u64>()
     }
 
     /// Fixes a socket's peer: sends to it are cheaper.
     pub fn connect(&self, socket: SocketIndex, to: SocketAddrV4) -> io::Result<()> {
         let address = raw(to);
         let len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-        let fd = self.sockets[socket as usize].as_raw_fd();
+        let Some(fd) = &self.sockets[socket as usize] else { return Err(io::ErrorKind::NotConnected.into()) };
         // SAFETY: `address` holds `len` bytes of a socket address and lives through the call.
-        check(unsafe { libc::connect(fd, (&raw const address).cast(), len) }).map(drop)
+        check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
     }
 
-    /// From now on a connected socket does not tell what comes: it has to be asked. `stamped`: with the kernel's time.
-    pub fn hush(&mut self, socket: SocketIndex, stamped: bool) -> io::Result<()> {
-        if self.stamped && !stamped {
-            set_option(&self.sockets[socket as usize], libc::SO_TIMESTAMPNS, 0)?;
-        }
-        self.manners[socket as usize] = Manner::IsAsked { stamped };
-        let cancel = opcode::AsyncCancel::new(u64::from(socket)).build();
-        self.push(&cancel.flags(squeue::Flags::SKIP_SUCCESS).user_data(CANCEL));
+    /// From now on nothing comes to a socket: whoever is bound to its port at every address gets it. What has come already is handed over
+    /// before anything that the other gets after the next turn; then it is closed.
+    pub fn leave(&mut self, socket: SocketIndex) -> io::Result<()> {
+        // Of a socket that is connected the kernel takes only what its peer sends, and this one never does.
+        self.connect(socket, NOBODY)?;
+        self.left.push_back((socket, self.turns.wrapping_add(LEFT_TURNS)));
         Ok(())
     }
 
-    /// Asks a hushed socket for one datagram: it is there after `answers`, if there was one, which must follow for every
-    /// [`ASKS`] at the latest.
-    pub fn ask(&mut self, socket: SocketIndex) {
-        let Manner::IsAsked { stamped } = self.manners[socket as usize] else { return };
-        let (slot, flags) = (self.asks, libc::MSG_DONTWAIT);
-        let receive = match stamped {
-            true => {
-                let (message, control) = (&mut self.headers.messages[slot], &mut self.headers.controls[slot]);
-                control[0] = 0;
-                message.msg_control = control.as_mut_ptr().cast();
-                message.msg_controllen = CONTROL_BYTES;
-                opcode::RecvMsg::new(Fixed(socket), message).buf_group(ASKED).flags(flags as u32).build()
-            }
-            false => {
-                let room = DATAGRAM_BYTES_MAX as u32;
-                opcode::Recv::new(Fixed(socket), std::ptr::null_mut(), room).buf_group(ASKED).flags(flags).build()
-            }
-        };
-        let known_by = ASK | (slot as u64) << 32 | u64::from(socket);
-        self.push(&receive.flags(squeue::Flags::BUFFER_SELECT).user_data(known_by));
-        self.asks += 1;
-    }
-
-    /// Whether no more can be asked before `answers`.
-    pub fn has_asked_enough(&self) -> bool {
-        self.asks == ASKS
-    }
-
-    /// Hands over what is queued, and collects what was asked for.
-    pub fn answers(&mut self) {
-        self.submit();
-        self.collect();
+    fn close_left(&mut self) {
+        while let Some((socket, _)) = self.left.pop_front_if(|(_, after)| self.turns.wrapping_sub(*after) as i32 >= 0) {
+            let cancel = opcode::AsyncCancel::new(u64::from(socket)).build();
+            self.push(&cancel.flags(squeue::Flags::SKIP_SUCCESS).user_data(CANCEL));
+            // The receive keeps the file until it is cancelled.
+            let _ = self.ring.submitter().register_files_update(socket, &[-1]);
+            self.overrun_left += self.sockets[socket as usize].take().as_ref().map_or(0, dropped);
+        }
     }
 
     /// Room for the next datagram that [`Ring::send_room`] sends.
@@ -322,17 +306,39 @@ impl Ring {
     /// Queues what was written into [`Ring::room`].
     pub fn send_room(&mut self, socket: SocketIndex, to: Option<SocketAddrV4>, len: usize) {
         let slot = self.queued;
-        let room = self.sends.slice(slot * SEND_BYTES, len);
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        let mut send = opcode::Send::new(Fixed(socket), room.as_ptr(), len as u32).flags(flags);
+        let bytes = self.sends.slice(slot * SEND_BYTES, len).as_ptr();
+        let mut send = opcode::Send::new(Fixed(socket), bytes, len as u32).flags(SEND_FLAGS);
         if let Some(to) = to {
             self.addresses[slot] = raw(to);
             let address = &raw const self.addresses[slot];
             send = send.dest_addr(address.cast()).dest_addr_len(size_of::<libc::sockaddr_in>() as u32);
         }
+        self.queue(send.build());
+    }
+
+    /// The same, from an address of ours and the port of an adopted socket.
+    pub fn send_as(&mut self, from: SocketAddrV4, to: SocketAddrV4, len: usize) {
+        let Some(&(_, socket)) = self.adopted.iter().find(|(port, _)| *port == from.port()) else { return };
+        let slot = self.queued;
+        let bytes = self.sends.slice(slot * SEND_BYTES, len).as_mut_ptr();
+        self.addresses[slot] = raw(to);
+        let Sources { messages, bytes: places, controls } = &mut self.sources;
+        controls[slot] = source(*from.ip());
+        places[slot] = libc::iovec { iov_base: bytes.cast(), iov_len: len };
+        let message = &mut messages[slot];
+        message.msg_name = (&raw mut self.addresses[slot]).cast();
+        message.msg_namelen = size_of::<libc::sockaddr_in>() as u32;
+        message.msg_iov = &raw mut places[slot];
+        message.msg_iovlen = 1;
+        message.msg_control = controls[slot].as_mut_ptr().cast();
+        message.msg_controllen = SOURCE_BYTES;
+        let send = opcode::SendMsg::new(Fixed(socket), message).flags(SEND_FLAGS as u32).build();
+        self.queue(send);
+    }
+
+    fn queue(&mut self, send: squeue::Entry) {
         // With MSG_DONTWAIT a UDP send is over when it was handed over, so its slot is free after the next `submit`.
-        let send = send.build().flags(squeue::Flags::SKIP_SUCCESS).user_data(SEND);
-        self.push(&send);
+        self.push(&send.flags(squeue::Flags::SKIP_SUCCESS).user_data(SEND));
         self.queued += 1;
     }
 
@@ -354,11 +360,12 @@ impl Ring {
         }
         self.queued = 0;
         self.collect();
+        self.turns = self.turns.wrapping_add(1);
+        self.close_left();
         Ok(())
     }
 
     fn collect(&mut self) {
-        self.asks = 0;
         for completion in self.ring.completion() {
             let (known_by, result) = (completion.user_data(), completion.result());
             match known_by {
@@ -366,20 +373,13 @@ impl Ring {
                 // Nothing was armed: there is nothing to cancel.
                 CANCEL => {}
                 _ => {
-                    let (socket, is_answer) = (known_by as SocketIndex, known_by & ASK != 0);
-                    let group = if is_answer { ASKED } else { TOLD };
-                    if let Some(index) = cqueue::buffer_select(completion.flags()) {
-                        let at_nanos = match self.manners[socket as usize] {
-                            Manner::IsAsked { stamped: true } if is_answer => self.headers.at_nanos(known_by),
-                            _ => 0,
-                        };
-                        let (buffer, bytes) = (Buffer { group, index }, result.max(0) as usize);
-                        self.received.push_back(Filled { socket, buffer, bytes, at_nanos });
-                    } else if result < 0 && ![-libc::EAGAIN, -libc::ENOBUFS, -libc::ECANCELED].contains(&result) {
+                    let socket = known_by as SocketIndex;
+                    if let Some(buffer) = cqueue::buffer_select(completion.flags()) {
+                        self.received.push_back(Filled { socket, buffer, bytes: result.max(0) as usize });
+                    } else if result < 0 && ![-libc::ENOBUFS, -libc::ECANCELED].contains(&result) {
                         self.receive_errors += 1;
                     }
-                    let tells = self.manners[socket as usize] == Manner::Tells;
-                    if !is_answer && tells && !cqueue::more(completion.flags()) {
+                    if !cqueue::more(completion.flags()) && self.sockets[socket as usize].is_some() {
                         self.rearmed += 1;
                         self.to_arm.push(socket);
                     }
@@ -390,38 +390,24 @@ impl Ring {
 
     /// The next datagram that came.
     pub fn take(&mut self) -> Option<Arrival> {
-        let Filled { socket, buffer, bytes, at_nanos } = self.received.pop_front()?;
+        let Filled { socket, buffer, bytes } = self.received.pop_front()?;
         let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let arrival = Arrival { socket, len: bytes, at_nanos, from, buffer, start: 0 };
-        match self.stamped && buffer.group == TOLD {
-            true => Some(stamped(self.told.buffers.slice(usize::from(buffer.index) * STRIDE_BYTES, bytes), arrival)),
+        let arrival = Arrival { socket, len: bytes, at_nanos: 0, from, buffer, start: 0 };
+        match self.stamped {
+            true => Some(stamped(self.pool.buffers.slice(usize::from(buffer) * STRIDE_BYTES, bytes), arrival)),
             false => Some(arrival),
         }
     }
 
-    /// Whose datagram `take` will answer after so many others.
-    pub fn ahead(&self, others: usize) -> Option<SocketIndex> {
-        self.received.get(others).map(|filled| filled.socket)
-    }
-
     /// Its bytes.
     pub fn bytes(&mut self, arrival: &Arrival) -> &mut [u8] {
-        let at = usize::from(arrival.buffer.index) * STRIDE_BYTES + arrival.start;
-        self.pool(arrival).buffers.slice(at, arrival.len)
+        self.pool.buffers.slice(usize::from(arrival.buffer) * STRIDE_BYTES + arrival.start, arrival.len)
     }
 
     /// Gives its buffer back.
     pub fn release(&mut self, arrival: Arrival) {
-        let pool = self.pool(&arrival);
-        pool.provide(arrival.buffer.index);
-        pool.publish();
-    }
-
-    fn pool(&mut self, arrival: &Arrival) -> &mut Pool {
-        match arrival.buffer.group {
-            TOLD => &mut self.told,
-            _ => &mut self.answers,
-        }
+        self.pool.provide(arrival.buffer);
+        self.pool.publish();
     }
 
     /// The next datagram that came, copied into `into`.
@@ -434,12 +420,12 @@ impl Ring {
 
     fn arm(&mut self) {
         while let Some(socket) = self.to_arm.pop() {
-            if self.manners[socket as usize] != Manner::Tells {
+            if self.sockets[socket as usize].is_none() {
                 continue;
             }
             let receive = match self.stamped {
-                true => opcode::RecvMsgMulti::new(Fixed(socket), &raw const *self.header, TOLD).build(),
-                false => opcode::RecvMulti::new(Fixed(socket), TOLD).build(),
+                true => opcode::RecvMsgMulti::new(Fixed(socket), &raw const *self.header, GROUP).build(),
+                false => opcode::RecvMulti::new(Fixed(socket), GROUP).build(),
             };
             self.push(&receive.user_data(u64::from(socket)));
         }
@@ -453,14 +439,6 @@ impl Ring {
             }
             let _ = self.ring.submitter().submit();
         }
-    }
-}
-
-impl Headers {
-    /// The time in the header of an answer. `cmsghdr` has 16 bytes, then comes a `timespec`.
-    fn at_nanos(&self, known_by: u64) -> u64 {
-        let control = &self.controls[(known_by >> 32) as usize % ASKS];
-        if control[0] == 0 { 0 } else { control[2] * 1_000_000_000 + control[3] }
     }
 }
 
@@ -478,6 +456,17 @@ fn stamped(filled: &[u8], arrival: Arrival) -> Arrival {
     Arrival { len: filled.len() - start, at_nanos, from, start, ..arrival }
 }
 
+/// The control message that says from which address a datagram leaves: `cmsghdr`, then an `in_pktinfo` (interface, source, and what is not
+/// read).
+fn source(address: Ipv4Addr) -> [u8; SOURCE_BYTES] {
+    let mut control = [0; SOURCE_BYTES];
+    control[..8].copy_from_slice(&((CONTROL_HEAD_BYTES + PKTINFO_BYTES) as u64).to_ne_bytes());
+    control[8..12].copy_from_slice(&libc::IPPROTO_IP.to_ne_bytes());
+    control[12..16].copy_from_slice(&libc::IP_PKTINFO.to_ne_bytes());
+    control[20..24].copy_from_slice(&address.octets());
+    control
+}
+
 /// Nanoseconds of the real-time clock, which the kernel stamps datagrams with.
 pub fn real_nanos() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -486,19 +475,25 @@ pub fn real_nanos() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-fn bind(port: u16) -> io::Result<OwnedFd> {
+/// A socket at an address of this host, which several may have. `buffer_bytes`: what the kernel may hold for it.
+pub(super) fn bind(at: SocketAddrV4, buffer_bytes: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: no pointers; the answer is a fresh descriptor that nobody else owns.
     let fd =
         unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?) };
-    set_option(&fd, libc::SO_RCVBUF, RECEIVE_BUFFER_BYTES)?;
-    let address = raw(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+    if set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, buffer_bytes).is_err() {
+        set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, buffer_bytes)?;
+    }
+    if at.port() != 0 {
+        set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    }
+    let address = raw(at);
     let len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
     // SAFETY: `address` holds `len` bytes of a socket address and lives through the call.
     check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) })?;
     Ok(fd)
 }
 
-fn port_of(fd: &OwnedFd) -> io::Result<u16> {
+pub(super) fn port_of(fd: &OwnedFd) -> io::Result<u16> {
     let mut address = raw(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
     let mut len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
     // SAFETY: `address` has room for `len` bytes; both live through the call.
@@ -506,14 +501,14 @@ fn port_of(fd: &OwnedFd) -> io::Result<u16> {
     Ok(u16::from_be(address.sin_port))
 }
 
-fn set_option(fd: &OwnedFd, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+pub(super) fn set_option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is `len` bytes long and lives through the call.
-    check(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const value).cast(), len) }).map(drop)
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) }).map(drop)
 }
 
 /// Datagrams that a socket dropped, by the kernel's account of its memory.
-fn dropped(fd: &OwnedFd) -> u64 {
+pub(super) fn dropped(fd: &OwnedFd) -> u64 {
     /// `SK_MEMINFO_DROPS`, the last of `SK_MEMINFO_VARS` numbers.
     const DROPS: usize = 8;
     let mut numbers = [0u32; DROPS + 1];
@@ -534,6 +529,6 @@ fn raw(address: SocketAddrV4) -> libc::sockaddr_in {
     }
 }
 
-fn check(answer: libc::c_int) -> io::Result<libc::c_int> {
+pub(super) fn check(answer: libc::c_int) -> io::Result<libc::c_int> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }

@@ -121,7 +121,7 @@ impl Dial for NgDial {
         let for_b = self.exchange("offer", &call, a, &plain).context("offer")?;
         let to = sip::media_of(&for_b).context("no media port in rtpengine's offer")?;
         answered.to = [None, Some(SocketAddrV4::new(Ipv4Addr::LOCALHOST, to.port()))];
-        let answer = sip::answer(order.ports[1], order.rtcp_port, order.payload_type);
+        let answer = sip::answer(order.at[1], order.rtcp_port, order.payload_type);
         let ice = format!("{}{}", text("ICE"), text("force"));
         answered.answers[0] = self.exchange("answer", &call, &answer, &ice).context("answer")?;
         Ok(answered)

@@ -64,15 +64,16 @@ impl<'t> Request<'t> {
     }
 }
 
-/// What an RTP end says about itself. RTCP of all goes to one port.
-pub fn answer(port: u16, rtcp_port: u16, payload_type: u8) -> String {
+/// What an RTP end says about itself. RTCP of all goes to one port, at the end's own address.
+pub fn answer(at: SocketAddrV4, rtcp_port: u16, payload_type: u8) -> String {
     let map = match payload_type {
         0 => "PCMU/8000".to_owned(),
         8 => "PCMA/8000".to_owned(),
         _ => "opus/48000/2".to_owned(),
     };
+    let (ip, port) = (at.ip(), at.port());
     format!(
-        "v=0\r\no=- {port} 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+        "v=0\r\no=- {port} 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\n\
          m=audio {port} RTP/AVP {payload_type}\r\na=rtpmap:{payload_type} {map}\r\na=ptime:20\r\n\
          a=rtcp:{rtcp_port}\r\na=sendrecv\r\n"
     )

@@ -92,7 +92,7 @@ impl Run {
             "transcoded_resident_kib": kib(&shipped, &[0]),
             // The engine behind the bench's own door.
             "relayed_resident_kib": kib(&shipped_relayed, &[0]),
-            // Five sockets a call: the gateway's three and the generator's two.
+            // The gateway's three sockets: the generator's ends have none once a call is up.
             "kernel_socket_objects_kib": kib(&shipped, &[1]),
             "kernel_receive_memory_accounted_kib": kib(&shipped, &[2]),
             "each_step_kib": {
