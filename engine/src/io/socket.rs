@@ -272,6 +272,14 @@ pub(super) mod tests {
         pub(in crate::io) tos: i32,
     }
 
+    /// Until there is something to read: on a busy core the kernel delivers what was sent over loopback a moment after it took it.
+    pub(in crate::io) fn until_there(socket: &MediaSocket) {
+        const ONLY_WHERE_NOTHING_COMES_MS: libc::c_int = 5_000;
+        let mut fd = libc::pollfd { fd: raw(socket.as_fd()), events: libc::POLLIN, revents: 0 };
+        // SAFETY: `fd` is one entry and lives through the call.
+        assert_eq!(unsafe { libc::poll(&raw mut fd, 1, ONLY_WHERE_NOTHING_COMES_MS) }, 1, "nothing has come");
+    }
+
     /// From now on the kernel tells a socket what headers say.
     pub(in crate::io) fn show_marks(socket: &MediaSocket) {
         set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_RECVTTL, 1).unwrap();

@@ -35,6 +35,8 @@ const PROGRAM_NAME: [u8; 16] = *b"tandem_steering\0";
 const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
+/// How often a program is offered to a kernel that is interrupted.
+const PROG_LOAD_TRIES_MAX: usize = 10;
 const LINK_CREATE: libc::c_int = 28;
 /// Kinds of maps and programs, and flags.
 const MAP_TYPE_ARRAY: u32 = 2;
@@ -225,23 +227,25 @@ fn create_map(map_type: u32, max_entries: u32, map_flags: u32) -> io::Result<Own
 
 fn load(program: &[u64]) -> io::Result<OwnedFd> {
     let license = c"MIT";
-    bpf(
-        PROG_LOAD,
-        &ProgLoad {
-            prog_type: PROG_TYPE_SK_LOOKUP,
-            insn_cnt: program.len() as u32,
-            insns: program.as_ptr() as u64,
-            license: license.as_ptr() as u64,
-            log_level: 0,
-            log_size: 0,
-            log_buf: 0,
-            kern_version: 0,
-            prog_flags: 0,
-            prog_name: PROGRAM_NAME,
-            prog_ifindex: 0,
-            expected_attach_type: ATTACH_SK_LOOKUP,
-        },
-    )
+    let attributes = ProgLoad {
+        prog_type: PROG_TYPE_SK_LOOKUP,
+        insn_cnt: program.len() as u32,
+        insns: program.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+        prog_name: PROGRAM_NAME,
+        prog_ifindex: 0,
+        expected_attach_type: ATTACH_SK_LOOKUP,
+    };
+    // The kernel gives up checking a program when the thread is wanted for something else (a signal, io_uring's work).
+    let mut tries = (1..PROG_LOAD_TRIES_MAX).map(|_| bpf(PROG_LOAD, &attributes));
+    let passing =
+        |loaded: &io::Result<OwnedFd>| matches!(loaded, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    tries.find(|loaded| !passing(loaded)).unwrap_or_else(|| bpf(PROG_LOAD, &attributes))
 }
 
 /// One instruction (`linux/bpf.h`): operation, registers, jump, number.

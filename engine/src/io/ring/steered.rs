@@ -25,8 +25,8 @@ pub(super) const IP_UDP_BYTES: usize = 28;
 /// Longer datagrams go by their own sockets, which know what the path carries.
 const RAW_BYTES_MAX: usize = 1_200;
 /// What the kernel may hold for all calls of a worker between two turns: it doubles it, and a small packet occupies up to 2.3 KiB, so these
-/// are 70 ms of 1,000 calls.
-const RECEIVE_BUFFER_BYTES: libc::c_int = 8 * 1024 * 1024;
+/// are 140 ms of 1,000 calls.
+const RECEIVE_BUFFER_BYTES: libc::c_int = 16 * 1024 * 1024;
 /// `SO_MEMINFO` answers so many numbers (`linux/sock_diag.h`), of which the last says what the socket has dropped.
 const MEMINFO_NUMBERS: usize = 9;
 /// What may wait in the raw socket for a network card.
