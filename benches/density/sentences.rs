@@ -94,6 +94,11 @@ fn ratio_words(ratio: &Value) -> String {
     if faults > 0.0 {
         let _ = write!(text, " with {faults} faults in all windows");
     }
+    let windows = || ratio["spoiled"].as_array().into_iter().flatten().filter_map(Value::as_array).flatten();
+    let spoiled = windows().filter(|reason| !reason.is_null()).count();
+    if spoiled > 0 {
+        let _ = write!(text, ", {spoiled} of {} windows SPOILED by the machine", windows().count());
+    }
     text
 }
 
@@ -275,7 +280,8 @@ mod tests {
             "stood_still": {"beside_the_gateway": {"seconds": 60.2, "measured_core": 7, "generators_core": 8, "at_once": 5},
                 "beside_the_floor": {"seconds": 40.0, "measured_core": 5, "generators_core": 5, "at_once": 4}},
             "ratio_to_floor": [{"calls": 200, "ratio": 0.97, "by_turns": [0.96, 0.97, 0.98], "faults": [[0, 0, 0], [0, 0, 0]]},
-                {"calls": 387, "ratio": 1.01, "by_turns": [1.01, 1.0, 1.05], "faults": [[0, 2, 0], [1, 0, 0]]}],
+                {"calls": 387, "ratio": 1.01, "by_turns": [1.01, 1.0, 1.05], "faults": [[0, 2, 0], [1, 0, 0]],
+                    "spoiled": [[null, "others used the core", null], [null, null, null]]}],
             "scores": {"toward_a": {"calls": 12, "is_the_same_speech": true, "similarity_least": 0.97, "pesq_nb": 4.1, "pesq_nb_of_mu_law_alone": 4.2,
                 "pesq_nb_below_mu_law": 0.1, "pesq_nb_below_mu_law_standard_error": 0.012}},
         });
@@ -284,7 +290,8 @@ mod tests {
             "387 calls: no fault, core below 85.0 %",
             "pacing p99 below 2.0 ms; the next step above, 396, was not; by cost alone 401",
             "the generator was full",
-            "times the floor: 0.97 at 200 calls (0.96, 0.97, 0.98), 1.01 at 387 calls (1.01, 1.0, 1.05) with 3 faults in all windows; by turns",
+            "times the floor: 0.97 at 200 calls (0.96, 0.97, 0.98), 1.01 at 387 calls (1.01, 1.0, 1.05) with 3 faults in all windows, \
+             1 of 6 windows SPOILED by the machine; by turns",
             "brackets; with nothing left out (0.9, 4.2, 5.0), the floor's (3.1)",
             "the measured core stood still 7 times in 60.2 s, the generator's core 8, both at once 5; beside the floor 5 times in 40.0 s",
             "270 calls: residence p99.9 1.2 ms (0.9, 1.2, 5.0), the floor's 0.8 ms (0.8)",
