@@ -21,6 +21,9 @@ const WAYS: [Way; 3] = [Way::Steered, Way::Own, Way::Mmsg];
 /// Where peers are kept apart by the kernel.
 const CONNECTED: [Way; 2] = [Way::Own, Way::Mmsg];
 
+/// Words that may be lost in a row.
+const LOST_MAX: usize = 4;
+
 /// The tests take turns: some count the descriptors of the process, some load the machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -119,8 +122,12 @@ fn a_leg_hears_its_peer_alone_while_nobody_else_may_speak_and_anyone_again_soon_
     stranger.connect(to).unwrap();
     let mut came = [0; 2000];
     let mut speak = |words: &[u8]| {
-        peer.send_to(words, to).unwrap();
-        assert_eq!(patiently(|| peer.recv(&mut came)), words.len());
+        // While the kernel moves a socket from one table to another it finds it in neither: what comes in that moment is lost.
+        let is_heard = (0..LOST_MAX).any(|_| {
+            peer.send_to(words, to).unwrap();
+            hurriedly(&peer, || peer.recv(&mut came)).is_some_and(|len| len == words.len())
+        });
+        assert!(is_heard, "the peer is heard no more");
         pause();
     };
     // Two looks of the worker: one asks where the peer sends to, one connects.
@@ -263,6 +270,8 @@ fn a_burst_beyond_a_sockets_share_is_dropped_and_counted_and_the_socket_lives() 
 
 #[test]
 fn what_running_calls_lose_while_their_worker_is_held_up_is_counted() {
+    /// More than the socket holds, however little a datagram occupies: what is on its way takes at least 768 bytes.
+    const SENT: u64 = 60_000;
     let _alone = alone();
     let mut rig = Rig::start(Way::Steered, 20_600..=20_699);
     let (slow, legs) = (rig.open(1), rig.open(2));
@@ -272,11 +281,11 @@ fn what_running_calls_lose_while_their_worker_is_held_up_is_counted() {
     rig.shared.hold.store(true, Ordering::SeqCst);
     peer.send_to(b"hold", (Ipv4Addr::LOCALHOST, slow.webrtc)).unwrap();
     rig.wait_for("the worker to stand still", |rig| rig.shared.held.load(Ordering::SeqCst));
-    for _ in 0..30_000 {
+    for _ in 0..SENT {
         peer.send_to(&[2; 160], (Ipv4Addr::LOCALHOST, legs.rtp)).unwrap();
     }
     rig.shared.hold.store(false, Ordering::SeqCst);
-    let metrics = rig.metrics_when(|metrics| metrics.datagrams_received + metrics.datagrams_overflowed == 30_001);
+    let metrics = rig.metrics_when(|metrics| metrics.datagrams_received + metrics.datagrams_overflowed == SENT + 1);
     assert!(metrics.datagrams_overflowed > 0, "{metrics:?}");
     // What was too much for one call rests for a moment; then it is heard again.
     let quiet = self::peer(Ipv4Addr::LOCALHOST.into());
