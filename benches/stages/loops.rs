@@ -14,7 +14,7 @@ use engine::config::Driver;
 use engine::io::address::Family;
 use engine::io::socket::MediaSocket;
 use engine::io::system::{WakeFd, raise_open_files};
-use engine::io::{Net, Owner, clock};
+use engine::io::{GATHER_MAX, Net, Owner, clock};
 use engine::metrics::Metrics;
 use ring::Ring;
 use std::cell::Cell;
@@ -97,7 +97,7 @@ fn engine(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, driver: Driver, 
             rounds(&mut feeder, count, || {
                 let (mut answered, start) = (0, clock::now());
                 while answered < SOCKETS && clock::now().since(start) < ROUND_TIME_MAX {
-                    net.wait(clock::now().plus_millis(1), &mut metrics).expect("a wait");
+                    net.wait(clock::now().plus_millis(1), GATHER_MAX, &mut metrics).expect("a wait");
                     net.collect(clock::now(), &mut metrics);
                     while let Some(packet) = net.next_packet(&mut metrics) {
                         let key = keys[packet.owner.slot as usize];
@@ -106,7 +106,7 @@ fn engine(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, driver: Driver, 
                         answered += 1;
                     }
                 }
-                net.wait(clock::now(), &mut metrics).expect("a wait");
+                net.wait(clock::now(), GATHER_MAX, &mut metrics).expect("a wait");
             })
         })
     });

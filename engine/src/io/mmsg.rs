@@ -8,9 +8,7 @@
 
 use super::socket::{MediaSocket, MessageTable};
 use super::system::{Epoll, WakeFd};
-use super::{
-    Owner, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, gathered, is_send_noise, system,
-};
+use super::{Owner, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_send_noise, system};
 use crate::limits::{DATAGRAM_BYTES_MAX, TURN_PACKETS_MAX};
 use crate::metrics::Metrics;
 use crate::time::Instant;
@@ -19,6 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Ready sockets looked at in one turn.
 const EVENTS_MAX: usize = 512;
@@ -127,10 +126,10 @@ impl Mmsg {
         self.closed.push_back(entry.owner);
     }
 
-    pub(super) fn wait(&mut self, until: Instant, metrics: &mut Metrics) -> io::Result<()> {
+    pub(super) fn wait(&mut self, until: Instant, gather: Duration, metrics: &mut Metrics) -> io::Result<()> {
         self.flush(metrics);
-        let now = clock::now();
-        system::rest(gathered(self.now, now).min(until).since(now));
+        let gathered = (self.now + gather).min(until);
+        system::rest(gathered.since(clock::now()));
         self.epoll.wait(until.since(clock::now()))
     }
 

@@ -51,20 +51,13 @@ pub const SENDS_MAX: usize = 1024;
 pub const SENDS_BATCH: usize = 64;
 const _: () = assert!(SENDS_BATCH <= SENDS_MAX);
 
-/// How long after the beginning of a turn the next one begins at the earliest, unless a deadline comes first: what comes within that
-/// time shares a turn, its system call and its wake-up. A worker with nothing to do answers its first packet at once; one that is busy
-/// for longer than this waits for nothing.
+/// How long after the beginning of a turn the next one begins at the earliest, unless a deadline comes first, where the worker has time to
+/// spare: what comes within that time shares a turn, its system call and its wake-up. A worker with nothing to do answers its first packet
+/// at once; one that is busy for longer than this waits for nothing.
 pub const GATHER_MIN: Duration = Duration::from_micros(250);
 
-/// The same for a worker that is busy for two thirds of its time and more: there calls count, not tenths of milliseconds.
+/// The same for a busy worker: there calls count, not tenths of milliseconds.
 pub const GATHER_MAX: Duration = Duration::from_micros(400);
-
-/// When the turn after one that lasted from `began` to `now` begins at the earliest: half of what it took is rest. So turns grow toward
-/// [`GATHER_MAX`] by themselves where the work of what was gathered takes two thirds of the gathering, and shrink below.
-fn gathered(began: Instant, now: Instant) -> Instant {
-    let worked = now.since(began);
-    began + (worked + worked / 2).clamp(GATHER_MIN, GATHER_MAX)
-}
 
 /// Whose a socket is. Means nothing to `io`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -242,12 +235,12 @@ impl Net {
         }
     }
 
-    /// Hands all queued datagrams to the kernel and waits for something to happen, at most `until`, and gathers for [`GATHER_MIN`]
-    /// to [`GATHER_MAX`].
-    pub fn wait(&mut self, until: Instant, metrics: &mut Metrics) -> io::Result<()> {
+    /// Hands all queued datagrams to the kernel and waits for something to happen, at most `until`. What comes within `gather` of the
+    /// turn's beginning waits for each other: [`GATHER_MIN`] to [`GATHER_MAX`].
+    pub fn wait(&mut self, until: Instant, gather: Duration, metrics: &mut Metrics) -> io::Result<()> {
         match self {
-            Net::Ring(ring) => ring.wait(until, metrics),
-            Net::Mmsg(mmsg) => mmsg.wait(until, metrics),
+            Net::Ring(ring) => ring.wait(until, gather, metrics),
+            Net::Mmsg(mmsg) => mmsg.wait(until, gather, metrics),
         }
     }
 
@@ -426,7 +419,7 @@ mod tests {
         }
 
         pub(super) fn turn(&mut self) {
-            self.net.wait(clock::now().plus_millis(10), &mut self.metrics).unwrap();
+            self.net.wait(clock::now().plus_millis(10), GATHER_MIN, &mut self.metrics).unwrap();
             self.net.collect(clock::now(), &mut self.metrics);
             while let Some(packet) = self.net.next_packet(&mut self.metrics) {
                 self.sent_to = packet.sent_to;
@@ -692,21 +685,12 @@ mod tests {
             for round in 0..3 {
                 rig.send(socket, to, b"on its way");
                 let until = clock::now().plus_millis(5);
-                rig.net.wait(until, &mut rig.metrics).unwrap();
+                rig.net.wait(until, GATHER_MAX, &mut rig.metrics).unwrap();
                 assert!(clock::now() >= until, "{way:?} round {round}: nothing came, and the wait ended");
                 rig.net.collect(clock::now(), &mut rig.metrics);
                 assert_eq!(rig.metrics.datagrams_sent, round + 1);
             }
         }
-    }
-
-    #[test]
-    fn a_worker_gathers_the_longer_the_busier_it_is_and_never_past_what_it_worked() {
-        let began = Instant::from_millis(5);
-        let next = |worked_us| gathered(began, began + Duration::from_micros(worked_us)).since(began).as_micros();
-        assert_eq!([0, 100, 200, 260, 400].map(next), [250, 250, 300, 390, 400]);
-        // Two thirds of its time: what is gathered in so long takes so long again. Above, nothing is waited for.
-        assert_eq!(next(1_000), 400);
     }
 
     #[test]

@@ -30,8 +30,7 @@ use super::address::Family;
 use super::socket::{CONTROL_BYTES, MediaSocket, destination};
 use super::system::WakeFd;
 use super::{
-    Owner, PAUSE_MS, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, gathered, is_noise,
-    is_send_noise,
+    Owner, PAUSE_MS, Packet, SENDS_BATCH, SENDS_MAX, SOCKET_PACKETS_MAX, SocketKey, clock, is_noise, is_send_noise,
 };
 use crate::limits::{DATAGRAM_BYTES_MAX, RING_BUFFERS_MAX, TURN_PACKETS_MAX};
 use crate::metrics::Metrics;
@@ -262,13 +261,13 @@ impl Ring {
         }
     }
 
-    pub(super) fn wait(&mut self, until: Instant, metrics: &mut Metrics) -> io::Result<()> {
+    pub(super) fn wait(&mut self, until: Instant, gather: Duration, metrics: &mut Metrics) -> io::Result<()> {
         self.hand_over(metrics);
         self.state.buffers.publish();
         let until = self.state.paused.front().map_or(until, |&(resume, _)| resume.min(until));
         let until = if self.state.received.is_empty() { until } else { Instant::ZERO };
         let now = clock::now();
-        let gathered = gathered(self.state.now, now).min(until);
+        let gathered = (self.state.now + gather).min(until);
         if now < gathered {
             self.enter(GATHER_COMPLETIONS, gathered.since(now))?;
             if !self.ring.completion().is_empty() {

@@ -18,12 +18,19 @@
 //! a step up must not be busy after it, or the level would swing for ever.
 
 use crate::config::COMPLEXITY_MAX;
+use crate::io::{GATHER_MAX, GATHER_MIN};
 use crate::metrics::{LATENESS_BUCKETS, LATENESS_MS};
 use crate::time::Instant;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// How often the load is judged, at most.
 pub(super) const WINDOW_MS: u64 = 200;
+
+/// Thousandths of a core from which turns gather for longer, and below which for less again: the difference is more than what that itself
+/// makes in load.
+const GATHER_LONGER: u32 = 600;
+const GATHER_LESS: u32 = 550;
 
 /// Thousandths of a core that are calm, busy, and nearly all of it.
 const CALM: u32 = 450;
@@ -84,6 +91,7 @@ pub(super) struct Governor {
     costs: [Option<u32>; COST_WINDOWS],
     /// Whether the load is ours.
     is_own: bool,
+    gather: Duration,
 }
 
 impl Governor {
@@ -91,12 +99,25 @@ impl Governor {
     pub(super) fn new(range: RangeInclusive<u8>) -> Governor {
         debug_assert!(!range.is_empty() && *range.end() <= COMPLEXITY_MAX);
         let level = *range.end();
-        Governor { range, level, calm_since: None, full_windows: 0, costs: [None; COST_WINDOWS], is_own: false }
+        Governor {
+            range,
+            level,
+            calm_since: None,
+            full_windows: 0,
+            costs: [None; COST_WINDOWS],
+            is_own: false,
+            gather: GATHER_MIN,
+        }
     }
 
     /// The complexity in force.
     pub(super) fn complexity(&self) -> u8 {
         self.level
+    }
+
+    /// For how long turns gather.
+    pub(super) fn gather(&self) -> Duration {
+        self.gather
     }
 
     /// Whether there is time for another bridge beside `open` ones, those included on which no media flows yet.
@@ -117,6 +138,11 @@ impl Governor {
     /// Looks at one window; answers the new complexity when it changes.
     pub(super) fn judge(&mut self, now: Instant, window: Window) -> Option<u8> {
         let (floor, before) = (*self.range.start(), self.level);
+        self.gather = match window.busy {
+            GATHER_LONGER.. => GATHER_MAX,
+            ..GATHER_LESS => GATHER_MIN,
+            _ => self.gather,
+        };
         self.is_own = window.cpu >= OWN_MIN && window.open >= BRIDGES_MIN;
         self.note_cost(window);
         let to_come = self.reckoned(window.open.into()).unwrap_or(0);
@@ -280,6 +306,19 @@ mod tests {
         assert!(governor.has_time_for_another(4_000));
         run(&mut governor, 1_400, 3, Window { carrying: 100, ..busy(OWN_MIN - 1) });
         assert!(governor.has_time_for_another(4_000));
+    }
+
+    #[test]
+    fn a_worker_gathers_for_longer_while_it_is_busy() {
+        let mut governor = Governor::new(0..=5);
+        let mut gather = |load| {
+            governor.judge(Instant::from_millis(0), busy(load));
+            governor.gather()
+        };
+        assert_eq!(
+            [590, 600, 560, 549, 590].map(&mut gather),
+            [GATHER_MIN, GATHER_MAX, GATHER_MAX, GATHER_MIN, GATHER_MIN]
+        );
     }
 
     #[test]

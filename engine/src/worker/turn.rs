@@ -155,7 +155,7 @@ impl<C: Core> Worker<C> {
         let until = self.wait_until(last);
         self.net.hand_over(&mut self.metrics);
         let (handed_over, cpu) = (clock::now(), system::thread_cpu());
-        let waited = self.net.wait(until, &mut self.metrics);
+        let waited = self.net.wait(until, self.governor.gather(), &mut self.metrics);
         waited.expect("a wait that is neither interrupted nor timed out fails only when our own calls are wrong");
         let now = clock::now();
         self.cpu = system::thread_cpu();
