@@ -283,7 +283,9 @@ pub fn window_beside(
     let after = Snapshot::take(subject, idle, site)?;
     let stalls = samplers.map(|sampler| sampler.and_then(Sampler::finish));
     let mut still = late_spans(from, SLOT_NANOS, &generator.lateness);
-    still.extend(stalls[0].iter().flat_map(|stalls| &stalls.spans));
+    if let [Some(own), Some(other)] = &stalls {
+        still.extend(own.with(other));
+    }
     let left = LeftOut::of(still);
 
     let used = after.subject.since(before.subject);

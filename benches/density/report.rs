@@ -117,7 +117,7 @@ pub fn table(results: &Value) -> String {
 fn how(conditions: &Value) -> String {
     format!(
         "every packet's header, order, timestamp and SRTP tag is checked; pacing and residence are the kernel's times of the first {} calls \
-         and of one in {} beyond\nwhile the core stood still (as a watcher on it saw) or the generator was late, by 2 ms, and for 100 ms after, \
+         and of one in {} beyond\nwhile both cores stood still (as watchers on them saw) or the generator was late, by 2 ms, and for 100 ms after, \
          pacing and residence are left out: such rows say\nhow much and what the figures are with it; faults always count; a window that \
          others on the core, stolen time or too many stalls spoiled is measured again, twice\nat most; residence at 70 % of the knee is that of \
          the median of {} windows, the floor's too\n",

@@ -1,17 +1,15 @@
 //! Whether the machine itself stood still: a thread of the highest class on the measured core, woken every 2 ms, that notes how late.
 //!
 //! No ordinary thread can keep it waiting for longer than a system call lasts, however busy the core is; what does is the hypervisor that
-//! gives the core to somebody else, or the kernel's own interrupts. So a look that is late by milliseconds is time that no program on this
-//! core could have used. It costs 500 wake-ups a second, about a thousandth of the core. Where the system does not allow it, nothing is
+//! gives the core to somebody else, or the kernel, which may be at work for the gateway. It costs 500 wake-ups a second, about a thousandth of the core. Where the system does not allow it, nothing is
 //! known and nothing is claimed.
 //!
-//! What packets do in and after such a time says nothing about the gateway, and is left out ([`LeftOut`]): the time itself and
-//! [`AFTER_NANOS`] behind it. So is the time in which the generator was late by its own account: then the load was not what it should be.
+//! Another watches the generator's core in the same seconds, where no thread of the gateway ever runs. What packets do while both stand
+//! still says nothing about the gateway, and is left out ([`LeftOut`]): the time itself and [`AFTER_NANOS`] behind it. So is the time in which the generator was late by its own account: then the load was not what it should be.
 //! Faults are never left out.
 //!
-//! How to know that it was not the gateway that kept the watcher waiting: another watches the generator's core in the same seconds, where
-//! no thread of the gateway ever runs. On a machine that stands still both see as much of it, often at once, and both see as much beside
-//! the floor. All of that is in the record, with how late looks usually were, and the figures with nothing left out stand beside the others.
+//! A core that stands still alone is not left out: beside relays that comes ten times as often as beside the floor. All of it is in the
+//! record, with how late looks usually were, and the figures with nothing left out stand beside the others.
 
 use super::process::keep_on;
 use super::ring::real_nanos;
@@ -62,10 +60,15 @@ impl Stalls {
         }
     }
 
-    /// How many of these were while `other` core stood still too.
-    pub fn at_once(&self, other: &Stalls) -> usize {
+    /// Those of these that were while `other` core stood still too.
+    pub fn with<'s>(&'s self, other: &'s Stalls) -> impl Iterator<Item = Span> + 's {
         let meet = |one: &&Span| other.spans.iter().any(|other| one.from < other.to && other.from < one.to);
-        self.spans.iter().filter(meet).count()
+        self.spans.iter().filter(meet).copied()
+    }
+
+    /// How many they are.
+    pub fn at_once(&self, other: &Stalls) -> usize {
+        self.with(other).count()
     }
 }
 
@@ -196,6 +199,7 @@ mod tests {
         let mut other = Stalls::default();
         other.look(26 * MS, 3 * MS);
         assert_eq!((own.at_once(&other), other.at_once(&own)), (1, 1));
+        assert!(own.with(&other).eq([span(24, 30)]), "what one core saw alone is not the machine's");
     }
 
     #[test]
