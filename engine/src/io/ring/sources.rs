@@ -69,9 +69,12 @@ impl Source {
         disconnect(&socket)?;
         bind_to(&socket, address)?;
         // Connected, it counts its packets itself (IP's identification); else the kernel would take numbers from a table that fits no cache.
+        // The route to nobody, which would be looked at after each packet, goes when the type of service changes.
+        let tos = libc::c_int::from(dscp) << 2;
+        set_option(&socket, libc::IPPROTO_IP, libc::IP_TOS, tos ^ 1 << 2)?;
         connect(&socket, NOBODY)?;
+        set_option(&socket, libc::IPPROTO_IP, libc::IP_TOS, tos)?;
         grow(&socket, (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), SEND_BUFFER_BYTES);
-        set_option(&socket, libc::IPPROTO_IP, libc::IP_TOS, libc::c_int::from(dscp) << 2)?;
         Ok(Source { address, socket })
     }
 }
