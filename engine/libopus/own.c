@@ -1,5 +1,6 @@
-/* Whose functions are called is decided once, before main: LIBOPUS_PLAIN=1 takes libopus's alone (to measure against, or where ours are
- * suspected of something), LIBOPUS_COMPARED=1 calls both and compares all that they leave behind (tests). */
+/* Whose functions are called is decided once, before main: ours where the processor has AVX2. LIBOPUS_PLAIN=1 takes libopus's alone (to
+ * measure against, or where ours are suspected of something), LIBOPUS_COMPARED=1 calls both and compares all that they leave behind
+ * (tests). */
 #include "own.h"
 
 #include <stdio.h>
@@ -14,7 +15,8 @@ static int is_set(const char *name) {
 }
 
 __attribute__((constructor)) static void choose(void) {
-    if (is_set("LIBOPUS_PLAIN")) {
+    __builtin_cpu_init();
+    if (is_set("LIBOPUS_PLAIN") || !__builtin_cpu_supports("avx2")) {
         libopus_choice = LIBOPUS_PLAIN;
     } else if (is_set("LIBOPUS_COMPARED")) {
         libopus_choice = LIBOPUS_COMPARED;
