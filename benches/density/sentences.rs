@@ -193,17 +193,31 @@ fn set_up(record: &Value) -> String {
             if kind["generator_limited"] == Value::Bool(true) { "!" } else { "" },
         );
     }
-    out.push_str(
-        "  from the request until both ends have heard something; of the windows in brackets the median counts\n",
-    );
+    let mut paces = String::new();
     for (kind, title) in kinds.iter().filter(|(kind, _)| kind.is_object()) {
         for (name, which) in [("at_half", "half of that"), ("at_half_of_the_target", "half of the target")] {
             if kind[name].is_object() {
-                let _ = writeln!(out, "  {title:<12} {}", pace_sentence(which, &kind[name]));
+                let _ = writeln!(paces, "  {title:<12} {}", pace_sentence(which, &kind[name]));
             }
         }
+        if kind["at_half"].is_null() && kind["half_rate"].is_number() {
+            // A record from before there were windows.
+            let rate = number(&kind["half_rate"]);
+            let (connected, both) = (spread_words(&kind["connected"]), spread_words(&kind["media_both_ways"]));
+            let _ =
+                writeln!(paces, "  {title:<12} {rate} a second, half of that: p50 / p99 {both}; connected {connected}");
+        }
     }
-    out
+    if !paces.is_empty() {
+        out.push_str(
+            "  from the request until both ends have heard something; of the windows in brackets the median counts\n",
+        );
+    }
+    out + &paces
+}
+
+fn spread_words(of: &Value) -> String {
+    format!("{} / {} ms", millis(&of["p50_us"]), millis(&of["p99_us"]))
 }
 
 /// How long set-ups took at a pace, and what the slowest waited for.
@@ -212,14 +226,13 @@ fn pace_sentence(which: &str, pace: &Value) -> String {
         let each: Vec<String> = pace[name].as_array().into_iter().flatten().map(millis).collect();
         each.join(", ")
     };
-    let pair = |of: &Value| format!("{} / {} ms", millis(&of["p50_us"]), millis(&of["p99_us"]));
     let mut text = format!(
         "{} a second, {which}: p50 / p99 {} ({}), with nothing left out ({}); connected {}; core {:.0} %, generator {:.0} %",
         number(&pace["per_second"]),
-        pair(&pace["media_both_ways"]),
+        spread_words(&pace["media_both_ways"]),
         windows("windows_p99_us"),
         windows("windows_with_stalls_p99_us"),
-        pair(&pace["connected"]),
+        spread_words(&pace["connected"]),
         number(&pace["core_percent"]),
         number(&pace["generator_percent"]),
     );
@@ -391,6 +404,14 @@ mod tests {
         ] {
             assert!(text.contains(said), "{said} is missing in\n{text}");
         }
+        let before = json!({"half_rate": 1_241.0, "connected": spread(6_700.0, 13_000.0), "media_both_ways": spread(7_300.0, 24_900.0)});
+        let text_before = set_up(&json!({"with_sip": before}));
+        assert!(
+            text_before.contains(
+                "with SIP     1241 a second, half of that: p50 / p99 7.3 / 24.9 ms; connected 6.7 / 13.0 ms\n"
+            ),
+            "{text_before}"
+        );
         assert!(!text.contains("with SIP") && !text.contains("half of that:"), "{text}");
     }
 
