@@ -28,7 +28,15 @@ fn ours_write_the_packets_and_the_samples_that_libopus_writes() {
 
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
-        for (function, at_least) in [("silk_decode_core", 10_000), ("silk_decode_core (saturated)", 20)] {
+        let each = [
+            ("silk_A2NLSF", 10_000),
+            ("silk_NLSF_del_dec_quant", 10_000),
+            ("silk_VQ_WMat_EC", 10_000),
+            ("silk_decode_core", 10_000),
+            ("silk_decode_core (saturated)", 20),
+            ("silk_noise_shape_quantizer", 10_000),
+        ];
+        for (function, at_least) in each {
             let line = format!("libopus: {function} and ours alike ");
             let times = told.lines().find_map(|told| told.strip_prefix(&line)?.split(' ').next()?.parse().ok());
             assert!(times >= Some(at_least), "{function} compared {times:?} times: {told}");
