@@ -13,19 +13,16 @@
 #include "main.h"
 #include "own.h"
 
+#include <immintrin.h>
 #include <string.h>
 
 void libopus_decode_core(silk_decoder_state *decoder, silk_decoder_control *control, opus_int16 xq[],
                          const opus_int16 pulses[MAX_FRAME_LENGTH], int arch);
 
-#include <immintrin.h>
-
 #define WITH_AVX2 __attribute__((target("avx2")))
 #define INLINED static inline __attribute__((always_inline)) WITH_AVX2
 
 enum {
-    /* What x86cpu.c calls a processor with AVX2. */
-    ARCH_AVX2 = 4,
     LANES = 8,
     /* Outputs of `rewhiten` at a time. */
     WHITE_LANES = 16,
@@ -237,35 +234,55 @@ INLINED struct sums begin(const opus_int32 y[], const struct taps *taps, int ord
     return sums;
 }
 
-/* Short-term prediction, as long as nothing saturates: otherwise it answers false, or `scale_output` will. Before `y` lie the samples that
- * came before. 64 bits hold what does not fit 32 long enough to be noticed. */
-INLINED int synthesise(opus_int32 y[], const opus_int32 res_Q14[], int length, const struct taps *taps, int order) {
-    const opus_int64 a1 = taps->chain[0], a2 = taps->chain[1], a3 = taps->chain[2];
-    opus_int64 y1 = y[-1], y2 = y[-2], y3 = y[-3];
-    opus_uint64 seen = 0;
-    struct sums sums = begin(y, taps, order);
-    /* The sums of the next turn, as they were when the sample four places before had been added. */
+/* The chain of short-term prediction. 64 bits hold what does not fit 32 long enough to be noticed. */
+struct chain {
+    opus_int64 a1, a2, a3;
+    /* The newest samples. */
+    opus_int64 y1, y2, y3;
+    /* Every bit that any prediction had, raised so that one that fits has none from 28 on. */
+    opus_uint64 seen;
+    struct sums sums;
+    /* Of the next turn, as they were when the sample four places before had been added. */
     opus_int32 ready[TURN][LANES];
-    for (int j = 0; j < TURN; j++) {
-        store(ready[j], sums.next);
+};
+
+/* One sample, the turn's `place`th. */
+INLINED void predict(struct chain *chain, const struct taps *taps, opus_int32 *y, opus_int32 res_Q14, int place, int order) {
+    opus_int64 older = chain->ready[place][2 * place + 1] + times_Q16(chain->y2, chain->a2) + times_Q16(chain->y3, chain->a3);
+    opus_int64 before = res_Q14 + older * 16;
+    /* Keeps compilers from adding the newest product, which is late, to the sum before the shift: one step more in the chain. */
+    __asm__("" : "+r"(before));
+    opus_int64 newest = times_Q16(chain->y1, chain->a1);
+    opus_int64 sample = before + newest * 16;
+    chain->seen |= (opus_uint64)(older + newest) + (1u << 27);
+    *y = (opus_int32)sample;
+    chain->y3 = chain->y2;
+    chain->y2 = chain->y1;
+    chain->y1 = sample;
+    contribute(&chain->sums, (opus_int32)sample, taps->of[place], 0, order);
+    store(chain->ready[place], chain->sums.next);
+}
+
+/* Short-term prediction, as long as nothing saturates: otherwise it answers false, or `scale_output` will. Before `y` lie the samples that
+ * came before. */
+INLINED int synthesise(opus_int32 y[], const opus_int32 res_Q14[], int length, const struct taps *taps, int order) {
+    struct chain chain = {.a1 = taps->chain[0], .a2 = taps->chain[1], .a3 = taps->chain[2]};
+    chain.y1 = y[-1];
+    chain.y2 = y[-2];
+    chain.y3 = y[-3];
+    chain.sums = begin(y, taps, order);
+    for (int place = 0; place < TURN; place++) {
+        store(chain.ready[place], chain.sums.next);
     }
-    advance(&sums, order);
+    advance(&chain.sums, order);
     for (int i = 0; i < length; i += TURN) {
-        for (int j = 0; j < TURN; j++) {
-            opus_int64 older = ready[j][2 * j + 1] + times_Q16(y2, a2) + times_Q16(y3, a3);
-            opus_int64 newest = times_Q16(y1, a1);
-            seen |= (opus_uint64)(older + newest) + (1u << 27);
-            opus_int64 sample = (res_Q14[i + j] + older * 16) + newest * 16;
-            y[i + j] = (opus_int32)sample;
-            y3 = y2;
-            y2 = y1;
-            y1 = sample;
-            contribute(&sums, (opus_int32)sample, taps->of[j], 0, order);
-            store(ready[j], sums.next);
-        }
-        advance(&sums, order);
+        predict(&chain, taps, y + i, res_Q14[i], 0, order);
+        predict(&chain, taps, y + i + 1, res_Q14[i + 1], 1, order);
+        predict(&chain, taps, y + i + 2, res_Q14[i + 2], 2, order);
+        predict(&chain, taps, y + i + 3, res_Q14[i + 3], 3, order);
+        advance(&chain.sums, order);
     }
-    return seen >> 28 == 0;
+    return chain.seen >> 28 == 0;
 }
 
 /* The same where something saturates. */
@@ -376,7 +393,8 @@ WITH_AVX2 static int synthesise_narrow(opus_int32 y[], const opus_int32 res_Q14[
     return synthesise(y, res_Q14, length, taps, MIN_LPC_ORDER);
 }
 
-static void decode_subframe(struct frame *frame, int subframe) {
+/* Whether nothing saturated. */
+static int decode_subframe(struct frame *frame, int subframe) {
     silk_decoder_state *decoder = frame->decoder;
     const opus_int16 *a_Q12 = frame->control->PredCoef_Q12[subframe / 2];
     opus_int32 gain_Q16 = frame->control->Gains_Q16[subframe];
@@ -404,10 +422,12 @@ static void decode_subframe(struct frame *frame, int subframe) {
         scale_output(xq, y, res_Q14, length, gain_Q16 >> 6);
     }
     memmove(frame->y, frame->y + length, MAX_LPC_ORDER * sizeof(frame->y[0]));
+    return is_exact;
 }
 
-static void decode_frame(silk_decoder_state *decoder, silk_decoder_control *control, opus_int16 xq[],
-                         const opus_int16 pulses[]) {
+/* Whether nothing saturated. */
+static int decode_frame(silk_decoder_state *decoder, silk_decoder_control *control, opus_int16 xq[],
+                        const opus_int16 pulses[]) {
     const SideInfoIndices *indices = &decoder->indices;
     opus_int32 offset_Q10 = silk_Quantization_Offsets_Q10[indices->signalType >> 1][indices->quantOffsetType];
     decode_excitation(decoder->exc_Q14, pulses, decoder->frame_length, offset_Q10 * 16, (opus_uint32)indices->Seed);
@@ -418,10 +438,12 @@ static void decode_frame(silk_decoder_state *decoder, silk_decoder_control *cont
     frame.xq = xq;
     frame.ltp_place = decoder->ltp_mem_length;
     memcpy(frame.y, decoder->sLPC_Q14_buf, sizeof(decoder->sLPC_Q14_buf));
+    int is_exact = 1;
     for (int subframe = 0; subframe < decoder->nb_subfr; subframe++) {
-        decode_subframe(&frame, subframe);
+        is_exact &= decode_subframe(&frame, subframe);
     }
     memcpy(decoder->sLPC_Q14_buf, frame.y, sizeof(decoder->sLPC_Q14_buf));
+    return is_exact;
 }
 
 /* Whether a frame is of a shape, and its lags of a length, that eight at a time can be. All that silk_decode_frame asks for is. */
@@ -450,16 +472,16 @@ static void decode_compared(silk_decoder_state *decoder, silk_decoder_control *c
     memcpy(&theirs, decoder, sizeof(theirs));
     memcpy(&their_control, control, sizeof(their_control));
     libopus_decode_core(&theirs, &their_control, their_xq, pulses, arch);
-    decode_frame(decoder, control, xq, pulses);
-    if (memcmp(&theirs, decoder, sizeof(theirs)) != 0 || memcmp(&their_control, control, sizeof(their_control)) != 0 ||
-        memcmp(their_xq, xq, decoder->frame_length * sizeof(xq[0])) != 0) {
-        libopus_differs("silk_decode_core");
-    }
+    int is_exact = decode_frame(decoder, control, xq, pulses);
+    libopus_compared(is_exact ? LIBOPUS_DECODE_CORE : LIBOPUS_DECODE_CORE_SATURATED,
+                     memcmp(&theirs, decoder, sizeof(theirs)) == 0 &&
+                         memcmp(&their_control, control, sizeof(their_control)) == 0 &&
+                         memcmp(their_xq, xq, decoder->frame_length * sizeof(xq[0])) == 0);
 }
 
 void silk_decode_core(silk_decoder_state *decoder, silk_decoder_control *control, opus_int16 xq[],
                       const opus_int16 pulses[MAX_FRAME_LENGTH], int arch) {
-    if (libopus_choice == LIBOPUS_PLAIN || arch < ARCH_AVX2 || !is_usual(decoder, control)) {
+    if (libopus_choice == LIBOPUS_PLAIN || !is_usual(decoder, control)) {
         libopus_decode_core(decoder, control, xq, pulses, arch);
     } else if (libopus_choice == LIBOPUS_COMPARED) {
         decode_compared(decoder, control, xq, pulses, arch);

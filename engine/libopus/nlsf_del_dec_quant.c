@@ -187,9 +187,8 @@ opus_int32 silk_NLSF_del_dec_quant(opus_int8 indices[], const opus_int16 x_Q10[]
         opus_int8 ours[MAX_LPC_ORDER];
         opus_int32 ours_Q25 = nlsf_search(ours, x_Q10, w_Q5, pred_coef_Q8, ec_ix, ec_rates_Q5, quant_step_size_Q16,
                                      inv_quant_step_size_Q6, mu_Q20, order);
-        if (ours_Q25 != theirs_Q25 || memcmp(ours, indices, (size_t)order) != 0) {
-            libopus_differs("silk_NLSF_del_dec_quant");
-        }
+        libopus_compared(LIBOPUS_NLSF_DEL_DEC_QUANT,
+                         ours_Q25 == theirs_Q25 && memcmp(ours, indices, (size_t)order) == 0);
     }
     return theirs_Q25;
 }

@@ -181,9 +181,7 @@ void silk_VQ_WMat_EC_sse4_1(opus_int8 *ind, opus_int32 *res_nrg_Q15, opus_int32 
         opus_int their_gain_Q7 = gain_before_Q7;
         libopus_VQ_WMat_EC(&their_ind, &their_energy_Q15, &their_bits_Q8, &their_gain_Q7, XX_Q17, xX_Q17, cb_Q7,
                            cb_gain_Q7, cl_Q5, subfr_len, max_gain_Q7, L);
-        if (their_ind != *ind || their_energy_Q15 != *res_nrg_Q15 || their_bits_Q8 != *rate_dist_Q8 ||
-            their_gain_Q7 != *gain_Q7) {
-            libopus_differs("silk_VQ_WMat_EC");
-        }
+        libopus_compared(LIBOPUS_VQ_WMAT_EC, their_ind == *ind && their_energy_Q15 == *res_nrg_Q15 &&
+                                                 their_bits_Q8 == *rate_dist_Q8 && their_gain_Q7 == *gain_Q7);
     }
 }
