@@ -308,7 +308,8 @@ AVX2_INLINE void quantize(silk_nsq_state *nsq, const struct subframe *in, const 
     opus_int32 *sLTP_Q15 = &in->sLTP_Q15[nsq->sLTP_buf_idx];
     const opus_int64 a0 = in->a_Q12[0], a1 = in->a_Q12[1], c0 = in->AR_shp_Q13[0], tilt = in->Tilt_Q14;
     const opus_int64 lf_low = (opus_int16)in->LF_shp_Q14, lf_high = in->LF_shp_Q14 >> 16;
-    const opus_int32 zero_Q13 = zero_place_Q13(in->offset_Q10), turned_Q13 = turned_place_Q13(in->offset_Q10);
+    const opus_int64 turned_Q13 = turned_place_Q13(in->offset_Q10);
+    const opus_int32 zero_Q13 = zero_place_Q13(in->offset_Q10);
     const int length = in->length;
     struct staircase stairs;
     struct samples samples;
@@ -343,27 +344,29 @@ AVX2_INLINE void quantize(silk_nsq_state *nsq, const struct subframe *in, const 
         }
         /* All ones where the dither turns the residual. */
         seed = (opus_uint32)silk_RAND(seed);
-        opus_int32 turned = (opus_int32)seed >> 31, turning_Q13 = turned & turned_Q13;
-        opus_int64 x_place_Q13 = samples.place_Q13[at] + turning_Q13;
+        opus_int32 turned = (opus_int32)seed >> 31;
+        opus_int64 x_plain_Q13 = samples.place_Q13[at], x_turned_Q13 = x_plain_Q13 + turned_Q13;
+        ADDED_FIRST(x_turned_Q13);
+        opus_int64 x_place_Q13 = (opus_int32)seed < 0 ? x_turned_Q13 : x_plain_Q13;
 
         opus_uint32 pred_Q10 = older_pred + mul_w(xq, a0);
         opus_uint32 ar_Q12 = 2 * (older_ar + mul_w(diff, c0)) + mul_w(lf_ar, tilt);
         opus_uint32 lf_high_Q12 = mul_w(lf_ar, lf_high), lf_low_Q12 = mul_w(shp, lf_low);
 
         /* x_sc_Q10 less the sum, of which this is the complement; with a lag the sum has one bit more, and wraps earlier. */
-        opus_int64 place_Q13;
+        opus_int64 minus_sum_Q13;
         if (has_lag) {
             opus_uint32 first_Q13 = 2 * (ar_Q12 + lf_high_Q12) - 8 * pred_Q10 - (opus_uint32)samples.pitch_Q13[at] - 1;
             ADDED_FIRST(first_Q13);
-            place_Q13 = x_place_Q13 + (opus_int32)(first_Q13 + 2 * lf_low_Q12);
+            minus_sum_Q13 = (opus_int32)(first_Q13 + 2 * lf_low_Q12);
         } else {
             opus_uint32 first_Q12 = ar_Q12 + lf_high_Q12 - 4 * pred_Q10 - 1;
             ADDED_FIRST(first_Q12);
-            place_Q13 = x_place_Q13 + 2 * (opus_int64)(opus_int32)(first_Q12 + lf_low_Q12);
+            minus_sum_Q13 = 2 * (opus_int64)(opus_int32)(first_Q12 + lf_low_Q12);
         }
-        opus_int64 r_Q13 = place_Q13 - turning_Q13 - zero_Q13;
+        opus_int64 place_Q13 = x_place_Q13 + minus_sum_Q13, r_Q13 = x_plain_Q13 + minus_sum_Q13 - zero_Q13;
         if (__builtin_expect(r_Q13 < -8 * HIGHEST_Q10 || r_Q13 > 8 * HIGHEST_Q10, 0)) {
-            place_Q13 = limited(place_Q13, zero_Q13 + turning_Q13);
+            place_Q13 = limited(place_Q13, zero_Q13 + (turned & turned_Q13));
         }
         opus_int64 step = place_Q13 >> 13;
 
@@ -388,9 +391,12 @@ AVX2_INLINE void quantize(silk_nsq_state *nsq, const struct subframe *in, const 
         shp = xq - shp_less;
 
         /* Turned stairs fall, and the step above the one around zero is theirs for no pulse. */
-        opus_int32 pulse = (((opus_int32)step + upper) ^ turned) + (turned & (STEPS + 2 * ZERO_STEP + 2)) - ZERO_STEP;
-        samples.pulses[at] = (opus_int8)pulse;
-        seed += (opus_uint32)pulse;
+        opus_uint32 no_pulse = (opus_uint32)(turned & (STEPS + 2 * ZERO_STEP + 2)) - ZERO_STEP;
+        opus_uint32 level = (opus_uint32)(((opus_int32)step + upper) ^ turned);
+        samples.pulses[at] = (opus_int8)(level + no_pulse);
+        seed += no_pulse;
+        ADDED_FIRST(seed);
+        seed += level;
         samples.xq_Q14[at] = (opus_int32)xq;
         sLTP_shp_Q14[at] = (opus_int32)shp;
         sLTP_Q15[at] = (opus_int32)(2 * (xq - 16 * pred_Q10));
