@@ -317,10 +317,6 @@ AVX2_INLINE void quantize(silk_nsq_state *nsq, const struct subframe *in, const 
 
     filter_begin(&pred_filter, in->a_Q12, predictLPCOrder, pred_newest);
     filter_begin(&ar_filter, in->AR_shp_Q13, in->shapingLPCOrder, 1);
-    scale_input(&samples, in, has_lag ? zero_Q13 : zero_Q13 + 1);
-    build_thresholds(&stairs, in->Lambda_Q10, in->offset_Q10);
-    build_levels(&stairs, in->offset_Q10);
-
     /* What older samples add to the first result, and to the second one. */
     opus_uint32 older_pred = 0, coming_pred = 0, older_ar = 0;
     for (int back = predictLPCOrder; back >= 2; back--) {
@@ -331,6 +327,10 @@ AVX2_INLINE void quantize(silk_nsq_state *nsq, const struct subframe *in, const 
     for (int back = in->shapingLPCOrder; back >= 2; back--) {
         older_ar = filter_take(&ar_filter, (opus_uint32)nsq->sAR2_Q14[back - 2], ar_halves);
     }
+
+    scale_input(&samples, in, has_lag ? zero_Q13 : zero_Q13 + 1);
+    build_thresholds(&stairs, in->Lambda_Q10, in->offset_Q10);
+    build_levels(&stairs, in->offset_Q10);
 
     /* Of the sample before: xq_Q14, sDiff_shp_Q14, sLF_AR_shp_Q14 and the newest of sLTP_shp_Q14. */
     opus_uint32 xq = (opus_uint32)sLPC_Q14[-1], diff = (opus_uint32)nsq->sDiff_shp_Q14;
