@@ -26,16 +26,14 @@
 #define BLOCK 8
 #define SHORTEST_LAG 16
 
-/* Levels from -LEVELS to LEVELS + 7, and one of them in Q10. */
-#define LEVELS 32
+/* Residuals are limited to -31..30 levels before the dither turns them; within the tighter of both, nothing need be done. */
 #define LEVEL_Q10 1024
-/* libopus limits the residual to -31..30 levels; within the tighter of both it need not be looked at. */
 #define LOWEST_Q10 (-31 * LEVEL_Q10)
 #define HIGHEST_Q10 (30 * LEVEL_Q10)
-/* Below it, all pulses are the level's number, and the lower candidate never lies above the residual's level. */
-#define OFFSETS_Q10 400
+/* Up to it, pulses are the number of the level. */
+#define OFFSET_MAX_Q10 400
 /* From there on libopus favours small levels by another rule. */
-#define LAMBDAS_Q10 2048
+#define LAMBDA_MAX_Q10 2048
 
 void libopus_noise_shape_quantizer(silk_nsq_state *nsq, opus_int signal_type, const opus_int32 x_sc_Q10[],
                                    opus_int8 pulses[], opus_int16 xq[], opus_int32 sLTP_Q15[], const opus_int16 a_Q12[],
@@ -65,6 +63,9 @@ struct subframe {
     int shapingLPCOrder;
 };
 
+/* Keeps the compiler from adding up in another order than is written: what comes last is to be added last. */
+#define ADDED_FIRST(value) __asm__("" : "+r"(value))
+
 /* silk_SMULWB. */
 AVX2_INLINE opus_uint32 mul_w(opus_uint32 a, opus_int64 b) {
     return (opus_uint32)(((opus_int32)a * b) >> 16);
@@ -87,10 +88,10 @@ AVX2_INLINE void store_8(opus_int32 *to, __m256i values) {
     _mm256_storeu_si256((void *)to, values);
 }
 
-/* All taps of an FIR filter but the two newest, the other way round than usual: each sample that comes is at once multiplied by all
- * coefficients, and the products are added to the results that they belong to. A result leaves when all its samples were there. */
+/* The older taps of an FIR filter, the other way round than usual: each sample that comes is at once multiplied by all coefficients, and the
+ * products are added to the results that they belong to. A result leaves when all its samples were there. */
 struct filter {
-    /* Coefficients of taps 2 to 17 (even and odd ones apart), which are those of the next results' lanes. */
+    /* Coefficients of up to 16 taps, which are those of the next results' lanes; for 64-bit products, even and odd ones apart. */
     __m256i even[2], odd[2];
     /* The results that are under way, the next one first. */
     __m256i sums[2];
@@ -98,8 +99,8 @@ struct filter {
     __m256i bias;
 };
 
-/* The order may be up to 18; of 10 taps or fewer the first half of each is all. */
-AVX2_INLINE void filter_begin(struct filter *filter, const opus_int16 *coefficients, int order) {
+/* All taps but the `newest`, of which there are one or two. */
+AVX2_INLINE void filter_begin(struct filter *filter, const opus_int16 *coefficients, int order, int newest) {
     opus_int16 padded[18] = {0};
     memcpy(padded, coefficients, 10 * sizeof(opus_int16));
     for (int tap = 10; tap < order; tap++) {
@@ -107,15 +108,16 @@ AVX2_INLINE void filter_begin(struct filter *filter, const opus_int16 *coefficie
     }
     filter->bias = _mm256_set1_epi32(order >> 1);
     for (int half = 0; half < 2; half++) {
-        filter->even[half] = _mm256_cvtepi16_epi32(_mm_loadu_si128((const void *)(padded + 2 + 8 * half)));
-        filter->odd[half] = _mm256_srli_epi64(filter->even[half], 32);
+        filter->even[half] = _mm256_cvtepi16_epi32(_mm_loadu_si128((const void *)(padded + newest + 8 * half)));
+        filter->odd[half] = _mm256_shuffle_epi32(filter->even[half], 0xF5);
         filter->sums[half] = filter->bias;
     }
 }
 
-/* Takes a sample, and returns what older ones add to the result three samples on. */
-AVX2_INLINE opus_uint32 filter_take(struct filter *filter, __m256i sample, int halves) {
+/* Takes a sample, and returns what was added to the result that is `newest` samples after the one after this sample. */
+AVX2_INLINE opus_uint32 filter_take(struct filter *filter, opus_uint32 value, int halves) {
     const __m256i next = _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0);
+    const __m256i sample = _mm256_set1_epi32((opus_int32)value);
     for (int half = 0; half < halves; half++) {
         __m256i comes = half + 1 < halves ? filter->sums[half + 1] : filter->bias;
         __m256i moved = _mm256_permutevar8x32_epi32(_mm256_blend_epi32(filter->sums[half], comes, 1), next);
@@ -126,12 +128,29 @@ AVX2_INLINE opus_uint32 filter_take(struct filter *filter, __m256i sample, int h
     return (opus_uint32)_mm256_cvtsi256_si32(filter->sums[0]);
 }
 
-/* Which level a residual becomes. By its own height it lies on a step, [step]; the lower candidate for it is level_Q14[step], the upper one
- * level_Q14[step + 1], which is taken above threshold_Q10[step]. Steps count from LEVELS. */
+/* Steps for levels from -ZERO_STEP to more than ZERO_STEP. */
+#define STEPS 72
+#define ZERO_STEP 32
+#define STEP_Q13 (1 << 13)
+
+/* Which level a residual becomes. Each step is one level wide; residuals that lie on it have two candidates, of which the upper one, which is
+ * the next step's lower one, is better above the step's threshold. The first STEPS are for residuals as they are; then come those for
+ * residuals that the dither turns, which are the same stairs turned by 180 degrees.
+ *
+ * A residual's place is where it lies in all this, so that its step is the place without fraction. */
 struct staircase {
-    opus_int32 threshold_Q10[2 * LEVELS + 8];
-    opus_int32 level_Q14[2 * LEVELS + 8];
+    opus_int32 threshold_Q13[2 * STEPS];
+    opus_int32 lower_Q14[2 * STEPS];
 };
+
+/* Where a residual of zero lies, and how much further on if it is turned. */
+AVX2_INLINE opus_int32 zero_place_Q13(opus_int32 offset_Q10) {
+    return ZERO_STEP * STEP_Q13 - 8 * offset_Q10;
+}
+
+AVX2_INLINE opus_int32 turned_place_Q13(opus_int32 offset_Q10) {
+    return STEPS * STEP_Q13 + 8 * (2 * offset_Q10 + LEVEL_Q10 - 1);
+}
 
 /* Values that rise by `rise`, eight at a time. */
 AVX2_INLINE void fill_rising(opus_int32 *to, int eights, opus_int32 first, opus_int32 rise) {
@@ -143,48 +162,78 @@ AVX2_INLINE void fill_rising(opus_int32 *to, int eights, opus_int32 first, opus_
     }
 }
 
-/* The rules for the two candidates and their rate and distortion, solved for the residual from where on the upper one costs less:
- * 2 r (q2 - q1) > q2^2 - q1^2 + Lambda (|q2| - |q1|). [0] is for residuals as they are, [1] for those that the dither turns: the same
- * stairs turned by 180 degrees, whose steps begin one above where they began. */
-AVX2_INLINE void build_stairs(struct staircase stairs[2], opus_int32 Lambda_Q10, opus_int32 offset_Q10) {
-    const opus_int32 adjust = QUANT_LEVEL_ADJUST_Q10, first = -LEVELS * LEVEL_Q10;
-    /* Above its step's beginning, for positive and for negative levels. */
-    const opus_int32 positive = offset_Q10 + LEVEL_Q10 / 2 - adjust + (Lambda_Q10 >> 1);
-    const opus_int32 negative = offset_Q10 + LEVEL_Q10 / 2 + adjust - ((Lambda_Q10 + 1) >> 1);
-    /* Of the two steps around zero, of which one candidate is the offset alone. */
-    const opus_int32 up = LEVEL_Q10 - adjust;
-    const opus_int32 above_zero = offset_Q10 + up / 2 + (Lambda_Q10 >> 1);
-    const opus_int32 product = (up - 2 * offset_Q10) * (up + Lambda_Q10);
-    const opus_int32 below_zero = -((product + 2 * up - 1) / (2 * up));
-
-    fill_rising(stairs[0].threshold_Q10, 4, first + negative, LEVEL_Q10);
-    fill_rising(stairs[0].threshold_Q10 + LEVELS, 5, positive, LEVEL_Q10);
-    stairs[0].threshold_Q10[LEVELS - 1] = below_zero;
-    stairs[0].threshold_Q10[LEVELS] = above_zero;
-    fill_rising(stairs[0].level_Q14, 4, (first + adjust + offset_Q10) * 16, LEVEL_Q10 * 16);
-    fill_rising(stairs[0].level_Q14 + LEVELS, 5, (offset_Q10 - adjust) * 16, LEVEL_Q10 * 16);
-    stairs[0].level_Q14[LEVELS] = offset_Q10 * 16;
-
-    fill_rising(stairs[1].threshold_Q10, 4, first - positive - 1, LEVEL_Q10);
-    fill_rising(stairs[1].threshold_Q10 + LEVELS, 5, -negative - 1, LEVEL_Q10);
-    stairs[1].threshold_Q10[LEVELS] = -above_zero - 1;
-    stairs[1].threshold_Q10[LEVELS + 1] = -below_zero - 1;
-    fill_rising(stairs[1].level_Q14, 4, (first - up - offset_Q10) * 16, LEVEL_Q10 * 16);
-    fill_rising(stairs[1].level_Q14 + LEVELS, 5, (-LEVEL_Q10 - adjust - offset_Q10) * 16, LEVEL_Q10 * 16);
-    stairs[1].level_Q14[LEVELS] = (-up - offset_Q10) * 16;
-    stairs[1].level_Q14[LEVELS + 1] = -offset_Q10 * 16;
+/* From step `first` on, all thresholds are this much above the step. */
+AVX2_INLINE void set_thresholds(struct staircase *stairs, int first, int eights, opus_int32 above_Q10) {
+    fill_rising(stairs->threshold_Q13 + first, eights, first * STEP_Q13 + 8 * above_Q10 + 7, STEP_Q13);
 }
 
-/* What the pitch adds to the next samples. */
-struct pitch {
-    /* LTP_pred_Q13. */
-    opus_int32 predicted_Q13[BLOCK];
-    /* LTP_pred_Q13 - n_LTP_Q13. */
-    opus_int32 sum_Q13[BLOCK];
+AVX2_INLINE void set_threshold(struct staircase *stairs, int step, opus_int32 above_Q10) {
+    stairs->threshold_Q13[step] = step * STEP_Q13 + 8 * above_Q10 + 7;
+}
+
+/* libopus's rules for rate and distortion of the two candidates, solved for the residual above which the upper one is better:
+ * 2 r (q2 - q1) > q2^2 - q1^2 + Lambda (|q2| - |q1|). */
+AVX2_INLINE void build_thresholds(struct staircase *stairs, opus_int32 Lambda_Q10, opus_int32 offset_Q10) {
+    const opus_int32 adjust = QUANT_LEVEL_ADJUST_Q10, turned = LEVEL_Q10 - 2;
+    const int zero = ZERO_STEP, turned_zero = STEPS + ZERO_STEP;
+    const opus_int32 positive = LEVEL_Q10 / 2 - adjust + (Lambda_Q10 >> 1);
+    const opus_int32 negative = LEVEL_Q10 / 2 + adjust - ((Lambda_Q10 + 1) >> 1);
+    /* Around zero one of the candidates is the offset alone, and they are nearer to each other. */
+    const opus_int32 apart = LEVEL_Q10 - adjust;
+    const opus_int32 above_zero = apart / 2 + (Lambda_Q10 >> 1);
+    const opus_int32 product = (apart - 2 * offset_Q10) * (apart + Lambda_Q10);
+    const opus_int32 below_zero = LEVEL_Q10 - offset_Q10 - (product + 2 * apart - 1) / (2 * apart);
+
+    set_thresholds(stairs, 0, zero / 8, negative);
+    set_thresholds(stairs, zero, (STEPS - zero) / 8, positive);
+    set_threshold(stairs, zero - 1, below_zero);
+    set_threshold(stairs, zero, above_zero);
+    set_thresholds(stairs, STEPS, zero / 8, turned - positive);
+    set_thresholds(stairs, turned_zero, (STEPS - zero) / 8, turned - negative);
+    set_threshold(stairs, turned_zero, turned - above_zero);
+    set_threshold(stairs, turned_zero + 1, turned - below_zero);
+}
+
+AVX2_INLINE void build_levels(struct staircase *stairs, opus_int32 offset_Q10) {
+    const opus_int32 adjust = QUANT_LEVEL_ADJUST_Q10, lowest = -ZERO_STEP * LEVEL_Q10, rise = 16 * LEVEL_Q10;
+    const int up = ZERO_STEP / 8, down = (STEPS - ZERO_STEP) / 8;
+    opus_int32 *levels = stairs->lower_Q14;
+    fill_rising(levels, up, 16 * (lowest + adjust + offset_Q10), rise);
+    fill_rising(levels + ZERO_STEP, down, 16 * (offset_Q10 - adjust), rise);
+    levels[ZERO_STEP] = 16 * offset_Q10;
+    levels += STEPS;
+    fill_rising(levels, up, 16 * (lowest - LEVEL_Q10 + adjust - offset_Q10), rise);
+    fill_rising(levels + ZERO_STEP, down, 16 * (-LEVEL_Q10 - adjust - offset_Q10), rise);
+    levels[ZERO_STEP] = 16 * (-LEVEL_Q10 + adjust - offset_Q10);
+    levels[ZERO_STEP + 1] = -16 * offset_Q10;
+}
+
+/* What the loop over the samples reads and writes, each at a fixed place on the stack. */
+struct samples {
+    /* 8 x_sc_Q10, with what rounds the residual, and with the place of zero. */
+    opus_int32 place_Q13[MAX_SUB_FRAME_LENGTH];
+    /* 16 x_sc_Q10. */
+    opus_int32 x_sc_Q14[MAX_SUB_FRAME_LENGTH];
+    /* LTP_pred_Q13, and that less n_LTP_Q13; of the last block some are nothing. */
+    opus_int32 LTP_pred_Q13[MAX_SUB_FRAME_LENGTH];
+    opus_int32 pitch_Q13[MAX_SUB_FRAME_LENGTH];
+    opus_int32 xq_Q14[MAX_SUB_FRAME_LENGTH];
+    opus_int8 pulses[MAX_SUB_FRAME_LENGTH];
 };
 
-AVX2_INLINE void predict_pitch(struct pitch *pitch, const struct subframe *in, const opus_int32 *pred_lag_ptr,
-                               const opus_int32 *shp_lag_ptr) {
+AVX2_INLINE void scale_input(struct samples *samples, const struct subframe *in, opus_int32 zero_Q13) {
+    const __m256i zero = _mm256_set1_epi32(zero_Q13 + 4);
+    for (int done = 0; done < in->length; done += 8) {
+        int at = done + 8 <= in->length ? done : in->length - 8;
+        __m256i x_sc_Q10 = load_8(in->x_sc_Q10 + at);
+        store_8(samples->place_Q13 + at, _mm256_add_epi32(_mm256_slli_epi32(x_sc_Q10, 3), zero));
+        store_8(samples->x_sc_Q14 + at, _mm256_slli_epi32(x_sc_Q10, 4));
+    }
+}
+
+/* Of a block from `at` on. */
+AVX2_INLINE void predict_pitch(struct samples *samples, int at, const struct subframe *in,
+                               const opus_int32 *pred_lag_ptr, const opus_int32 *shp_lag_ptr) {
     __m256i predicted = _mm256_setzero_si256();
     if (in->voiced) {
         /* Against the bias of rounding down five times. */
@@ -203,136 +252,159 @@ AVX2_INLINE void predict_pitch(struct pitch *pitch, const struct subframe *in, c
     opus_int32 packed = in->HarmShapeFIRPacked_Q14;
     __m256i shaped = _mm256_add_epi32(mul_w_8(outer, _mm256_set1_epi32((opus_int16)packed)),
                                       mul_w_8(load_8(shp_lag_ptr - 1), _mm256_set1_epi32(packed >> 16)));
-    store_8(pitch->predicted_Q13, predicted);
-    store_8(pitch->sum_Q13, _mm256_sub_epi32(predicted, _mm256_slli_epi32(shaped, 1)));
+    store_8(samples->LTP_pred_Q13 + at, predicted);
+    store_8(samples->pitch_Q13 + at, _mm256_sub_epi32(predicted, _mm256_slli_epi32(shaped, 1)));
 }
 
-/* silk_SAT16(silk_RSHIFT_ROUND(silk_SMULWW(value, Gain_Q10), 8)) of all. */
-AVX2_INLINE void scale_to_speech(opus_int16 *xq, const opus_int32 *xq_Q14, int length, opus_int32 Gain_Q10) {
-    const __m256i gain = _mm256_set1_epi32(Gain_Q10), one = _mm256_set1_epi32(1);
+/* silk_SAT16(silk_RSHIFT_ROUND(silk_SMULWW(value, Gain_Q10), 8)) of all, and what the next subframe begins with. */
+AVX2_INLINE void keep(silk_nsq_state *nsq, const struct subframe *in, const struct samples *samples) {
+    const __m256i gain = _mm256_set1_epi32(in->Gain_Q10), one = _mm256_set1_epi32(1);
+    const int length = in->length;
     for (int done = 0; done < length; done += 8) {
         /* The last eight may have been partly done already. */
         int at = done + 8 <= length ? done : length - 8;
-        __m256i scaled = _mm256_srai_epi32(mul_w_8(load_8(xq_Q14 + at), gain), 7);
+        __m256i xq_Q14 = load_8(samples->xq_Q14 + at);
+        __m256i scaled = _mm256_srai_epi32(mul_w_8(xq_Q14, gain), 7);
         scaled = _mm256_srai_epi32(_mm256_add_epi32(scaled, one), 1);
         __m128i speech = _mm_packs_epi32(_mm256_castsi256_si128(scaled), _mm256_extracti128_si256(scaled, 1));
-        _mm_storeu_si128((void *)(xq + at), speech);
+        store_8(&nsq->sLPC_Q14[NSQ_LPC_BUF_LENGTH + at], xq_Q14);
+        _mm_storeu_si128((void *)(in->xq + at), speech);
+        _mm_storeu_si64(in->pulses + at, _mm_loadu_si64(samples->pulses + at));
     }
-}
-
-/* What the next subframe begins with. */
-AVX2_INLINE void keep_states(silk_nsq_state *nsq, const struct subframe *in) {
-    const int length = in->length;
-    const opus_int32 *xq_Q14 = &nsq->sLPC_Q14[NSQ_LPC_BUF_LENGTH];
     for (int at = 0; at < in->shapingLPCOrder; at++) {
         int from = length - 2 - at;
-        nsq->sAR2_Q14[at] = (opus_int32)((opus_uint32)xq_Q14[from] - ((opus_uint32)in->x_sc_Q10[from] << 4));
+        nsq->sAR2_Q14[at] = (opus_int32)((opus_uint32)samples->xq_Q14[from] - (opus_uint32)samples->x_sc_Q14[from]);
     }
-    scale_to_speech(in->xq, xq_Q14, length, in->Gain_Q10);
     nsq->sLTP_shp_buf_idx += length;
     nsq->sLTP_buf_idx += length;
-    memcpy(nsq->sLPC_Q14, &nsq->sLPC_Q14[length], NSQ_LPC_BUF_LENGTH * sizeof(opus_int32));
+    memcpy(nsq->sLPC_Q14, samples->xq_Q14 + length - NSQ_LPC_BUF_LENGTH, NSQ_LPC_BUF_LENGTH * sizeof(opus_int32));
 }
 
-/* The residual where it is beyond the limits, which are those of what the dither makes of it. */
-__attribute__((noinline, cold)) static opus_int32 limited(opus_int32 r_Q10, opus_int32 turned) {
-    return turned ? silk_LIMIT_32(r_Q10, -HIGHEST_Q10, -LOWEST_Q10) : silk_LIMIT_32(r_Q10, LOWEST_Q10, HIGHEST_Q10);
+/* The same place where the residual is within limits, otherwise that of the limit: `zero_Q13` is where a residual of zero lies. */
+__attribute__((noinline, cold)) static opus_int64 limited(opus_int64 place_Q13, opus_int64 zero_Q13) {
+    opus_int64 r_Q10 = (place_Q13 - zero_Q13) >> 3;
+    if (zero_Q13 > STEPS * STEP_Q13) {
+        return zero_Q13 + 8 * silk_LIMIT(r_Q10, -HIGHEST_Q10, -LOWEST_Q10);
+    }
+    return zero_Q13 + 8 * silk_LIMIT(r_Q10, LOWEST_Q10, HIGHEST_Q10);
+}
+
+/* The candidate for a residual, and whether it is the upper one. Written for the processor because compilers make a branch of it, or go
+ * through memory once more. */
+AVX2_INLINE opus_uint32 chosen(opus_int32 place_Q13, const opus_int32 *threshold_Q13, opus_uint32 lower,
+                               opus_uint32 upper, opus_int32 *is_upper) {
+    __asm__("cmpl %[threshold], %[place]\n\tcmovgl %[upper], %[lower]"
+            : [lower] "+r"(lower), "=@ccg"(*is_upper)
+            : [upper] "r"(upper), [place] "r"(place_Q13), [threshold] "m"(*threshold_Q13));
+    return lower;
 }
 
 /* `predictLPCOrder` and `has_lag` are known where this is called, so that each pair of them has code of its own. */
-AVX2_INLINE void quantize(silk_nsq_state *nsq, const struct subframe *in, int predictLPCOrder, int has_lag) {
-    const int predicting_halves = predictLPCOrder > 10 ? 2 : 1, shaping_halves = 2;
-    opus_int32 *xq_Q14 = &nsq->sLPC_Q14[NSQ_LPC_BUF_LENGTH];
-    opus_int32 *shp_Q14 = &nsq->sLTP_shp_Q14[nsq->sLTP_shp_buf_idx];
-    opus_int32 *exc_Q15 = &in->sLTP_Q15[nsq->sLTP_buf_idx];
-    const opus_int64 a0 = in->a_Q12[0], a1 = in->a_Q12[1], c0 = in->AR_shp_Q13[0], c1 = in->AR_shp_Q13[1];
-    const opus_int64 tilt = in->Tilt_Q14, lf_low = (opus_int16)in->LF_shp_Q14, lf_high = in->LF_shp_Q14 >> 16;
-    struct staircase stairs[2];
-    struct pitch pitch;
-    struct filter predicting, shaping;
+AVX2_INLINE void quantize(silk_nsq_state *nsq, const struct subframe *in, const int predictLPCOrder, const int has_lag) {
+    /* Eight older taps of ten are best in one vector. */
+    const int pred_newest = predictLPCOrder > 10 ? 1 : 2, pred_halves = predictLPCOrder > 10 ? 2 : 1, ar_halves = 2;
+    const opus_int32 *sLPC_Q14 = &nsq->sLPC_Q14[NSQ_LPC_BUF_LENGTH];
+    opus_int32 *sLTP_shp_Q14 = &nsq->sLTP_shp_Q14[nsq->sLTP_shp_buf_idx];
+    opus_int32 *sLTP_Q15 = &in->sLTP_Q15[nsq->sLTP_buf_idx];
+    const opus_int64 a0 = in->a_Q12[0], a1 = in->a_Q12[1], c0 = in->AR_shp_Q13[0], tilt = in->Tilt_Q14;
+    const opus_int64 lf_low = (opus_int16)in->LF_shp_Q14, lf_high = in->LF_shp_Q14 >> 16;
+    const opus_int64 turned_Q13 = turned_place_Q13(in->offset_Q10);
+    const opus_int32 zero_Q13 = zero_place_Q13(in->offset_Q10);
+    const int length = in->length;
+    struct staircase stairs;
+    struct samples samples;
+    struct filter pred_filter, ar_filter;
 
-    build_stairs(stairs, in->Lambda_Q10, in->offset_Q10);
-    filter_begin(&predicting, in->a_Q12, predictLPCOrder);
-    filter_begin(&shaping, in->AR_shp_Q13, in->shapingLPCOrder);
-
-    /* Of the older samples: what they add to the first result, and to the second one. */
-    opus_uint32 older_pred = 0, older_ar = 0, coming_pred = 0, coming_ar = 0;
+    filter_begin(&pred_filter, in->a_Q12, predictLPCOrder, pred_newest);
+    filter_begin(&ar_filter, in->AR_shp_Q13, in->shapingLPCOrder, 1);
+    /* What older samples add to the first result, and to the second one. */
+    opus_uint32 older_pred = 0, coming_pred = 0, older_ar = 0;
     for (int back = predictLPCOrder; back >= 2; back--) {
         older_pred = coming_pred;
-        coming_pred = filter_take(&predicting, _mm256_set1_epi32(xq_Q14[-back]), predicting_halves);
+        coming_pred = filter_take(&pred_filter, (opus_uint32)sLPC_Q14[-back], pred_halves);
     }
+    older_pred = pred_newest == 1 ? coming_pred : older_pred + mul_w((opus_uint32)sLPC_Q14[-2], a1);
     for (int back = in->shapingLPCOrder; back >= 2; back--) {
-        older_ar = coming_ar;
-        coming_ar = filter_take(&shaping, _mm256_set1_epi32(nsq->sAR2_Q14[back - 2]), shaping_halves);
+        older_ar = filter_take(&ar_filter, (opus_uint32)nsq->sAR2_Q14[back - 2], ar_halves);
     }
-    older_pred += mul_w((opus_uint32)xq_Q14[-2], a1);
-    older_ar += mul_w((opus_uint32)nsq->sAR2_Q14[0], c1);
+
+    scale_input(&samples, in, has_lag ? zero_Q13 : zero_Q13 + 1);
+    build_thresholds(&stairs, in->Lambda_Q10, in->offset_Q10);
+    build_levels(&stairs, in->offset_Q10);
 
     /* Of the sample before: xq_Q14, sDiff_shp_Q14, sLF_AR_shp_Q14 and the newest of sLTP_shp_Q14. */
-    opus_uint32 xq = (opus_uint32)xq_Q14[-1], diff = (opus_uint32)nsq->sDiff_shp_Q14;
-    opus_uint32 lf_ar = (opus_uint32)nsq->sLF_AR_shp_Q14, shp = (opus_uint32)shp_Q14[-1];
+    opus_uint32 xq = (opus_uint32)sLPC_Q14[-1], diff = (opus_uint32)nsq->sDiff_shp_Q14;
+    opus_uint32 lf_ar = (opus_uint32)nsq->sLF_AR_shp_Q14, shp = (opus_uint32)sLTP_shp_Q14[-1];
     opus_uint32 seed = (opus_uint32)nsq->rand_seed;
 
-    for (int at = 0; at < in->length; at++) {
-        opus_uint32 ltp_Q13 = 0, pitch_Q13 = 0;
-        if (has_lag) {
-            if (at % BLOCK == 0) {
-                predict_pitch(&pitch, in, exc_Q15 + at - in->lag + LTP_ORDER / 2,
-                              shp_Q14 + at - in->lag + HARM_SHAPE_FIR_TAPS / 2);
-            }
-            ltp_Q13 = (opus_uint32)pitch.predicted_Q13[at % BLOCK];
-            pitch_Q13 = (opus_uint32)pitch.sum_Q13[at % BLOCK];
+    for (int at = 0; at < length; at++) {
+        if (has_lag && at % BLOCK == 0) {
+            predict_pitch(&samples, at, in, sLTP_Q15 + at - in->lag + LTP_ORDER / 2,
+                          sLTP_shp_Q14 + at - in->lag + HARM_SHAPE_FIR_TAPS / 2);
         }
-
-        /* -1 where the dither turns the residual, and what turns with it. */
+        /* All ones where the dither turns the residual. */
         seed = (opus_uint32)silk_RAND(seed);
         opus_int32 turned = (opus_int32)seed >> 31;
-        const struct staircase *stair = stairs - turned;
-        opus_int64 step_offset = turned ? in->offset_Q10 + LEVEL_Q10 - 1 : -in->offset_Q10;
+        opus_int64 x_plain_Q13 = samples.place_Q13[at], x_turned_Q13 = x_plain_Q13 + turned_Q13;
+        ADDED_FIRST(x_turned_Q13);
+        opus_int64 x_place_Q13 = (opus_int32)seed < 0 ? x_turned_Q13 : x_plain_Q13;
 
         opus_uint32 pred_Q10 = older_pred + mul_w(xq, a0);
         opus_uint32 ar_Q12 = 2 * (older_ar + mul_w(diff, c0)) + mul_w(lf_ar, tilt);
-        opus_uint32 lf_Q12 = mul_w(lf_ar, lf_high) + mul_w(shp, lf_low);
+        opus_uint32 lf_high_Q12 = mul_w(lf_ar, lf_high), lf_low_Q12 = mul_w(shp, lf_low);
 
-        /* x_sc_Q10 less the rounded sum; with a lag that sum has one more bit, and wraps one bit earlier. */
-        opus_int64 x_Q10 = in->x_sc_Q10[at];
-        opus_uint32 sum_Q12 = 4 * pred_Q10 - ar_Q12 - lf_Q12;
-        opus_int64 r_Q13 = has_lag ? 8 * x_Q10 + 3 - (opus_int32)(2 * sum_Q12 + pitch_Q13)
-                                   : 8 * x_Q10 + 3 - 2 * (opus_int64)(opus_int32)sum_Q12;
-        opus_int32 r_Q10 = (opus_int32)(r_Q13 >> 3);
-        opus_int64 step = (r_Q13 + 8 * step_offset) >> 13;
-        if (__builtin_expect(r_Q10 < -HIGHEST_Q10 || r_Q10 > HIGHEST_Q10, 0)) {
-            r_Q10 = limited(r_Q10, turned);
-            step = (r_Q10 + step_offset) >> 10;
+        /* x_sc_Q10 less the sum, of which this is the complement; with a lag the sum has one bit more, and wraps earlier. */
+        opus_int64 minus_sum_Q13;
+        if (has_lag) {
+            opus_uint32 first_Q13 = 2 * (ar_Q12 + lf_high_Q12) - 8 * pred_Q10 - (opus_uint32)samples.pitch_Q13[at] - 1;
+            ADDED_FIRST(first_Q13);
+            minus_sum_Q13 = (opus_int32)(first_Q13 + 2 * lf_low_Q12);
+        } else {
+            opus_uint32 first_Q12 = ar_Q12 + lf_high_Q12 - 4 * pred_Q10 - 1;
+            ADDED_FIRST(first_Q12);
+            minus_sum_Q13 = 2 * (opus_int64)(opus_int32)(first_Q12 + lf_low_Q12);
         }
-        int upper = r_Q10 > stair->threshold_Q10[step + LEVELS];
-        opus_uint32 exc_Q14 = (opus_uint32)stair->level_Q14[step + LEVELS + upper];
+        opus_int64 place_Q13 = x_place_Q13 + minus_sum_Q13, r_Q13 = x_plain_Q13 + minus_sum_Q13 - zero_Q13;
+        if (__builtin_expect(r_Q13 < -8 * HIGHEST_Q10 || r_Q13 > 8 * HIGHEST_Q10, 0)) {
+            place_Q13 = limited(place_Q13, zero_Q13 + (turned & turned_Q13));
+        }
+        opus_int64 step = place_Q13 >> 13;
 
-        /* The filters are given what they need for the sample after the next one. */
-        opus_uint32 older_xq = xq, older_diff = diff;
-        opus_uint32 base_Q14 = 2 * ltp_Q13 + 16 * pred_Q10;
-        opus_uint32 diff_base = base_Q14 - 16 * (opus_uint32)x_Q10, lf_ar_base = diff_base - 4 * ar_Q12;
-        xq = base_Q14 + exc_Q14;
-        diff = diff_base + exc_Q14;
-        lf_ar = lf_ar_base + exc_Q14;
-        shp = lf_ar_base - 4 * lf_Q12 + exc_Q14;
-        older_pred = coming_pred + mul_w(older_xq, a1);
-        older_ar = coming_ar + mul_w(older_diff, c1);
-        coming_pred = filter_take(&predicting, _mm256_set1_epi32((opus_int32)older_xq), predicting_halves);
-        coming_ar = filter_take(&shaping, _mm256_set1_epi32((opus_int32)older_diff), shaping_halves);
+        opus_uint32 lf_ar_less = (opus_uint32)samples.x_sc_Q14[at] + 4 * ar_Q12;
+        opus_uint32 shp_less = lf_ar_less + 4 * (lf_high_Q12 + lf_low_Q12), base_Q14 = 16 * pred_Q10;
+        if (has_lag) {
+            base_Q14 += 2 * (opus_uint32)samples.LTP_pred_Q13[at];
+        }
+        ADDED_FIRST(lf_ar_less);
+        ADDED_FIRST(shp_less);
+        /* The filters are given what they need for the sample after the next one, or for the one after that. */
+        older_pred = coming_pred + (pred_newest == 1 ? 0 : mul_w(xq, a1));
+        coming_pred = filter_take(&pred_filter, xq, pred_halves);
+        older_pred = pred_newest == 1 ? coming_pred : older_pred;
+        older_ar = filter_take(&ar_filter, diff, ar_halves);
 
-        /* The turned stairs' level [1] is the one of no pulse. */
-        opus_int32 pulse = (((opus_int32)step + upper) ^ turned) - 2 * turned;
-        in->pulses[at] = (opus_int8)pulse;
-        seed += (opus_uint32)pulse;
-        xq_Q14[at] = (opus_int32)xq;
-        shp_Q14[at] = (opus_int32)shp;
-        exc_Q15[at] = (opus_int32)(2 * (2 * ltp_Q13 + exc_Q14));
+        opus_int32 upper;
+        xq = chosen((opus_int32)place_Q13, &stairs.threshold_Q13[step], base_Q14 + (opus_uint32)stairs.lower_Q14[step],
+                    base_Q14 + (opus_uint32)stairs.lower_Q14[step + 1], &upper);
+        diff = xq - (opus_uint32)samples.x_sc_Q14[at];
+        lf_ar = xq - lf_ar_less;
+        shp = xq - shp_less;
+
+        /* Turned stairs fall, and the step above the one around zero is theirs for no pulse. */
+        opus_uint32 no_pulse = (opus_uint32)(turned & (STEPS + 2 * ZERO_STEP + 2)) - ZERO_STEP;
+        opus_uint32 level = (opus_uint32)(((opus_int32)step + upper) ^ turned);
+        samples.pulses[at] = (opus_int8)(level + no_pulse);
+        seed += no_pulse;
+        ADDED_FIRST(seed);
+        seed += level;
+        samples.xq_Q14[at] = (opus_int32)xq;
+        sLTP_shp_Q14[at] = (opus_int32)shp;
+        sLTP_Q15[at] = (opus_int32)(2 * (xq - 16 * pred_Q10));
     }
     nsq->sDiff_shp_Q14 = (opus_int32)diff;
     nsq->sLF_AR_shp_Q14 = (opus_int32)lf_ar;
     nsq->rand_seed = (opus_int32)seed;
-    keep_states(nsq, in);
+    keep(nsq, in, &samples);
 }
 
 /* With and without a lag. */
@@ -358,7 +430,7 @@ static int is_ours(const struct subframe *in, int predictLPCOrder, int arch) {
            (in->shapingLPCOrder == 12 || in->shapingLPCOrder == 14) &&
            (in->lag >= SHORTEST_LAG || (in->lag == 0 && !in->voiced)) && in->length >= NSQ_LPC_BUF_LENGTH &&
            in->length <= MAX_SUB_FRAME_LENGTH && in->length % 4 == 0 && in->Lambda_Q10 >= 0 &&
-           in->Lambda_Q10 <= LAMBDAS_Q10 && in->offset_Q10 >= 0 && in->offset_Q10 <= OFFSETS_Q10;
+           in->Lambda_Q10 <= LAMBDA_MAX_Q10 && in->offset_Q10 >= 0 && in->offset_Q10 <= OFFSET_MAX_Q10;
 }
 
 void silk_noise_shape_quantizer(silk_nsq_state *nsq, opus_int signal_type, const opus_int32 x_sc_Q10[],
