@@ -16,6 +16,7 @@ step() {
 step cargo fmt --all --check
 step tests/arm.sh simd
 step target/tools/bin/cargo-deny --log-level error check licenses bans sources
+step engine/libopus/forget.sh target/debug
 # One set of features for all that follows: another would build every dependency again.
 all="--locked --workspace --features fuzz/libfuzzer"
 # shellcheck disable=SC2086

@@ -5,6 +5,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 rounds=${1:-15}
 benches/training/train.sh
+engine/libopus/forget.sh target/compare/gcc/release
 CC=gcc cargo build --quiet --locked --release -p training --target-dir target/compare/gcc
 # Whatever was compiled before the training was new.
 cargo clean --quiet --locked --release -p opusic-sys --target-dir target/compare/trained

@@ -12,6 +12,7 @@ forget_release() { cargo clean --quiet --locked --release -p opusic-sys; }
 train() {
     echo "libopus: $compiler watches it at work"
     rm -f target/training/libopus.profraw
+    engine/libopus/forget.sh target/training/release
     LIBOPUS_TRAINING=1 RUSTFLAGS="-C link-arg=-Wl,-u,__llvm_profile_runtime -C link-arg=$runtime" \
         cargo build --quiet --locked --release -p training --target-dir target/training
     LLVM_PROFILE_FILE=target/training/libopus.profraw target/training/release/training
@@ -35,11 +36,12 @@ elif [ -z "${CC:-}" ]; then
     if ! command -v "$profdata" >/dev/null || [ ! -e "$runtime" ]; then
         echo "libopus: $compiler lacks llvm-profdata or $runtime, and builds it untrained" >&2
         profile=
-    elif [ ! "$profile" -nt Cargo.lock ] || [ ! "$profile" -nt benches/training/main.rs ]; then
+    elif [ ! -e "$profile" ] || [ -n "$(find Cargo.lock benches/training/main.rs engine/libopus/*.[ch] -newer "$profile")" ]; then
         train
     fi
 fi
 
+engine/libopus/forget.sh target/release
 for flags in target/release/build/opusic-sys-*/out/build/CMakeFiles/opus.dir/flags.make; do
     [ -e "$flags" ] || continue
     if ! grep -qx "# compile C with $compiler" "$flags" || ! grep -qF "$profile" "$flags"; then

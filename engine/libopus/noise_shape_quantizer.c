@@ -468,9 +468,9 @@ void silk_noise_shape_quantizer(silk_nsq_state *nsq, opus_int signal_type, const
     } else {
         quantize_wide(nsq, &in);
     }
-    if (libopus_choice == LIBOPUS_COMPARED &&
-        (memcmp(nsq, &theirs, sizeof(theirs)) != 0 || memcmp(pulses, their_pulses, (size_t)length) != 0 ||
-         memcmp(sLTP_Q15, their_sLTP_Q15, sizeof(opus_int32) * (size_t)written) != 0)) {
-        libopus_differs("silk_noise_shape_quantizer");
+    if (libopus_choice == LIBOPUS_COMPARED) {
+        libopus_compared(LIBOPUS_NOISE_SHAPE_QUANTIZER,
+                         memcmp(nsq, &theirs, sizeof(theirs)) == 0 && memcmp(pulses, their_pulses, (size_t)length) == 0 &&
+                             memcmp(sLTP_Q15, their_sLTP_Q15, sizeof(opus_int32) * (size_t)written) == 0);
     }
 }

@@ -1,4 +1,4 @@
-# Puts functions of our own in the place of two of libopus's (libopus.cmake has libopus's project include this): theirs are compiled under
+# Puts functions of our own in the place of some of libopus's (libopus.cmake has libopus's project include this): theirs are compiled under
 # another name and remain what is called on processors without AVX2, and wherever LIBOPUS_PLAIN is set (own.c).
 #
 # Needs cmake 3.19; an older one leaves libopus as it is.
@@ -8,13 +8,18 @@ if(CMAKE_VERSION VERSION_LESS 3.19 OR NOT CMAKE_SYSTEM_PROCESSOR STREQUAL x86_64
 endif()
 
 set(LIBOPUS_OWN "${CMAKE_CURRENT_LIST_DIR}")
+function(libopus_take file theirs renamed own)
+  set_source_files_properties("${file}" PROPERTIES COMPILE_DEFINITIONS "${theirs}=${renamed}")
+  target_sources(opus PRIVATE "${LIBOPUS_OWN}/${own}")
+endfunction()
 function(libopus_take_own)
-  set_source_files_properties(silk/decode_core.c PROPERTIES COMPILE_DEFINITIONS silk_decode_core=libopus_decode_core)
-  set_source_files_properties(
-    silk/NSQ.c PROPERTIES COMPILE_DEFINITIONS silk_noise_shape_quantizer=libopus_noise_shape_quantizer)
-  target_sources(
-    opus PRIVATE "${LIBOPUS_OWN}/own.c" "${LIBOPUS_OWN}/decode_core.c" "${LIBOPUS_OWN}/noise_shape_quantizer.c")
   target_include_directories(opus PRIVATE "${LIBOPUS_OWN}")
+  target_sources(opus PRIVATE "${LIBOPUS_OWN}/own.c")
+  libopus_take(silk/A2NLSF.c silk_A2NLSF libopus_A2NLSF a2nlsf.c)
+  libopus_take(silk/NLSF_del_dec_quant.c silk_NLSF_del_dec_quant libopus_NLSF_del_dec_quant nlsf_del_dec_quant.c)
+  libopus_take(silk/NSQ.c silk_noise_shape_quantizer libopus_noise_shape_quantizer noise_shape_quantizer.c)
+  libopus_take(silk/decode_core.c silk_decode_core libopus_decode_core decode_core.c)
+  libopus_take(silk/x86/VQ_WMat_EC_sse4_1.c silk_VQ_WMat_EC_sse4_1 libopus_VQ_WMat_EC vq_wmat_ec.c)
 endfunction()
 # Once all of libopus's own files have been named.
 cmake_language(DEFER CALL libopus_take_own)

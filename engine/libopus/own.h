@@ -13,6 +13,21 @@ enum libopus_choice {
 
 extern enum libopus_choice libopus_choice;
 
+/* What of libopus has a function of ours, in the order of `own.c`'s names. */
+enum libopus_function {
+    LIBOPUS_A2NLSF,
+    LIBOPUS_DECODE_CORE,
+    /* The same of frames in which something saturated. */
+    LIBOPUS_DECODE_CORE_SATURATED,
+    LIBOPUS_NLSF_DEL_DEC_QUANT,
+    LIBOPUS_NOISE_SHAPE_QUANTIZER,
+    LIBOPUS_VQ_WMAT_EC,
+    LIBOPUS_FUNCTIONS,
+};
+
+/* Both were called: the process ends where they were not alike, and tells at its end how often they were. */
+void libopus_compared(enum libopus_function function, int alike);
+
 /* Says which function differed, and ends the process. */
 _Noreturn void libopus_differs(const char *function);
 
