@@ -2,6 +2,8 @@
 
 use super::sip::CALL_NAME;
 use anyhow::{Context, Result, anyhow};
+use engine::io::clock;
+use engine::time::Instant;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -50,6 +52,10 @@ pub struct Dialed {
     pub to: [Option<SocketAddrV4>; 2],
     /// The gateway's name of the call.
     pub token: String,
+    /// When a thread took the order.
+    pub asked: Instant,
+    /// When the gateway's answer was there.
+    pub answered: Instant,
 }
 
 /// A connection to a gateway.
@@ -88,10 +94,14 @@ impl Dialler {
                             let _ = connection.hang_up(&token);
                             continue;
                         }
-                        Ok(Job::Dial(order)) => connection.dial(&order).unwrap_or_else(|error| {
-                            eprintln!("density: call {} was not placed: {error:#}", order.call);
-                            Dialed { call: order.call, status: 598, ..Dialed::default() }
-                        }),
+                        Ok(Job::Dial(order)) => {
+                            let asked = clock::now();
+                            let dialed = connection.dial(&order).unwrap_or_else(|error| {
+                                eprintln!("density: call {} was not placed: {error:#}", order.call);
+                                Dialed { call: order.call, status: 598, ..Dialed::default() }
+                            });
+                            Dialed { asked, answered: clock::now(), ..dialed }
+                        }
                     };
                     if finished.send(dialed).is_err() {
                         return;
@@ -193,7 +203,14 @@ impl Dial for EdgeDial {
         let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
         let answers = [text("sdp_answer"), String::new()];
         // Where the second end sends to is said in the INVITE.
-        Ok(Dialed { call: order.call, status, answers, to: [None; 2], token: text("edge_session_id") })
+        Ok(Dialed {
+            call: order.call,
+            status,
+            answers,
+            to: [None; 2],
+            token: text("edge_session_id"),
+            ..Dialed::default()
+        })
     }
 
     fn hang_up(&mut self, token: &str) -> Result<()> {

@@ -133,7 +133,11 @@ async fn metrics(State(door): State<Arc<Door>>) -> String {
     let workers: Vec<_> = (0..door.workers as usize).map(|worker| door.engine.metrics(worker)).collect();
     let sum = |of: fn(&engine::metrics::Metrics) -> u64| workers.iter().map(of).sum::<u64>();
     let (turns, concealed, open) = (sum(|m| m.turns), sum(|m| m.packets_concealed), sum(|m| m.bridges_open));
-    format!("engine_turns_total {turns}\nengine_packets_concealed_total {concealed}\nengine_bridges_open {open}\n")
+    let delayed = sum(|m| m.handshakes_delayed);
+    format!(
+        "engine_turns_total {turns}\nengine_packets_concealed_total {concealed}\nengine_bridges_open {open}\n\
+         engine_handshakes_delayed_total {delayed}\n"
+    )
 }
 
 /// Full and DTLS client toward an ICE-lite offer, lite and server toward a full one.
@@ -212,6 +216,7 @@ impl Dial for DriverDial {
             answers: [text(0), text(1)],
             to: [port(0), port(1)],
             token: body["bridge"].to_string(),
+            ..Dialed::default()
         })
     }
 

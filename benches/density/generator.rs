@@ -79,7 +79,12 @@ pub struct Call {
     pub hung_up: bool,
     /// When the second end first spoke while the first could already hear.
     pub spoken_to: Option<Instant>,
+    /// When its request was sent, when the answer was there, and when the ends were told.
+    pub asked: Option<[Instant; 3]>,
 }
+
+/// What a set-up consists of, one after the other; the steps' times add up to [`Call::set_up`].
+pub const STEPS: [&str; 5] = ["dialler", "request", "generator", "ice_and_dtls", "media"];
 
 impl Call {
     /// Both ends can speak and have heard the other.
@@ -90,6 +95,23 @@ impl Call {
     /// From the dialling until both have heard something.
     pub fn set_up(&self) -> Option<Duration> {
         Some(self.first_media_toward_a()?.max(self.ends[1].hear.first?.since(self.dialled)))
+    }
+
+    /// How long each of [`STEPS`] took: until a thread of the generator had time for the request; until the gateway had answered it; until the
+    /// generator had told the ends; until the first end could speak; until both had heard something, less what `set_up` leaves out.
+    pub fn steps(&self) -> Option<[Duration; 5]> {
+        let ([asked, answered, told], ready) = (self.asked?, self.ends[0].ready_at?);
+        let [dialler, request, generator] =
+            [(self.dialled, asked), (asked, answered), (answered, told)].map(|(from, to)| to.since(from));
+        let connecting = ready.since(told);
+        let before = dialler + request + generator + connecting;
+        Some([dialler, request, generator, connecting, self.set_up()?.saturating_sub(before)])
+    }
+
+    /// When both had heard something.
+    pub fn up_at(&self) -> Option<Instant> {
+        let [a, b] = &self.ends;
+        Some(a.hear.first?.max(b.hear.first?))
     }
 
     /// From the dialling until the first end has heard something, less the time for which the second had nothing to say: its next word
@@ -145,6 +167,8 @@ pub struct Generator {
     rtcp_port: u16,
     /// How late the slots of the window were, nanoseconds.
     pub lateness: Vec<u64>,
+    /// Whether that is noted.
+    is_watched: bool,
 }
 
 impl Generator {
@@ -178,6 +202,7 @@ impl Generator {
             sip_port,
             rtcp_port,
             lateness: Vec::new(),
+            is_watched: false,
         })
     }
 
@@ -230,7 +255,7 @@ impl Generator {
         self.rising.push(index as u32);
         let dialled = clock::now();
         let token = String::new();
-        self.calls.push(Call { ends: [a, b], dialled, status: 0, token, hung_up: false, spoken_to: None });
+        self.calls.push(Call { ends: [a, b], dialled, status: 0, token, hung_up: false, spoken_to: None, asked: None });
         self.dialler.dial(order)
     }
 
@@ -285,9 +310,15 @@ impl Generator {
     pub fn open_window(&mut self, time: Duration) {
         let packets = time.as_millis() as usize / 20 + 64;
         self.calls.iter_mut().flat_map(|call| &mut call.ends).for_each(|end| end.hear.open(packets));
+        self.watch(time);
+        self.common.window = true;
+    }
+
+    /// Begins to note how late it is, for about `time`; what calls hear is of no interest.
+    pub fn watch(&mut self, time: Duration) {
         self.lateness = Vec::with_capacity(time.as_micros() as usize * 1_000 / SLOT_NANOS as usize + 64);
         self.ring.send_errors = 0;
-        self.common.window = true;
+        self.is_watched = true;
     }
 
     /// Of `packets` that came through, how many it sent itself so late that a gateway may have made up for them.
@@ -299,6 +330,7 @@ impl Generator {
     /// Ends the measuring.
     pub fn close_window(&mut self) {
         self.common.window = false;
+        self.is_watched = false;
     }
 
     /// Datagrams that this host's kernel refused to send for us.
@@ -362,7 +394,7 @@ impl Generator {
         let now = clock::now();
         self.hear(now);
         while self.next <= now {
-            if self.common.window {
+            if self.is_watched {
                 self.lateness.push(now.since(self.next).as_nanos() as u64);
             }
             self.slot(now);
@@ -478,6 +510,7 @@ impl Generator {
         let Some(call) = self.calls.get_mut(dialed.call as usize) else { return };
         call.status = dialed.status;
         call.token = dialed.token;
+        call.asked = Some([dialed.asked, dialed.answered, now]);
         for (end, answer) in call.ends.iter_mut().zip(&dialed.answers) {
             if !answer.is_empty() && end.answer(now, answer, &mut self.ring, &mut self.common).is_err() {
                 call.status = 599;

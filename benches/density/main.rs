@@ -117,7 +117,7 @@ fn measure(cores: &[usize], full: bool, wanted: &[&str], kept: bool) -> Result<(
     let renewed = results["conditions"]["renewed"].as_str().unwrap_or_default().to_owned();
     results["conditions"] = run.conditions();
     if renews {
-        results["conditions"]["renewed"] = json!(format!("{renewed} {}", wanted.join(" ")).trim());
+        results["conditions"]["renewed"] = json!(report::renewed(&renewed, wanted));
     }
     for (name, part) in PARTS {
         let asked = wanted.is_empty() && (name != "rival" || parts::variable("DENSITY_RIVAL").is_some());

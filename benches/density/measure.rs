@@ -20,7 +20,7 @@ const OTHERS_MAX: f64 = 0.05;
 /// The hypervisor may take away so much of it before it is.
 const STOLEN_MAX: f64 = 0.01;
 /// Of a window so much may be left out for stalls before it says nothing.
-const LEFT_OUT_MAX: f64 = 0.25;
+pub const LEFT_OUT_MAX: f64 = 0.25;
 /// Packets of each direction.
 const PACKETS_PER_SECOND: f64 = 50.0;
 
@@ -272,12 +272,31 @@ pub fn window_beside(
     time: Duration,
     site: &Site,
 ) -> Result<Step> {
+    let load = |generator: &mut Generator| {
+        generator.open_window(time);
+        generator.run_for(time)?;
+        generator.close_window();
+        Ok(())
+    };
+    let (mut step, left) = watched(generator, subject, idle, site, load)?;
+    account(generator, &left, &mut step);
+    step.sent_late = generator.sent_late(step.received);
+    step.generator_late = Spread::of(std::mem::take(&mut generator.lateness));
+    Ok(step)
+}
+
+/// Watches the machine, the gateway and the generator during `load`. Answers what they did, and of what nothing is said.
+pub fn watched(
+    generator: &mut Generator,
+    subject: &mut Subject,
+    idle: Option<&Idle>,
+    site: &Site,
+    load: impl FnOnce(&mut Generator) -> Result<()>,
+) -> Result<(Step, LeftOut)> {
     let samplers = [&site.measured, &site.others].map(|cores| cores.first().map(|core| Sampler::start(*core)));
     let before = Snapshot::take(subject, idle, site)?;
     let (start, from) = (clock::now(), real_nanos());
-    generator.open_window(time);
-    generator.run_for(time)?;
-    generator.close_window();
+    load(generator)?;
     let whole = Span { from, to: real_nanos() };
     let seconds = clock::now().since(start).as_secs_f64();
     let after = Snapshot::take(subject, idle, site)?;
@@ -292,7 +311,7 @@ pub fn window_beside(
     let own = after.own.since(before.own);
     let core = after.core.since(before.core);
     let idle = after.idle.since(before.idle);
-    let mut step = Step {
+    let step = Step {
         seconds,
         busy: used.nanos as f64 / 1e9 / seconds,
         others_busy: (core.tasks as f64 - used.nanos as f64 - idle.nanos as f64).max(0.0) / 1e9 / seconds,
@@ -309,10 +328,7 @@ pub fn window_beside(
         complexity: before.complexity.zip(after.complexity).map(|(before, after)| (before + after) / 2.0),
         ..Step::default()
     };
-    account(generator, &left, &mut step);
-    step.sent_late = generator.sent_late(step.received);
-    step.generator_late = Spread::of(std::mem::take(&mut generator.lateness));
-    Ok(step)
+    Ok((step, left))
 }
 
 /// Adds up what the calls of a window heard, without the times of which nothing is said.

@@ -1,19 +1,20 @@
 //! The parts of a run: what is started, how it is loaded, what is compared.
 
 mod memory;
+mod set_up;
 
 use super::corpus::{Corpus, Frames};
 use super::dial::Dialler;
 use super::end::Shape;
 use super::generator::{Generator, Profile};
-use super::measure::{GENERATOR_MAX, Spread, Step, account, round, stood_still, window};
+use super::measure::{Step, account, round, stood_still, window};
 use super::process::{self, Usage};
 use super::score::{Take, judge, takes};
 use super::search::{
     CALLS_MAX, CALM_WINDOWS, PACING_MS_MAX, RAMP_PER_SECOND, SETTLE, compared, fill, knee, residences,
 };
 use super::stalls::LeftOut;
-use super::subject::{Settings, Site, Subject};
+use super::subject::{Functions, Settings, Site, Subject};
 use super::turns::{Party, ROUNDS, Turns};
 use anyhow::{Context, Result, bail};
 use engine::io::clock;
@@ -118,10 +119,6 @@ impl Run {
         if self.full { "fullband-32k" } else { "wideband-20k" }
     }
 
-    fn cores(&self) -> (usize, usize) {
-        (self.site.measured.len(), self.site.others.len())
-    }
-
     fn caller(&self) -> EndKind {
         (if self.full { Shape::Full } else { Shape::Lite }, self.opus.clone(), 960, 111)
     }
@@ -206,6 +203,8 @@ impl Run {
         for turns in &turns {
             progress(&format!("{name}: {} times the floor, by turns {:?}", turns.ratio(), turns.ratios()));
         }
+        let at_knee = knee(&steps, busy_max)["calls"].as_u64().unwrap_or(u64::MAX);
+        let own_functions = self.own_functions(name, &sides, turns.iter().min_by_key(|turns| turns.off(at_knee)))?;
         let shown = |which: usize| -> Vec<Value> {
             turns.iter().filter_map(Turns::typical).map(|pair| pair[which].json()).collect()
         };
@@ -228,7 +227,7 @@ impl Run {
         Ok(json!({
             "complexity": compared.iter().map(|step| step.complexity).collect::<Vec<_>>(), "knee": knee,
             "ratio_to_floor": turns.iter().map(Turns::json).collect::<Vec<_>>(),
-            "scores": scores,
+            "floor_with_own_functions": own_functions, "scores": scores,
             "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
             "stood_still": still,
             "by_turns": shown(0),
@@ -324,12 +323,30 @@ impl Run {
     }
 
     fn floor(&self, name: &str, sides: &Sides, effort: Option<i32>) -> Result<Party> {
+        self.floor_with(Functions::AsPublished, name, sides, effort)
+    }
+
+    fn floor_with(&self, functions: Functions, name: &str, sides: &Sides, effort: Option<i32>) -> Result<Party> {
         let [a, b] = sides.bare.clone();
         let mut generator = self.generator(a, b)?;
-        let (subject, dialler) = Subject::floor(&self.site, CALLS_MAX, effort)?;
+        let (subject, dialler) = Subject::floor(&self.site, CALLS_MAX, effort, functions)?;
         generator.set_dialler(dialler);
         let title = effort.map_or(String::new(), |effort| format!(" at complexity {effort}"));
         Ok(Party::new(format!("floor of {name}{title}"), generator, subject, false))
+    }
+
+    /// The floor with the gateway's own functions of libopus and the floor by turns, at the calls of `turns`: what of their ratio is those
+    /// functions' work. `None` where nothing is coded.
+    fn own_functions(&self, name: &str, sides: &Sides, turns: Option<&Turns>) -> Result<Option<Value>> {
+        let Some((turns, [gateway, _])) = turns.filter(|_| sides.transcodes).and_then(|t| Some((t, t.typical()?)))
+        else {
+            return Ok(None);
+        };
+        let effort = gateway.complexity.map(|complexity| complexity.round() as i32);
+        let own = self.floor_with(Functions::OfTheGateway, &format!("{name}, own functions"), sides, effort)?;
+        let mut parties = [own, self.floor(name, sides, effort)?];
+        let floors = self.by_turns(&mut parties, gateway.calls, ROUNDS)?;
+        Ok(Some(floors.own_functions(turns)))
     }
 
     /// Goes back to the most calls that were carried without a fault and records a few seconds.
@@ -352,89 +369,6 @@ impl Run {
         let scores = judge(takes, &self.site.folder)?;
         progress(&format!("scores {scores}"));
         Ok(scores)
-    }
-
-    /// Set-ups a second: without SIP on the engine alone, with it on the real gateway.
-    pub fn set_up(&self) -> Result<Value> {
-        let driver: Start = &|site, _, _| Subject::driver(site, 1);
-        let tandem: Start = &|site, generator, _| Subject::tandem(site, generator.sip_port, &Settings::default());
-        Ok(json!({
-            "without_sip": self.set_up_of("set-up without SIP", self.relayed(), driver)?,
-            "with_sip": self.set_up_of("set-up with SIP", self.telephone(), tandem)?,
-        }))
-    }
-
-    /// As many as it can with a fixed number under way, then how long each takes at half of that.
-    fn set_up_of(&self, name: &str, b: EndKind, start: Start) -> Result<Value> {
-        const UNDER_WAY: usize = 64;
-        const SET_UPS: usize = 1_500;
-        let fresh = || -> Result<(Generator, Subject)> {
-            let mut generator = self.generator(self.caller(), b.clone())?;
-            let (subject, dialler) = start(&self.site, &generator, None)?;
-            generator.set_dialler(dialler);
-            Ok((generator, subject))
-        };
-        let (mut generator, subject) = fresh()?;
-        let (before, own_before, began) = (Usage::of(subject.pid())?, Usage::of(std::process::id())?, clock::now());
-        let mut up = 0;
-        while up < SET_UPS && clock::now().since(began) < Duration::from_secs(20) {
-            while generator.under_way() < UNDER_WAY && generator.calls.len() < SET_UPS {
-                generator.place_call()?;
-            }
-            generator.turn()?;
-            up = generator.hang_up_those_up()?;
-            // Those that are missing were refused, or died.
-            if generator.calls.len() == SET_UPS && generator.under_way() == 0 {
-                break;
-            }
-        }
-        let refused = generator.calls.iter().filter(|call| call.status == 503).count();
-        let seconds = clock::now().since(began).as_secs_f64();
-        let cores = (self.cores().0 as f64, self.cores().1 as f64);
-        let busy = Usage::of(subject.pid())?.since(before).nanos as f64 / 1e9 / seconds / cores.0;
-        let own = Usage::of(std::process::id())?.since(own_before).nanos as f64 / 1e9 / seconds / cores.1;
-        let rate = up as f64 / seconds;
-        let capacity = rate / busy.max(0.01);
-        drop((generator, subject));
-
-        let (mut generator, _subject) = fresh()?;
-        let half = capacity / 2.0;
-        let half = if own > GENERATOR_MAX { half.min(rate / 2.0) } else { half };
-        let (began, count) = (clock::now(), 600);
-        while generator.calls.len() < count || generator.under_way() > 0 {
-            let due = (clock::now().since(began).as_secs_f64() * half) as usize + 1;
-            while generator.calls.len() < due.min(count) {
-                generator.place_call()?;
-            }
-            generator.turn()?;
-            generator.hang_up_those_up()?;
-        }
-        let nanos = |of: &dyn Fn(&super::generator::Call) -> Option<Duration>| {
-            Spread::of(generator.calls.iter().filter_map(of).map(|time| time.as_nanos() as u64).collect())
-        };
-        let connected = nanos(&|call| Some(call.ends[0].ready_at?.since(call.dialled)));
-        let first_a = nanos(&|call| call.first_media_toward_a());
-        let with_clock = nanos(&|call| {
-            let [a, b] = &call.ends;
-            Some(a.hear.first?.max(b.hear.first?).since(call.dialled))
-        });
-        let both = nanos(&|call| call.set_up());
-        progress(&format!(
-            "{name}: {rate:.0} a second with the core {:.0} % busy ({:.0} us each, {capacity:.0} a second and core), generator {:.0} %; at \
-             {half:.0} a second connected p99 {:.1} ms, media both ways p99 {:.1} ms",
-            busy * 100.0,
-            busy / rate * 1e6,
-            own * 100.0,
-            connected.p99 / 1e3,
-            both.p99 / 1e3
-        ));
-        Ok(json!({
-            "per_second": round(rate, 0), "core_percent": round(busy * 100.0, 1), "generator_percent": round(own * 100.0, 1),
-            "generator_limited": own > GENERATOR_MAX, "us_each": round(busy / rate * 1e6, 0),
-            "extrapolated_per_second_and_core": round(capacity, 0), "failed": SET_UPS - up - refused, "refused_with_503": refused,
-            "half_rate": round(half, 0), "connected": connected.json(), "first_media_toward_a": first_a.json(),
-            "media_both_ways": both.json(), "media_both_ways_with_the_ends_frame_clock": with_clock.json(),
-        }))
     }
 
     /// More calls than the gateway is configured for, and more than the core has time for: refused with 503, and nobody else hears it.

@@ -43,6 +43,17 @@ fn steps<'r>(results: &'r Value, part: &str, who: &str) -> &'r [Value] {
     steps.as_array().map_or(&[], Vec::as_slice)
 }
 
+/// The parts that were measured anew, each once: those of `before` (or of a record that names one several times), then `wanted`.
+pub fn renewed(before: &str, wanted: &[&str]) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in before.split_whitespace().chain(wanted.iter().copied()) {
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    parts.join(" ")
+}
+
 /// What a terminal can show.
 pub fn table(results: &Value) -> String {
     let mut out = String::new();
@@ -62,7 +73,8 @@ pub fn table(results: &Value) -> String {
         out.push_str(&how(conditions));
     }
     if let Some(renewed) = conditions["renewed"].as_str() {
-        let _ = writeln!(out, "measured anew since, each part with its floor beside it: {renewed}");
+        let _ =
+            writeln!(out, "measured anew since, each part with its floor beside it: {}", self::renewed(renewed, &[]));
     }
     for (part, title) in STEPPED {
         if results[part].is_null() {
@@ -219,6 +231,13 @@ fn picture(results: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_part_that_was_measured_anew_several_times_is_named_once() {
+        assert_eq!(renewed("transcoded set_up transcoded", &["set_up", "memory"]), "transcoded set_up memory");
+        let text = table(&json!({"conditions": {"renewed": "relay_rtp memory relay_rtp"}}));
+        assert!(text.contains("measured anew since, each part with its floor beside it: relay_rtp memory\n"), "{text}");
+    }
 
     #[test]
     fn gateway_and_floor_by_turns_stand_beside_each_other_with_costs_that_give_the_ratio() {

@@ -31,6 +31,10 @@ pub fn part(part: &Value, rival: &Value) -> String {
         let each: Vec<String> = ratios.iter().map(ratio_words).collect();
         say("cost", format!("times the floor: {}; by turns, the median of the rounds in brackets", each.join(", ")));
     }
+    let own = &part["floor_with_own_functions"];
+    if own.is_object() {
+        say("", own_functions_sentence(own));
+    }
     let calm = &knee["at_70_percent"];
     if calm.is_object() {
         say("at 70 %", calm_sentence(calm));
@@ -102,6 +106,25 @@ fn ratio_words(ratio: &Value) -> String {
     text
 }
 
+/// What a floor takes that has what the gateway has.
+fn own_functions_sentence(own: &Value) -> String {
+    let rounds: Vec<String> = own["by_turns"].as_array().into_iter().flatten().map(Value::to_string).collect();
+    let mut text = format!(
+        "floor with the gateway's own functions of libopus: {} us, {} times, at {} calls; it takes {} of the floor, libopus as published \
+         ({}, by turns)",
+        own["us_per_call_and_20ms"],
+        own["ratio"],
+        own["calls"],
+        own["of_the_floor"],
+        rounds.join(", "),
+    );
+    let spoiled = own["spoiled"].as_u64().unwrap_or(0);
+    if spoiled > 0 {
+        let _ = write!(text, ", {spoiled} windows SPOILED by the machine");
+    }
+    text
+}
+
 fn calm_sentence(calm: &Value) -> String {
     let windows = |name: &str| {
         let all = calm[name].as_array().map_or(&[][..], Vec::as_slice);
@@ -153,38 +176,94 @@ pub fn plain(name: &str, record: &Value) -> String {
 
 fn set_up(record: &Value) -> String {
     let mut out = format!(
-        "  {:<12} {:>12} {:>9} {:>10} {:>20} {:>26} {:>7} {:>8} {:>10}\n",
-        "",
-        "a s and core",
-        "us each",
-        "at half:",
-        "connected p50 / p99",
-        "media both ways p50 / p99",
-        "failed",
-        "refused",
-        "generator"
+        "  {:<12} {:>12} {:>9} {:>7} {:>8} {:>10}\n",
+        "", "a s and core", "us each", "failed", "refused", "generator"
     );
-    for (name, title) in [("without_sip", "without SIP"), ("with_sip", "with SIP")] {
-        let kind = &record[name];
-        if !kind.is_object() {
-            continue;
-        }
-        let pair = |of: &Value| format!("{} / {} ms", millis(&of["p50_us"]), millis(&of["p99_us"]));
+    let kinds = [("without_sip", "without SIP"), ("with_sip", "with SIP")];
+    let kinds = kinds.map(|(name, title)| (&record[name], title));
+    for (kind, title) in kinds.iter().filter(|(kind, _)| kind.is_object()) {
         let _ = writeln!(
             out,
-            "  {title:<12} {:>12} {:>9} {:>8}/s {:>20} {:>26} {:>7} {:>8} {:>8.0} %{}",
-            kind["extrapolated_per_second_and_core"],
-            kind["us_each"],
-            kind["half_rate"],
-            pair(&kind["connected"]),
-            pair(&kind["media_both_ways"]),
-            kind["failed"],
-            kind["refused_with_503"],
+            "  {title:<12} {:>12.0} {:>9.0} {:>7.0} {:>8.0} {:>8.0} %{}",
+            number(&kind["extrapolated_per_second_and_core"]),
+            number(&kind["us_each"]),
+            number(&kind["failed"]),
+            number(&kind["refused_with_503"]),
             number(&kind["generator_percent"]),
             if kind["generator_limited"] == Value::Bool(true) { "!" } else { "" },
         );
     }
-    out
+    let mut paces = String::new();
+    for (kind, title) in kinds.iter().filter(|(kind, _)| kind.is_object()) {
+        for (name, which) in [("at_half", "half of that"), ("at_half_of_the_target", "half of the target")] {
+            if kind[name].is_object() {
+                let _ = writeln!(paces, "  {title:<12} {}", pace_sentence(which, &kind[name]));
+            }
+        }
+        if kind["at_half"].is_null() && kind["half_rate"].is_number() {
+            // A record from before there were windows.
+            let rate = number(&kind["half_rate"]);
+            let (connected, both) = (spread_words(&kind["connected"]), spread_words(&kind["media_both_ways"]));
+            let _ =
+                writeln!(paces, "  {title:<12} {rate} a second, half of that: p50 / p99 {both}; connected {connected}");
+        }
+    }
+    if !paces.is_empty() {
+        out.push_str(
+            "  from the request until both ends have heard something; of the windows in brackets the median counts\n",
+        );
+    }
+    out + &paces
+}
+
+fn spread_words(of: &Value) -> String {
+    format!("{} / {} ms", millis(&of["p50_us"]), millis(&of["p99_us"]))
+}
+
+/// How long set-ups took at a pace, and what the slowest waited for.
+fn pace_sentence(which: &str, pace: &Value) -> String {
+    let windows = |name: &str| {
+        let each: Vec<String> = pace[name].as_array().into_iter().flatten().map(millis).collect();
+        each.join(", ")
+    };
+    let mut text = format!(
+        "{} a second, {which}: p50 / p99 {} ({}), with nothing left out ({}); connected {}; core {:.0} %, generator {:.0} %",
+        number(&pace["per_second"]),
+        spread_words(&pace["media_both_ways"]),
+        windows("windows_p99_us"),
+        windows("windows_with_stalls_p99_us"),
+        spread_words(&pace["connected"]),
+        number(&pace["core_percent"]),
+        number(&pace["generator_percent"]),
+    );
+    let spoiled = pace["spoiled"].as_array().into_iter().flatten().filter(|reason| !reason.is_null()).count();
+    if spoiled > 0 {
+        let windows = pace["spoiled"].as_array().map_or(0, Vec::len);
+        let _ = write!(text, ", {spoiled} of {windows} windows SPOILED by the machine");
+    }
+    let again = pace["again"].as_array().map_or(0, Vec::len);
+    if again > 0 {
+        let _ = write!(text, ", {again} measured again");
+    }
+    for (name, said) in
+        [("failed", "failed"), ("refused_with_503", "were refused"), ("beyond_a_timer", "waited for a retransmission")]
+    {
+        if number(&pace[name]) > 0.0 {
+            let _ = write!(text, ", {} {said}", pace[name]);
+        }
+    }
+    let steps = pace["steps"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let each = steps.enumerate().map(|(index, step)| {
+        let name = step.replace('_', " ").replace("ice and dtls", "ICE and DTLS");
+        format!("{name} {} ({})", millis(&pace["slowest_us"][index]), millis(&pace["median_us"][index]))
+    });
+    let _ = write!(
+        text,
+        "\n  {:<12} of the slowest hundredth, and the median in brackets: {}",
+        "",
+        each.collect::<Vec<_>>().join(", ")
+    );
+    text
 }
 
 fn memory(record: &Value) -> String {
@@ -277,6 +356,8 @@ mod tests {
                 "at_70_percent": {"calls": 270, "residence_p999_us": 1200.0, "windows_us": [900.0, 1200.0, 5000.0],
                     "floor_residence_p999_us": 800.0, "floor_windows_us": [800.0],
                     "windows_with_stalls_us": [900.0, 4200.0, 5000.0], "floor_windows_with_stalls_us": [3100.0]}},
+            "floor_with_own_functions": {"calls": 387, "us_per_call_and_20ms": 38.1, "of_the_floor": 0.93, "by_turns": [0.93, 0.92, 0.95], "ratio": 1.086,
+                "spoiled": 1},
             "stood_still": {"beside_the_gateway": {"seconds": 60.2, "measured_core": 7, "generators_core": 8, "at_once": 5},
                 "beside_the_floor": {"seconds": 40.0, "measured_core": 5, "generators_core": 5, "at_once": 4}},
             "ratio_to_floor": [{"calls": 200, "ratio": 0.97, "by_turns": [0.96, 0.97, 0.98], "faults": [[0, 0, 0], [0, 0, 0]]},
@@ -292,6 +373,8 @@ mod tests {
             "the generator was full",
             "times the floor: 0.97 at 200 calls (0.96, 0.97, 0.98), 1.01 at 387 calls (1.01, 1.0, 1.05) with 3 faults in all windows, \
              1 of 6 windows SPOILED by the machine; by turns",
+            "floor with the gateway's own functions of libopus: 38.1 us, 1.086 times, at 387 calls; it takes 0.93 of the floor, libopus as \
+             published (0.93, 0.92, 0.95, by turns), 1 windows SPOILED",
             "brackets; with nothing left out (0.9, 4.2, 5.0), the floor's (3.1)",
             "the measured core stood still 7 times in 60.2 s, the generator's core 8, both at once 5; beside the floor 5 times in 40.0 s",
             "270 calls: residence p99.9 1.2 ms (0.9, 1.2, 5.0), the floor's 0.8 ms (0.8)",
@@ -299,6 +382,37 @@ mod tests {
         ] {
             assert!(text.contains(said), "{said} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn set_ups_say_how_long_each_window_found_them_and_what_the_slowest_waited_for() {
+        let spread = |p50: f64, p99: f64| json!({"p50_us": p50, "p99_us": p99});
+        let pace = json!({"per_second": 1_000.0, "media_both_ways": spread(7_000.0, 9_000.0), "connected": spread(6_500.0, 8_000.0),
+            "windows_p99_us": [8_800.0, 9_000.0, 25_000.0], "windows_with_stalls_p99_us": [8_900.0, 31_000.0, 25_000.0],
+            "spoiled": [null, null, "others used the core"], "again": [{}], "core_percent": 35.2, "generator_percent": 40.9,
+            "failed": 0, "refused_with_503": 2, "beyond_a_timer": 1,
+            "steps": ["request", "ice_and_dtls"], "slowest_us": [5_200.0, 3_000.0], "median_us": [900.0, 5_600.0]});
+        let most = json!({"extrapolated_per_second_and_core": 2_866.0, "us_each": 349.0, "failed": 0, "refused_with_503": 0,
+            "generator_percent": 90.0, "generator_limited": true, "at_half_of_the_target": pace});
+        let text = set_up(&json!({"without_sip": most}));
+        for said in [
+            "  without SIP          2866       349       0        0       90 %!\n",
+            "1000 a second, half of the target: p50 / p99 7.0 / 9.0 ms (8.8, 9.0, 25.0), with nothing left out (8.9, 31.0, 25.0); \
+             connected 6.5 / 8.0 ms; core 35 %, generator 41 %, 1 of 3 windows SPOILED by the machine, 1 measured again, 2 were refused, \
+             1 waited for a retransmission\n",
+            "of the slowest hundredth, and the median in brackets: request 5.2 (0.9), ICE and DTLS 3.0 (5.6)\n",
+        ] {
+            assert!(text.contains(said), "{said} is missing in\n{text}");
+        }
+        let before = json!({"half_rate": 1_241.0, "connected": spread(6_700.0, 13_000.0), "media_both_ways": spread(7_300.0, 24_900.0)});
+        let text_before = set_up(&json!({"with_sip": before}));
+        assert!(
+            text_before.contains(
+                "with SIP     1241 a second, half of that: p50 / p99 7.3 / 24.9 ms; connected 6.7 / 13.0 ms\n"
+            ),
+            "{text_before}"
+        );
+        assert!(!text.contains("with SIP") && !text.contains("half of that:"), "{text}");
     }
 
     #[test]

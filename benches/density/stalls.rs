@@ -97,6 +97,12 @@ impl LeftOut {
         self.0.get(next).is_some_and(|span| span.from <= at)
     }
 
+    /// Whether nothing is said of what lasted so long, since part of it was then.
+    pub fn meets(&self, time: Span) -> bool {
+        let next = self.0.partition_point(|span| span.to <= time.from);
+        self.0.get(next).is_some_and(|span| span.from <= time.to)
+    }
+
     /// How much of `window` it is, nanoseconds.
     pub fn nanos(&self, window: Span) -> u64 {
         let part = |span: &Span| span.to.min(window.to).saturating_sub(span.from.max(window.from));
@@ -186,6 +192,8 @@ mod tests {
         assert_eq!(left.nanos(span(0, 10_000)), (193 + 104) * MS);
         assert_eq!(left.nanos(span(1_100, 2_050)), (93 + 50) * MS, "only what lies in the window");
         assert!(!LeftOut::default().holds(1));
+        let meets = [(900, 999), (900, 1_000), (1_192, 1_300), (1_193, 1_999), (900, 5_000)];
+        assert_eq!(meets.map(|(from, to)| left.meets(span(from, to))), [false, true, true, false, true]);
     }
 
     #[test]

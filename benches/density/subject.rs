@@ -20,6 +20,18 @@ const START_TIME_MAX: Duration = Duration::from_secs(10);
 /// Threads that place calls.
 const DIALLERS: usize = 8;
 
+/// The variable by which a process keeps to libopus as it is published.
+const LIBOPUS_PLAIN: &str = "LIBOPUS_PLAIN";
+
+/// Which functions of libopus a floor uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Functions {
+    /// Those that everybody has: the floor.
+    AsPublished,
+    /// Those that the gateway puts in their place, where the machine allows it.
+    OfTheGateway,
+}
+
 /// Where everything is, and on which cores.
 #[derive(Clone)]
 pub struct Site {
@@ -138,10 +150,19 @@ impl Subject {
         Ok(())
     }
 
-    /// Starts the floor.
-    pub fn floor(site: &Site, flows_max: usize, complexity: Option<i32>) -> Result<(Subject, Dialler)> {
+    /// Starts the floor. `functions`: of libopus.
+    pub fn floor(
+        site: &Site,
+        flows_max: usize,
+        complexity: Option<i32>,
+        functions: Functions,
+    ) -> Result<(Subject, Dialler)> {
         let program = std::env::current_exe()?;
         let mut command = Command::new(program);
+        match functions {
+            Functions::AsPublished => command.env(LIBOPUS_PLAIN, "1"),
+            Functions::OfTheGateway => command.env_remove(LIBOPUS_PLAIN),
+        };
         command.arg("floor").arg(flows_max.to_string()).arg(complexity.map_or("relay".into(), |c| c.to_string()));
         command.arg(&site.folder).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = start(&mut command, &site.measured, &site.others)?;

@@ -31,7 +31,7 @@ const STEPPED: [(&str, f64, f64, Option<f64>); 4] = [
 const PESQ_BELOW_MU_LAW_MAX: f64 = 0.12;
 
 /// Figures that stand somewhere in the record.
-const PLAIN: [(&str, &str, Bound); 9] = [
+const PLAIN: [(&str, &str, Bound); 11] = [
     (
         "set-ups a second and core, without SIP",
         "/set_up/without_sip/extrapolated_per_second_and_core",
@@ -50,6 +50,16 @@ const PLAIN: [(&str, &str, Bound); 9] = [
     (
         "media both ways at half of it, with SIP, p99 us",
         "/set_up/with_sip/media_both_ways/p99_us",
+        Bound::AtMost(20_000.0),
+    ),
+    (
+        "media both ways at 1,000 a second, without SIP, p99 us",
+        "/set_up/without_sip/at_half_of_the_target/media_both_ways/p99_us",
+        Bound::AtMost(20_000.0),
+    ),
+    (
+        "media both ways at 500 a second, with SIP, p99 us",
+        "/set_up/with_sip/at_half_of_the_target/media_both_ways/p99_us",
         Bound::AtMost(20_000.0),
     ),
     ("engine's KiB of a transcoded call", "/memory/transcoded_engine_kib", Bound::AtMost(64.0)),

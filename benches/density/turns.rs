@@ -201,6 +201,24 @@ impl Turns {
         order.get(order.len().saturating_sub(1) / 2).map(|(_, pair)| *pair)
     }
 
+    /// How far its number of calls is from `calls`.
+    pub fn off(&self, calls: u64) -> u64 {
+        self.windows.first().map_or(u64::MAX, |pair| calls.abs_diff(pair[0].calls as u64))
+    }
+
+    /// For the record, where these are the floor with the gateway's own functions and the floor: what the first takes of the second, and how
+    /// many times the first the gateway of `turns` takes, whose second was the floor too.
+    pub fn own_functions(&self, turns: &Turns) -> Value {
+        let typical = self.typical().map(|pair| pair.each_ref().map(cost));
+        let spoiled = self.windows.iter().flatten().filter(|step| step.spoiled().is_some()).count();
+        json!({
+            "calls": self.windows.first().map(|pair| pair[0].calls), "us_per_call_and_20ms": typical.map(|[own, _]| own),
+            "floor_us_per_call_and_20ms": typical.map(|[_, floor]| floor), "of_the_floor": self.ratio(), "by_turns": self.ratios(),
+            "ratio": round(turns.ratio() / self.ratio(), 3), "spoiled": spoiled,
+            "windows": self.windows.iter().flatten().map(Step::json).collect::<Vec<_>>(),
+        })
+    }
+
     /// For the record.
     pub fn json(&self) -> Value {
         let each = |which: usize, of: &dyn Fn(&Step) -> Value| -> Vec<Value> {
@@ -253,6 +271,19 @@ mod tests {
         let cost = |row: &Value| row["us_per_call_and_20ms"].as_f64().unwrap();
         assert_eq!(round(cost(&own) / cost(&floor), 3), turns.ratio());
         assert_eq!(turns.ratio(), 2.0);
+    }
+
+    #[test]
+    fn what_the_gateways_own_functions_save_is_taken_off_the_floor_it_is_held_against() {
+        let gateway = Turns { windows: vec![[step(0.216), step(0.2)]] };
+        let floors = Turns { windows: vec![[step(0.18), step(0.2)], [step(0.19), step(0.2)], [step(0.17), step(0.2)]] };
+        let record = floors.own_functions(&gateway);
+        assert_eq!((&record["of_the_floor"], &record["ratio"]), (&json!(0.9), &json!(1.2)));
+        assert_eq!(
+            (&record["us_per_call_and_20ms"], &record["floor_us_per_call_and_20ms"]),
+            (&json!(36.0), &json!(40.0))
+        );
+        assert_eq!((gateway.off(110), Turns { windows: Vec::new() }.off(110)), (10, u64::MAX));
     }
 
     #[test]

@@ -1,10 +1,15 @@
 //! DTLS datagrams wait here when a turn has had its share of them, so that audio keeps its pace while many calls begin.
 //!
 //! ```text
-//! packet ── DTLS? ──no──────────────────────────> bridge
-//!              └─yes── share left, none waits ──> bridge
-//!                   └─ else ──> waiting ─────────> bridge, in a later turn, in the order they came
+//! packet ── DTLS? ──yes── share left, none waits ──────────────> bridge
+//!              │     └─── else ──> waiting ─────────────────────> bridge, in a later turn, in the order they came
+//!              └──no── media, and DTLS of its call waits that may bring the keys? ──yes──> waiting, behind it
+//!                                                                             └────no──> bridge
 //! ```
+//!
+//! A peer speaks right behind its last flight. Media that overtook it would find no keys and be lost, with it 20 ms until the next packet;
+//! and so would the other leg's that come meanwhile. Only before a leg has its keys: DTLS that comes later, from whomever, keeps no
+//! audio waiting.
 //!
 //! A turn that leaves some waiting is followed by the next one at once: handshakes get all time that audio leaves, in small pieces.
 //!
@@ -22,9 +27,22 @@ pub(super) struct Handshakes {
     left: usize,
 }
 
+/// Why one waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// DTLS of a leg without keys: media of its bridge wait behind it.
+    Keys,
+    /// DTLS of a leg that has them.
+    Dtls,
+    /// Media that came behind [`Kind::Keys`]. They take nothing of a turn's share.
+    Media,
+}
+
 /// One datagram.
 #[derive(Debug)]
 pub(super) struct Waiting {
+    /// Why.
+    pub(super) kind: Kind,
     /// Whose.
     pub(super) key: SlotKey,
     /// Which of the bridge's sockets it came to.
@@ -49,17 +67,18 @@ impl Handshakes {
     }
 
     /// Keeps one for later. False when too many wait: its sender will repeat it.
-    pub(super) fn wait(&mut self, key: SlotKey, place: u8, from: SocketAddr, datagram: &[u8]) -> bool {
+    pub(super) fn wait(&mut self, kind: Kind, key: SlotKey, place: u8, from: SocketAddr, datagram: &[u8]) -> bool {
         let has_room = self.waiting.len() < HANDSHAKES_WAITING_MAX;
         if has_room {
-            self.waiting.push_back(Waiting { key, place, from, datagram: datagram.into() });
+            self.waiting.push_back(Waiting { kind, key, place, from, datagram: datagram.into() });
         }
         has_room
     }
 
     /// The next one that waits, as far as this turn's share goes.
     pub(super) fn next(&mut self) -> Option<Waiting> {
-        self.left = self.left.checked_sub(usize::from(!self.waiting.is_empty()))?;
+        let cost = usize::from(self.waiting.front()?.kind != Kind::Media);
+        self.left = self.left.checked_sub(cost)?;
         self.waiting.pop_front()
     }
 
@@ -77,7 +96,25 @@ mod tests {
     const KEY: SlotKey = SlotKey { index: 3, generation: 1 };
 
     fn wait(handshakes: &mut Handshakes, byte: u8) -> bool {
-        handshakes.wait(KEY, 0, "192.0.2.1:4000".parse().unwrap(), &[byte])
+        wait_as(handshakes, Kind::Keys, byte)
+    }
+
+    fn wait_as(handshakes: &mut Handshakes, kind: Kind, byte: u8) -> bool {
+        handshakes.wait(kind, KEY, 0, "192.0.2.1:4000".parse().unwrap(), &[byte])
+    }
+
+    #[test]
+    fn media_wait_for_the_keys_before_them_and_take_nothing_of_the_share() {
+        let mut handshakes = Handshakes::default();
+        for byte in 0..TURN_HANDSHAKES_MAX as u8 + 1 {
+            assert!(wait(&mut handshakes, byte) && wait_as(&mut handshakes, Kind::Media, 100 + byte));
+        }
+        handshakes.begin_turn();
+        let turn: Vec<u8> = std::iter::from_fn(|| handshakes.next()).map(|waiting| waiting.datagram[0]).collect();
+        assert_eq!(turn, [0, 100, 1, 101, 2, 102], "with the last keys come the media behind them");
+        handshakes.begin_turn();
+        assert_eq!(std::iter::from_fn(|| handshakes.next()).count(), 2);
+        assert!(handshakes.is_empty() && handshakes.next().is_none() && handshakes.admits());
     }
 
     #[test]

@@ -5,10 +5,12 @@
 //! Why the sockets come before the bridge: they are what can fail, and the bridge's keys are what costs.
 
 use super::core::Core;
+use super::handshakes::Kind;
 use super::pool::SlotKey;
 use super::turn::{Worker, guard};
 use super::{Event, RefuseReason};
 use crate::bridge::{BridgeCommand, BridgeConfig, BridgeEvent, BridgeId, BridgeStats, LegConfig, LegName, Port};
+use crate::demux::Class;
 use crate::error::{Cause, End, Side};
 use crate::io::socket::MediaSocket;
 use crate::io::{Owner, SocketKey};
@@ -35,6 +37,10 @@ pub(super) struct Slot<C> {
     pub(super) ended: bool,
     /// Whether it is counted as one on which media can flow.
     pub(super) carries: bool,
+    /// Legs that have their keys, by pair.
+    has_keys: [bool; LegName::COUNT],
+    /// DTLS of it that waits and may bring a leg's keys, and media behind that: more media wait behind them.
+    pub(super) held: u16,
 }
 
 impl<C> Slot<C> {
@@ -54,6 +60,16 @@ impl<C> Slot<C> {
     pub(super) fn socket_of(&self, port: Port) -> Option<SocketKey> {
         let pair = self.pair_of(port.leg)?;
         self.sockets[2 * pair + usize::from(port.component == Component::Rtcp)]
+    }
+
+    /// Why a datagram of `class` at `place` would have to wait, if it did; `None` where it never does.
+    pub(super) fn waits_as(&self, place: u8, class: Class) -> Option<Kind> {
+        match class {
+            Class::Dtls if self.has_keys.get(usize::from(place / 2)) == Some(&false) => Some(Kind::Keys),
+            Class::Dtls => Some(Kind::Dtls),
+            Class::Rtp | Class::Rtcp if self.held > 0 => Some(Kind::Media),
+            Class::Rtp | Class::Rtcp | Class::Stun | Class::Unknown => None,
+        }
     }
 
     fn pair_of(&self, leg: LegName) -> Option<usize> {
@@ -151,6 +167,8 @@ impl<C: Core> Worker<C> {
             leg_of: [None; LegName::COUNT],
             ended: false,
             carries: false,
+            has_keys: [false; LegName::COUNT],
+            held: 0,
         };
         let leases = [a.lease, b.lease];
         let Some(key) = self.pool.insert_with(|_| slot) else {
@@ -241,6 +259,9 @@ impl<C: Core> Worker<C> {
                 event
             }
             BridgeEvent::Leg { leg, event: LegEvent::DtlsConnected { .. } } => {
+                if let Some(pair) = slot.pair_of(leg) {
+                    slot.has_keys[pair] = true;
+                }
                 self.connect(key, now, leg);
                 event
             }
@@ -297,7 +318,7 @@ impl<C: Core> Worker<C> {
     /// Closes the sockets of one leg; its ports stay taken until the kernel has let go of them.
     fn close_pair(&mut self, now: Instant, key: SlotKey, pair: usize) {
         let Some(slot) = self.pool.get_mut(key) else { return };
-        slot.leg_of[pair] = None;
+        (slot.leg_of[pair], slot.has_keys[pair]) = (None, false);
         let sockets = [slot.sockets[2 * pair].take(), slot.sockets[2 * pair + 1].take()];
         let Some(lease) = &mut slot.leases[pair] else { return };
         lease.closing = sockets.iter().flatten().count() as u8;
@@ -390,4 +411,34 @@ fn with_port(mut local: LocalLeg, bound: u16) -> LocalLeg {
         LocalLeg::Webrtc { port, .. } | LocalLeg::Rtp { port, .. } => *port = bound,
     }
     local
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_wait_behind_dtls_of_a_leg_without_keys_only() {
+        let mut slot = Slot::<()> {
+            id: BridgeId(1),
+            core: None,
+            sockets: [None; 2 * LegName::COUNT],
+            sockets_open: 0,
+            leases: [None; LegName::COUNT],
+            leg_of: [None; LegName::COUNT],
+            ended: false,
+            carries: false,
+            has_keys: [false; LegName::COUNT],
+            held: 0,
+        };
+        let (webrtc, rtp) = (0, 2);
+        assert_eq!(slot.waits_as(webrtc, Class::Dtls), Some(Kind::Keys));
+        assert_eq!(slot.waits_as(rtp, Class::Rtp), None, "nothing waits");
+        slot.held = 1;
+        let both = [webrtc, rtp].map(|place| slot.waits_as(place, Class::Rtp));
+        assert_eq!(both, [Some(Kind::Media); 2], "either leg's media need the keys");
+        assert_eq!(slot.waits_as(webrtc, Class::Stun), None, "a check is answered at once");
+        slot.has_keys[0] = true;
+        assert_eq!(slot.waits_as(webrtc, Class::Dtls), Some(Kind::Dtls), "a stranger's handshake holds up no audio");
+    }
 }

@@ -12,14 +12,14 @@
 use super::arrival::Arrival;
 use super::core::Core;
 use super::governor::{Governor, WINDOW_MS, Window};
-use super::handshakes::{Handshakes, Waiting};
+use super::handshakes::{Handshakes, Kind, Waiting};
 use super::mailbox::Mailbox;
 use super::open::Slot;
 use super::pool::{Pool, SlotKey};
 use super::timers::Timers;
 use super::{Command, Event, RefuseReason};
 use crate::bridge::{BridgeCommand, BridgeEvent, BridgeId, BridgeStats, Output, Passed};
-use crate::demux::{self, Class};
+use crate::demux;
 use crate::error::{Cause, End, Side};
 use crate::io::address::Family;
 use crate::io::ports::PortPool;
@@ -186,13 +186,19 @@ impl<C: Core> Worker<C> {
             let Some(packet) = self.net.next_packet(&mut self.metrics) else { return count };
             let key = SlotKey { index: packet.owner.slot, generation: packet.owner.generation };
             count += 1;
-            if demux::classify(packet.datagram) == Class::Dtls && !self.handshakes.admits() {
-                let is_kept = self.handshakes.wait(key, packet.owner.port, packet.from, packet.datagram);
-                self.metrics.handshakes_delayed += u64::from(is_kept);
-                self.metrics.handshakes_dropped += u64::from(!is_kept);
-                continue;
-            }
             let Some(slot) = self.pool.get_mut(key) else { continue };
+            if let Some(kind) = slot.waits_as(packet.owner.port, demux::classify(packet.datagram))
+                && (kind == Kind::Media || !self.handshakes.admits())
+            {
+                let is_kept = self.handshakes.wait(kind, key, packet.owner.port, packet.from, packet.datagram);
+                slot.held += u16::from(is_kept && kind != Kind::Dtls);
+                self.metrics.handshakes_delayed += u64::from(is_kept && kind != Kind::Media);
+                self.metrics.handshakes_dropped += u64::from(!is_kept && kind != Kind::Media);
+                // Media for which there is no room try their luck.
+                if is_kept || kind != Kind::Media {
+                    continue;
+                }
+            }
             let Some(port) = slot.port_of(packet.owner.port) else { continue };
             let elsewhere = packet.sent_to.and_then(|at| Some((at, slot.socket_of(port)?)));
             let Some(core) = slot.core.as_deref_mut() else { continue };
@@ -245,9 +251,10 @@ impl<C: Core> Worker<C> {
     /// Goes on with handshakes that earlier turns had no time for, or that this one had none for among its packets.
     fn handle_handshakes(&mut self, now: Instant) -> usize {
         let mut count = 0;
-        while let Some(Waiting { key, place, from, mut datagram }) = self.handshakes.next() {
+        while let Some(Waiting { kind, key, place, from, mut datagram }) = self.handshakes.next() {
             count += 1;
             let Some(slot) = self.pool.get_mut(key) else { continue };
+            slot.held -= u16::from(kind != Kind::Dtls);
             let (Some(port), Some(core)) = (slot.port_of(place), slot.core.as_deref_mut()) else { continue };
             let metrics = &mut self.metrics;
             let done = guard(|| core.handle_datagram(now, port, from, &mut datagram, metrics));

@@ -89,6 +89,32 @@ fn no_packet_allocates_once_the_loop_is_warm() {
 }
 
 #[test]
+fn media_do_not_overtake_the_handshake_that_brings_their_keys() {
+    let _alone = alone();
+    for way in WAYS {
+        let mut rig = Rig::start(way, 21_600..=21_619);
+        let legs = rig.open(1);
+        let peer = peer(Ipv4Addr::LOCALHOST.into());
+        // Far more DTLS at once than a turn takes, with media right behind some of it.
+        let sent: Vec<[u8; 3]> = (0..15).map(|number| [if number % 5 == 4 { 128 } else { 22 }, 0, number]).collect();
+        for datagram in &sent {
+            peer.send_to(datagram, (Ipv4Addr::LOCALHOST, legs.webrtc)).unwrap();
+        }
+        let mut came = [0; 2000];
+        let answered: Vec<[u8; 3]> = (0..sent.len())
+            .map(|_| {
+                assert_eq!(patiently(|| peer.recv(&mut came)), 3);
+                [came[0], came[1], came[2]]
+            })
+            .collect();
+        assert_eq!(answered, sent, "{way:?}");
+        let metrics = rig.metrics_when(|metrics| metrics.datagrams_sent == 15);
+        assert!(metrics.handshakes_delayed > 0 && metrics.handshakes_dropped == 0, "{way:?}: nothing waited");
+        rig.engine.stop();
+    }
+}
+
+#[test]
 fn a_leg_whose_peer_never_moves_hears_no_stranger() {
     let _alone = alone();
     for way in CONNECTED {
