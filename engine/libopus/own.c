@@ -16,6 +16,7 @@ static const char *const names[LIBOPUS_FUNCTIONS] = {
     "silk_NLSF_del_dec_quant",
     "silk_noise_shape_quantizer",
     "silk_VQ_WMat_EC",
+    "silk_warped_autocorrelation_FLP",
 };
 /* How often each was found alike. */
 static unsigned long alike_times[LIBOPUS_FUNCTIONS];

@@ -35,8 +35,9 @@ pub const DSCP_DEFAULT: u8 = 46;
 /// The most that libopus has.
 pub const COMPLEXITY_MAX: u8 = 10;
 
-/// What load may choose unless the configuration says otherwise: from 0 on a clean path is within 0.1 PESQ of the best, and 5 within 0.02.
-pub const COMPLEXITY_DEFAULT: RangeInclusive<u8> = 0..=5;
+/// What load may choose unless the configuration says otherwise. From 0 to 1 a call costs a thirtieth more and a fifth to a third of what
+/// lies between Opus and mu-law alone is gone (`docs/decisions.md`, "libopus: flags, application, memory"); 2 costs a quarter more than 1.
+pub const COMPLEXITY_DEFAULT: RangeInclusive<u8> = 1..=5;
 
 impl EngineConfig {
     /// Checks it for a process that may run on `cores` cores; answers the number of workers.
