@@ -24,6 +24,7 @@
 mod buffers;
 mod homes;
 mod sends;
+mod sources;
 mod steered;
 
 use super::address::Family;
@@ -139,7 +140,7 @@ struct Entry {
     is_steered: bool,
     /// The port of one that is steered or was; 0: it never was.
     port: u16,
-    /// The host's address from which it answers by the raw socket; unspecified until that is known. See [`super::Net::answer_from`].
+    /// The host's address from which it answers by a raw socket; unspecified until that is known. See [`super::Net::answer_from`].
     our_address: Ipv4Addr,
     armed_before: bool,
     /// Datagrams in `received`.

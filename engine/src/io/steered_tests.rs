@@ -213,6 +213,21 @@ fn a_socket_of_one_address_answers_from_it_from_the_beginning() {
 }
 
 #[test]
+fn answers_from_more_addresses_than_there_are_raw_sockets_for_leave_by_the_call_s_own() {
+    let mut rig = Rig::new(Way::Steered, 4);
+    let (key, port) = rig.open(Family::Dual, 0);
+    rig.turn();
+    let mut peer = Peer::new([127, 0, 0, 1]);
+    let address = |last| Ipv4Addr::new(127, 9, 0, last);
+    for last in 1..=100 {
+        rig.net.answer_from(key, address(last));
+    }
+    assert_eq!(answers_from(&mut rig, key, &mut peer), localhost(port), "as the routing table says");
+    rig.net.answer_from(key, address(1));
+    assert_eq!(answers_from(&mut rig, key, &mut peer), (address(1), port).into());
+}
+
+#[test]
 fn a_port_that_is_steered_at_one_address_is_left_to_others_at_the_next() {
     let mut rig = Rig::new(Way::Steered, 4);
     let ours = MediaSocket::bind(Family::V4, Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();

@@ -1,14 +1,14 @@
-//! Datagrams on their way out: a bounded pool of slots, each with room for the headers of a raw socket.
+//! Datagrams on their way out: a bounded pool of slots, each with room for the header that a raw socket wants.
 
 use super::super::SENDS_MAX;
 use super::super::address::RawAddress;
 use super::super::system::Arena;
-use super::steered::IP_UDP_BYTES;
+use super::sources::UDP_BYTES;
 use crate::limits::DATAGRAM_BYTES_MAX;
 use std::io;
 
-/// Before a datagram: room for what the kernel writes where the socket is not a raw one, rounded up so that the datagram is aligned to 16.
-const HEAD_BYTES: usize = IP_UDP_BYTES.next_multiple_of(16);
+/// Before a datagram: room for UDP's header, rounded up so that the datagram is aligned to 16.
+const HEAD_BYTES: usize = UDP_BYTES.next_multiple_of(16);
 /// Distance of two slots.
 const SLOT_BYTES: usize = (HEAD_BYTES + DATAGRAM_BYTES_MAX).next_multiple_of(64);
 
@@ -41,10 +41,10 @@ impl Sends {
         self.bytes.slice(usize::from(slot) * SLOT_BYTES + HEAD_BYTES, DATAGRAM_BYTES_MAX)
     }
 
-    /// A slot's datagram of `len` bytes and the room for IP and UDP headers right before it.
+    /// A slot's datagram of `len` bytes and the room for UDP's header right before it.
     pub(super) fn packet(&mut self, slot: u16, len: usize) -> &mut [u8] {
-        let start = usize::from(slot) * SLOT_BYTES + HEAD_BYTES - IP_UDP_BYTES;
-        self.bytes.slice(start, IP_UDP_BYTES + len.min(DATAGRAM_BYTES_MAX))
+        let start = usize::from(slot) * SLOT_BYTES + HEAD_BYTES - UDP_BYTES;
+        self.bytes.slice(start, UDP_BYTES + len.min(DATAGRAM_BYTES_MAX))
     }
 
     /// Where a slot's datagram goes, as the kernel reads it.

@@ -1,15 +1,12 @@
-//! The half of [`Steering`] that belongs to one worker: the one socket in which running calls are heard, and the raw one by which they speak.
+//! The half of [`Steering`] that belongs to one worker: the one socket in which running calls are heard, and the raw ones by which they speak ([`Sources`]).
 //!
 //! Each call keeps its own ports and its own sockets, which hold the ports and take over whenever something is not as usual: a flood (what
-//! is too much must not be at the cost of others), IPv6, datagrams longer than usual, an address of ours that is not known yet.
-//!
-//! Why a raw socket: what leaves by it has the source port that we write. A UDP socket has one, and a thousand of them have been pushed out of
-//! the cache when they have their turn. What it costs is that IP's and UDP's headers are ours to write (RFC 791, RFC 768), the checksum
-//! too: some peers take none for an error.
+//! is too much must not be at the cost of others), IPv6, an address of ours that is not known yet.
 
 use super::super::SocketKey;
 use super::super::steering::Steering;
 use super::super::system::{check, raw};
+use super::sources::{Sources, write_header};
 use super::{Family, GROUP, KIND_WAKE, NAME_BYTES, Ring, State, WAKE_STEERED, user_data};
 use crate::limits::SOCKETS_PER_WORKER_MAX;
 use crate::metrics::Metrics;
@@ -20,38 +17,26 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-/// Bytes of an IPv4 header without options and of a UDP header.
-pub(super) const IP_UDP_BYTES: usize = 28;
-/// Longer datagrams go by their own sockets, which know what the path carries.
-const RAW_BYTES_MAX: usize = 1_200;
 /// What the kernel may hold for all calls of a worker between two turns: it doubles it, and a small packet occupies up to 2.3 KiB, so these
 /// are 140 ms of 1,000 calls.
 const RECEIVE_BUFFER_BYTES: libc::c_int = 16 * 1024 * 1024;
 /// `SO_MEMINFO` answers so many numbers (`linux/sock_diag.h`), of which the last says what the socket has dropped.
 const MEMINFO_NUMBERS: usize = 9;
-/// What may wait in the raw socket for a network card.
-const SEND_BUFFER_BYTES: libc::c_int = 4 * 1024 * 1024;
 
 /// A socket's number plus one is kept in 16 bits.
 const _: () = assert!(SOCKETS_PER_WORKER_MAX < u16::MAX as usize);
 
-/// The two sockets, and whose each port is.
+/// The sockets, and whose each port is.
 pub(super) struct Steered {
     steering: Arc<Steering>,
     worker: usize,
     receive: OwnedFd,
-    raw: OwnedFd,
+    sources: Sources,
     pub(super) is_armed: bool,
     /// By port, from the first that can be marked on: the socket's number plus one; 0: not steered.
     ports: Box<[u16]>,
-    /// Hops that what leaves by `raw` may take: the system's default, as for other sockets.
-    ttl: u8,
-    /// Their type of service: the code point in the upper six bits.
-    tos: u8,
     /// Datagrams that found no room in `receive` when it was last asked; the kernel counts on from zero when its number is full.
     overflowed: u32,
-    /// Identification of the next packet: never 0, for which the kernel would choose one.
-    identification: u16,
     /// Ports that are marked.
     pub(super) count: usize,
 }
@@ -71,31 +56,11 @@ impl Steered {
                  net.core.rmem_max would allow it"
             )));
         }
-        let raw = socket(libc::SOCK_RAW, libc::IPPROTO_RAW)?;
-        grow(&raw, (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), SEND_BUFFER_BYTES);
-        if let Some(address) = bind {
-            // Where the route depends on the source, it finds the one of that.
-            bind_to(&raw, address)?;
-        }
+        let sources = Sources::new(bind, dscp)?;
         steering.receive_at(worker, receive.as_fd())?;
         let ports = vec![0; steering.ports().len()].into_boxed_slice();
-        // What it sends has the header that is written here. This is for queues of this host, which go by the socket's priority.
-        let _ = set_option(&raw, libc::IPPROTO_IP, libc::IP_TOS, libc::c_int::from(dscp) << 2);
-        let ttl = option(&raw, libc::IPPROTO_IP, libc::IP_TTL)?.clamp(1, 255) as u8;
         let steering = Arc::clone(steering);
-        Ok(Steered {
-            steering,
-            worker,
-            receive,
-            raw,
-            is_armed: false,
-            ports,
-            ttl,
-            tos: dscp << 2,
-            overflowed: 0,
-            identification: 1,
-            count: 0,
-        })
+        Ok(Steered { steering, worker, receive, sources, is_armed: false, ports, overflowed: 0, count: 0 })
     }
 
     /// Datagrams that the kernel has dropped since this was last asked, for want of room.
@@ -186,6 +151,7 @@ impl Ring {
         (entry.is_steered, entry.port) = (true, local.port());
         if let Some(address) = address {
             entry.our_address = address;
+            steered.sources.add(address);
         }
         steered.mark(place, local.port(), key.index, address);
         Ok(())
@@ -198,10 +164,12 @@ impl Ring {
 
     /// See [`super::super::Net::answer_from`].
     pub(in crate::io) fn answer_from(&mut self, key: SocketKey, address: Ipv4Addr) -> Ipv4Addr {
-        match self.state.live(key) {
-            Some(entry) => std::mem::replace(&mut entry.our_address, address),
-            None => address,
+        let Some(entry) = self.state.live(key) else { return address };
+        let before = std::mem::replace(&mut entry.our_address, address);
+        if let Some(steered) = &mut self.state.steered {
+            steered.sources.add(address);
         }
+        before
     }
 
     /// See [`super::super::Net::overflowed`].
@@ -222,7 +190,7 @@ impl Ring {
         }
     }
 
-    /// What sends a slot's datagram by the raw socket; `None` where it has to go by its own.
+    /// What sends a slot's datagram by a raw socket; `None` where it has to go by its own.
     pub(super) fn send_raw(
         &mut self,
         slot: u16,
@@ -231,18 +199,16 @@ impl Ring {
         len: usize,
     ) -> Option<squeue::Entry> {
         let State { steered, sockets, sends, .. } = &mut self.state;
-        let steered = steered.as_mut()?;
         let entry = sockets.get(key.index as usize).filter(|entry| entry.generation == key.generation)?;
-        if entry.closing || entry.port == 0 || entry.our_address.is_unspecified() || len > RAW_BYTES_MAX {
+        if entry.closing || entry.port == 0 {
             return None;
         }
-        let from = SocketAddrV4::new(entry.our_address, entry.port);
+        let source = steered.as_ref()?.sources.of(entry.our_address)?;
         let packet = sends.packet(slot, len);
-        write_headers(packet, from, to, (steered.identification, steered.tos, steered.ttl));
-        steered.identification = steered.identification.checked_add(1).unwrap_or(1);
+        write_header(packet, SocketAddrV4::new(entry.our_address, entry.port), to);
         let (bytes, len) = (packet.as_ptr(), packet.len() as u32);
         let name_bytes = sends.addresses[usize::from(slot)].write(Family::V4, to.into())?;
-        let send = opcode::Send::new(Fd(steered.raw.as_raw_fd()), bytes, len);
+        let send = opcode::Send::new(source, bytes, len);
         let send = send.dest_addr(sends.address(slot)).dest_addr_len(name_bytes as libc::socklen_t);
         Some(send.flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).build())
     }
@@ -301,60 +267,28 @@ pub(super) fn sent_to(control: &[u8]) -> Option<(u16, Ipv4Addr)> {
     Some((port, Ipv4Addr::new(control[DATA + 4], control[DATA + 5], control[DATA + 6], control[DATA + 7])))
 }
 
-/// Writes IP's and UDP's headers before the datagram that stands in `packet`. The kernel fills in IP's checksum.
-fn write_headers(packet: &mut [u8], from: SocketAddrV4, to: SocketAddrV4, (identification, tos, ttl): (u16, u8, u8)) {
-    let (total, udp) = (packet.len() as u16, (packet.len() - 20) as u16);
-    // Version 4, five words; type of service; "don't fragment", as UDP sockets do.
-    packet[..4].copy_from_slice(&[0x45, tos, total.to_be_bytes()[0], total.to_be_bytes()[1]]);
-    packet[4..6].copy_from_slice(&identification.to_be_bytes());
-    packet[6..12].copy_from_slice(&[0x40, 0, ttl, libc::IPPROTO_UDP as u8, 0, 0]);
-    packet[12..16].copy_from_slice(&from.ip().octets());
-    packet[16..20].copy_from_slice(&to.ip().octets());
-    packet[20..22].copy_from_slice(&from.port().to_be_bytes());
-    packet[22..24].copy_from_slice(&to.port().to_be_bytes());
-    packet[24..26].copy_from_slice(&udp.to_be_bytes());
-    packet[26..28].fill(0);
-    let checksum = udp_checksum(&packet[12..], udp);
-    packet[26..28].copy_from_slice(&checksum.to_ne_bytes());
-}
-
-/// The checksum of UDP (RFC 768), in the order of bytes in memory: over both addresses, with which `bytes` begins, what follows them, the
-/// protocol and UDP's length. Its sum does not depend on the order of bytes (RFC 1071 §2).
-fn udp_checksum(bytes: &[u8], udp_len: u16) -> u16 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let mut sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    let mut last = [0; 4];
-    last[..rest.len()].copy_from_slice(rest);
-    sum += u64::from(u32::from_ne_bytes(last));
-    sum += u64::from((libc::IPPROTO_UDP as u16).to_be()) + u64::from(udp_len.to_be());
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    // 0 would mean that there is none.
-    match !(sum as u16) {
-        0 => 0xffff,
-        checksum => checksum,
-    }
-}
-
-fn socket(kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+pub(super) fn socket(kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: no pointers; the answer is a fresh descriptor that nobody else owns.
     unsafe { Ok(OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, protocol))?)) }
 }
 
-fn bind_to(fd: &OwnedFd, address: Ipv4Addr) -> io::Result<()> {
-    let address = libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
-        sin_port: 0,
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
-        sin_zero: [0; 8],
-    };
-    let len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+pub(super) fn bind_to(fd: &OwnedFd, address: Ipv4Addr) -> io::Result<()> {
+    let (address, len) = (socket_address(address), size_of::<libc::sockaddr_in>() as libc::socklen_t);
     // SAFETY: `address` holds `len` bytes of a socket address and lives through the call.
     check(unsafe { libc::bind(raw(fd.as_fd()), (&raw const address).cast(), len) }).map(drop)
 }
 
-fn set_option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+/// An address without a port.
+pub(super) fn socket_address(address: Ipv4Addr) -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
+        sin_zero: [0; 8],
+    }
+}
+
+pub(super) fn set_option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let bytes = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is `bytes` long and lives through the call.
     check(unsafe { libc::setsockopt(raw(fd.as_fd()), level, name, (&raw const value).cast(), bytes) }).map(drop)
@@ -369,7 +303,7 @@ fn option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int) -> io::Result<lib
 }
 
 /// As much as is wanted, or as the system's limits allow.
-fn grow(fd: &OwnedFd, (by_force, politely): (libc::c_int, libc::c_int), bytes: libc::c_int) {
+pub(super) fn grow(fd: &OwnedFd, (by_force, politely): (libc::c_int, libc::c_int), bytes: libc::c_int) {
     if set_option(fd, libc::SOL_SOCKET, by_force, bytes).is_err() {
         let _ = set_option(fd, libc::SOL_SOCKET, politely, bytes);
     }
