@@ -13,6 +13,8 @@ static const char *const names[LIBOPUS_FUNCTIONS] = {
     "silk_A2NLSF",
     "silk_decode_core",
     "silk_decode_core (saturated)",
+    "ec_enc_icdf",
+    "silk_encode_signs",
     "silk_NLSF_del_dec_quant",
     "silk_noise_shape_quantizer",
     "silk_VQ_WMat_EC",
