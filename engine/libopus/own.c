@@ -13,6 +13,7 @@ static const char *const names[LIBOPUS_FUNCTIONS] = {
     "silk_A2NLSF",
     "silk_decode_core",
     "silk_decode_core (saturated)",
+    "silk_decode_pulses",
     "silk_NLSF_del_dec_quant",
     "silk_noise_shape_quantizer",
     "silk_VQ_WMat_EC",

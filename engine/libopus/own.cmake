@@ -20,6 +20,7 @@ function(libopus_take_own)
   libopus_take(silk/NLSF_del_dec_quant.c silk_NLSF_del_dec_quant libopus_NLSF_del_dec_quant nlsf_del_dec_quant.c)
   libopus_take(silk/NSQ.c silk_noise_shape_quantizer libopus_noise_shape_quantizer noise_shape_quantizer.c)
   libopus_take(silk/decode_core.c silk_decode_core libopus_decode_core decode_core.c)
+  libopus_take(silk/decode_pulses.c silk_decode_pulses libopus_decode_pulses decode_pulses.c)
   libopus_take(silk/float/warped_autocorrelation_FLP.c silk_warped_autocorrelation_FLP libopus_warped_autocorrelation_FLP
                warped_autocorrelation.c)
   libopus_take(silk/x86/VQ_WMat_EC_sse4_1.c silk_VQ_WMat_EC_sse4_1 libopus_VQ_WMat_EC vq_wmat_ec.c)
