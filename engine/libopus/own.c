@@ -13,6 +13,7 @@ static const char *const names[LIBOPUS_FUNCTIONS] = {
     "silk_A2NLSF",
     "silk_decode_core",
     "silk_decode_core (saturated)",
+    "silk_decode_pulses",
     "ec_enc_icdf",
     "silk_encode_signs",
     "silk_NLSF_del_dec_quant",

@@ -23,6 +23,7 @@ function(libopus_take_own)
   # Its own file is named above.
   set_source_files_properties(silk/code_signs.c PROPERTIES COMPILE_DEFINITIONS silk_encode_signs=libopus_encode_signs)
   libopus_take(silk/decode_core.c silk_decode_core libopus_decode_core decode_core.c)
+  libopus_take(silk/decode_pulses.c silk_decode_pulses libopus_decode_pulses decode_pulses.c)
   libopus_take(silk/float/warped_autocorrelation_FLP.c silk_warped_autocorrelation_FLP libopus_warped_autocorrelation_FLP
                warped_autocorrelation.c)
   libopus_take(silk/x86/VQ_WMat_EC_sse4_1.c silk_VQ_WMat_EC_sse4_1 libopus_VQ_WMat_EC vq_wmat_ec.c)
