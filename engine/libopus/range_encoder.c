@@ -29,7 +29,7 @@ static void write_byte(ec_enc *enc, unsigned byte) {
 }
 
 /* A byte that a carry may still change is held back, as are those of all ones after it, which would pass the carry on. */
-static void put_byte(ec_enc *enc, unsigned byte_and_carry) {
+__attribute__((noinline)) static void put_byte(ec_enc *enc, unsigned byte_and_carry) {
     if (byte_and_carry == EC_SYM_MAX) {
         enc->ext++;
         return;
@@ -104,6 +104,9 @@ struct copy {
     unsigned char bytes[PACKET_MAX];
 };
 
+/* Both are functions of their own so that what nearly always runs needs no stack. */
+#define APART __attribute__((noinline, cold))
+
 static int can_compare(const ec_enc *enc) {
     return libopus_choice == LIBOPUS_COMPARED && enc->storage <= PACKET_MAX;
 }
@@ -120,33 +123,49 @@ static void compare(enum libopus_function function, struct copy *theirs, const e
     libopus_compared(function, alike && memcmp(&theirs->enc, enc, sizeof(*enc)) == 0);
 }
 
+APART static void symbol_apart(ec_enc *enc, int s, const unsigned char *icdf, unsigned ftb) {
+    if (!can_compare(enc)) {
+        libopus_ec_enc_icdf(enc, s, icdf, ftb);
+        return;
+    }
+    struct copy theirs;
+    copy(&theirs, enc);
+    libopus_ec_enc_icdf(&theirs.enc, s, icdf, ftb);
+    encode_symbol(enc, s, icdf, ftb);
+    compare(LIBOPUS_ENC_ICDF, &theirs, enc);
+}
+
 void ec_enc_icdf(ec_enc *enc, int s, const unsigned char *icdf, unsigned ftb) {
     if (__builtin_expect(libopus_choice == LIBOPUS_OWN_FUNCTIONS, 1)) {
         encode_symbol(enc, s, icdf, ftb);
-    } else if (can_compare(enc)) {
-        struct copy theirs;
-        copy(&theirs, enc);
-        libopus_ec_enc_icdf(&theirs.enc, s, icdf, ftb);
-        encode_symbol(enc, s, icdf, ftb);
-        compare(LIBOPUS_ENC_ICDF, &theirs, enc);
     } else {
-        libopus_ec_enc_icdf(enc, s, icdf, ftb);
+        symbol_apart(enc, s, icdf, ftb);
     }
+}
+
+static void signs(ec_enc *enc, const opus_int8 pulses[], int length, int type, const opus_int sum_pulses[]) {
+    int blocks = (length + SHELL_CODEC_FRAME_LENGTH / 2) >> LOG2_SHELL_CODEC_FRAME_LENGTH;
+    encode_signs(enc, pulses, blocks, &silk_sign_iCDF[7 * type], sum_pulses);
+}
+
+APART static void signs_apart(ec_enc *enc, const opus_int8 pulses[], int length, int signalType, int quantOffsetType,
+                              const opus_int sum_pulses[]) {
+    if (!can_compare(enc)) {
+        libopus_encode_signs(enc, pulses, length, signalType, quantOffsetType, sum_pulses);
+        return;
+    }
+    struct copy theirs;
+    copy(&theirs, enc);
+    libopus_encode_signs(&theirs.enc, pulses, length, signalType, quantOffsetType, sum_pulses);
+    signs(enc, pulses, length, quantOffsetType + 2 * signalType, sum_pulses);
+    compare(LIBOPUS_ENCODE_SIGNS, &theirs, enc);
 }
 
 void silk_encode_signs(ec_enc *enc, const opus_int8 pulses[], opus_int length, const opus_int signalType,
                        const opus_int quantOffsetType, const opus_int sum_pulses[MAX_NB_SHELL_BLOCKS]) {
-    int blocks = (length + SHELL_CODEC_FRAME_LENGTH / 2) >> LOG2_SHELL_CODEC_FRAME_LENGTH;
-    const opus_uint8 *sign_icdf = &silk_sign_iCDF[7 * (quantOffsetType + 2 * signalType)];
     if (__builtin_expect(libopus_choice == LIBOPUS_OWN_FUNCTIONS, 1)) {
-        encode_signs(enc, pulses, blocks, sign_icdf, sum_pulses);
-    } else if (can_compare(enc)) {
-        struct copy theirs;
-        copy(&theirs, enc);
-        libopus_encode_signs(&theirs.enc, pulses, length, signalType, quantOffsetType, sum_pulses);
-        encode_signs(enc, pulses, blocks, sign_icdf, sum_pulses);
-        compare(LIBOPUS_ENCODE_SIGNS, &theirs, enc);
+        signs(enc, pulses, length, quantOffsetType + 2 * signalType, sum_pulses);
     } else {
-        libopus_encode_signs(enc, pulses, length, signalType, quantOffsetType, sum_pulses);
+        signs_apart(enc, pulses, length, signalType, quantOffsetType, sum_pulses);
     }
 }
