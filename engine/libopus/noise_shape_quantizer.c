@@ -299,11 +299,52 @@ AVX2_INLINE opus_uint32 chosen(opus_int32 place_Q13, const opus_int32 *threshold
     return lower;
 }
 
+/* Eight older taps of ten are best in one vector. */
+AVX2_INLINE int newest_taps(int order) {
+    return order > 10 ? 1 : 2;
+}
+
+AVX2_INLINE int halves_of(int order) {
+    return order > 10 ? 2 : 1;
+}
+
+/* What samples before a subframe are to it. */
+struct past {
+    struct filter pred, ar;
+    /* Of the newest one. */
+    opus_uint32 xq_Q14, sDiff_shp_Q14, sLF_AR_shp_Q14, sLTP_shp_Q14;
+    /* What older ones add to the first result, and to the second one. */
+    opus_uint32 older_pred, coming_pred, older_ar;
+};
+
+AVX2_INLINE void past_begin(struct past *past, const silk_nsq_state *nsq, const struct subframe *in,
+                            const int predictLPCOrder) {
+    const opus_int32 *sLPC_Q14 = &nsq->sLPC_Q14[NSQ_LPC_BUF_LENGTH], *sAR2_Q14 = nsq->sAR2_Q14;
+    const int newest = newest_taps(predictLPCOrder), halves = halves_of(predictLPCOrder);
+    past->older_pred = past->coming_pred = past->older_ar = 0;
+    filter_begin(&past->pred, in->a_Q12, predictLPCOrder, newest);
+    filter_begin(&past->ar, in->AR_shp_Q13, in->shapingLPCOrder, 1);
+    for (int back = predictLPCOrder; back >= 2; back--) {
+        past->older_pred = past->coming_pred;
+        past->coming_pred = filter_take(&past->pred, (opus_uint32)sLPC_Q14[-back], halves);
+    }
+    if (newest == 1) {
+        past->older_pred = past->coming_pred;
+    } else {
+        past->older_pred += mul_w((opus_uint32)sLPC_Q14[-2], in->a_Q12[1]);
+    }
+    for (int back = in->shapingLPCOrder; back >= 2; back--) {
+        past->older_ar = filter_take(&past->ar, (opus_uint32)sAR2_Q14[back - 2], 2);
+    }
+    past->xq_Q14 = (opus_uint32)sLPC_Q14[-1];
+    past->sDiff_shp_Q14 = (opus_uint32)nsq->sDiff_shp_Q14;
+    past->sLF_AR_shp_Q14 = (opus_uint32)nsq->sLF_AR_shp_Q14;
+    past->sLTP_shp_Q14 = (opus_uint32)nsq->sLTP_shp_Q14[nsq->sLTP_shp_buf_idx - 1];
+}
+
 /* `predictLPCOrder` and `has_lag` are known where this is called, so that each pair of them has code of its own. */
 AVX2_INLINE void quantize(silk_nsq_state *nsq, const struct subframe *in, const int predictLPCOrder, const int has_lag) {
-    /* Eight older taps of ten are best in one vector. */
-    const int pred_newest = predictLPCOrder > 10 ? 1 : 2, pred_halves = predictLPCOrder > 10 ? 2 : 1, ar_halves = 2;
-    const opus_int32 *sLPC_Q14 = &nsq->sLPC_Q14[NSQ_LPC_BUF_LENGTH];
+    const int pred_newest = newest_taps(predictLPCOrder), pred_halves = halves_of(predictLPCOrder), ar_halves = 2;
     opus_int32 *sLTP_shp_Q14 = &nsq->sLTP_shp_Q14[nsq->sLTP_shp_buf_idx];
     opus_int32 *sLTP_Q15 = &in->sLTP_Q15[nsq->sLTP_buf_idx];
     const opus_int64 a0 = in->a_Q12[0], a1 = in->a_Q12[1], c0 = in->AR_shp_Q13[0], tilt = in->Tilt_Q14;
@@ -313,30 +354,15 @@ AVX2_INLINE void quantize(silk_nsq_state *nsq, const struct subframe *in, const 
     const int length = in->length;
     struct staircase stairs;
     struct samples samples;
-    struct filter pred_filter, ar_filter;
-
-    filter_begin(&pred_filter, in->a_Q12, predictLPCOrder, pred_newest);
-    filter_begin(&ar_filter, in->AR_shp_Q13, in->shapingLPCOrder, 1);
-    /* What older samples add to the first result, and to the second one. */
-    opus_uint32 older_pred = 0, coming_pred = 0, older_ar = 0;
-    for (int back = predictLPCOrder; back >= 2; back--) {
-        older_pred = coming_pred;
-        coming_pred = filter_take(&pred_filter, (opus_uint32)sLPC_Q14[-back], pred_halves);
-    }
-    older_pred = pred_newest == 1 ? coming_pred : older_pred + mul_w((opus_uint32)sLPC_Q14[-2], a1);
-    for (int back = in->shapingLPCOrder; back >= 2; back--) {
-        older_ar = filter_take(&ar_filter, (opus_uint32)nsq->sAR2_Q14[back - 2], ar_halves);
-    }
-
+    struct past past;
+    past_begin(&past, nsq, in, predictLPCOrder);
     scale_input(&samples, in, has_lag ? zero_Q13 : zero_Q13 + 1);
     build_thresholds(&stairs, in->Lambda_Q10, in->offset_Q10);
     build_levels(&stairs, in->offset_Q10);
 
-    /* Of the sample before: xq_Q14, sDiff_shp_Q14, sLF_AR_shp_Q14 and the newest of sLTP_shp_Q14. */
-    opus_uint32 xq = (opus_uint32)sLPC_Q14[-1], diff = (opus_uint32)nsq->sDiff_shp_Q14;
-    opus_uint32 lf_ar = (opus_uint32)nsq->sLF_AR_shp_Q14, shp = (opus_uint32)sLTP_shp_Q14[-1];
+    opus_uint32 xq = past.xq_Q14, diff = past.sDiff_shp_Q14, lf_ar = past.sLF_AR_shp_Q14, shp = past.sLTP_shp_Q14;
+    opus_uint32 older_pred = past.older_pred, coming_pred = past.coming_pred, older_ar = past.older_ar;
     opus_uint32 seed = (opus_uint32)nsq->rand_seed;
-
     for (int at = 0; at < length; at++) {
         if (has_lag && at % BLOCK == 0) {
             predict_pitch(&samples, at, in, sLTP_Q15 + at - in->lag + LTP_ORDER / 2,
@@ -379,9 +405,9 @@ AVX2_INLINE void quantize(silk_nsq_state *nsq, const struct subframe *in, const 
         ADDED_FIRST(shp_less);
         /* The filters are given what they need for the sample after the next one, or for the one after that. */
         older_pred = coming_pred + (pred_newest == 1 ? 0 : mul_w(xq, a1));
-        coming_pred = filter_take(&pred_filter, xq, pred_halves);
+        coming_pred = filter_take(&past.pred, xq, pred_halves);
         older_pred = pred_newest == 1 ? coming_pred : older_pred;
-        older_ar = filter_take(&ar_filter, diff, ar_halves);
+        older_ar = filter_take(&past.ar, diff, ar_halves);
 
         opus_int32 upper;
         xq = chosen((opus_int32)place_Q13, &stairs.threshold_Q13[step], base_Q14 + (opus_uint32)stairs.lower_Q14[step],
