@@ -204,7 +204,12 @@ impl Run {
             progress(&format!("{name}: {} times the floor, by turns {:?}", turns.ratio(), turns.ratios()));
         }
         let at_knee = knee(&steps, busy_max)["calls"].as_u64().unwrap_or(u64::MAX);
-        let own_functions = self.own_functions(name, &sides, turns.iter().min_by_key(|turns| turns.off(at_knee)))?;
+        let nearest = turns.iter().min_by_key(|turns| turns.off(at_knee));
+        // What was measured so far must not be lost with it.
+        let own_functions = self.own_functions(name, &sides, nearest).unwrap_or_else(|error| {
+            progress(&format!("{name}: the floor with the gateway's own functions failed: {error:#}"));
+            Some(json!({"error": format!("{error:#}")}))
+        });
         let shown = |which: usize| -> Vec<Value> {
             turns.iter().filter_map(Turns::typical).map(|pair| pair[which].json()).collect()
         };

@@ -108,6 +108,9 @@ fn ratio_words(ratio: &Value) -> String {
 
 /// What a floor takes that has what the gateway has.
 fn own_functions_sentence(own: &Value) -> String {
+    if let Some(error) = own["error"].as_str() {
+        return format!("floor with the gateway's own functions of libopus: failed: {error}");
+    }
     let rounds: Vec<String> = own["by_turns"].as_array().into_iter().flatten().map(Value::to_string).collect();
     let mut text = format!(
         "floor with the gateway's own functions of libopus: {} us, {} times, at {} calls; it takes {} of the floor, libopus as published \
@@ -417,6 +420,8 @@ mod tests {
 
     #[test]
     fn what_a_run_does_not_have_is_not_said() {
+        let failed = part(&json!({"floor_with_own_functions": {"error": "no room"}}), &Value::Null);
+        assert!(failed.contains("own functions of libopus: failed: no room"), "{failed}");
         assert_eq!(part(&json!({"error": "no room"}), &Value::Null), "");
         assert_eq!(overload(&json!({})) + &scaling(&json!({})), "");
     }
