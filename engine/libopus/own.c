@@ -14,6 +14,8 @@ static const char *const names[LIBOPUS_FUNCTIONS] = {
     "silk_decode_core",
     "silk_decode_core (saturated)",
     "silk_decode_pulses",
+    "ec_enc_icdf",
+    "silk_encode_signs",
     "silk_NLSF_del_dec_quant",
     "silk_noise_shape_quantizer",
     "silk_VQ_WMat_EC",

@@ -20,6 +20,8 @@ enum libopus_function {
     /* The same of frames in which something saturated. */
     LIBOPUS_DECODE_CORE_SATURATED,
     LIBOPUS_DECODE_PULSES,
+    LIBOPUS_ENC_ICDF,
+    LIBOPUS_ENCODE_SIGNS,
     LIBOPUS_NLSF_DEL_DEC_QUANT,
     LIBOPUS_NOISE_SHAPE_QUANTIZER,
     LIBOPUS_VQ_WMAT_EC,

@@ -36,6 +36,8 @@ fn ours_write_the_packets_and_the_samples_that_libopus_writes() {
             ("silk_decode_core (saturated)", 20),
             ("silk_decode_pulses", 10_000),
             ("silk_noise_shape_quantizer", 10_000),
+            ("ec_enc_icdf", 100_000),
+            ("silk_encode_signs", 5_000),
             ("silk_warped_autocorrelation_FLP", 4_000),
         ];
         for (function, at_least) in each {

@@ -1,10 +1,9 @@
-//! The few system calls that are not about sockets: wake-up, epoll, rest, memory lent to the kernel, cores, time slices, CPU time, file
-//! limit.
+//! The few system calls that are not about sockets: wake-up, epoll, rest, memory lent to the kernel, cores, CPU time, file limit.
 //!
 //! Each is wrapped once, here, into something that cannot be misused; nothing outside `io` and no other code in it needs
 //! `unsafe` for them.
 //!
-//! Why not a crate: the standard library lacks exactly these nine, and a crate that wraps the whole of libc would be a
+//! Why not a crate: the standard library lacks exactly these eight, and a crate that wraps the whole of libc would be a
 //! larger thing to trust than this file.
 #![allow(unsafe_code)]
 
@@ -227,25 +226,6 @@ pub fn pin_to(core: usize) -> io::Result<()> {
     check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) }).map(drop)
 }
 
-/// What a worker asks for at once, nanoseconds: the least that the kernel grants. It does not limit how long a worker may work.
-const SLICE_NANOS: u64 = 100_000;
-
-/// From Linux 6.12 on the calling thread, when it is woken, takes the core from a program that has asked for longer slices (they are 2 to 4 ms if it has
-/// not asked). A thread of a class of its own keeps that. Needs no rights.
-pub fn ask_for_short_slices() -> io::Result<()> {
-    // SAFETY: `sched_attr` is plain numbers, for which zero is valid.
-    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
-    let (into, bytes) = (&raw mut attributes, size_of::<libc::sched_attr>() as libc::c_uint);
-    // SAFETY: `attributes` is writable and as long as is said; 0 is this thread.
-    check(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, into, bytes, 0) } as libc::c_int)?;
-    if attributes.sched_policy != libc::SCHED_OTHER as u32 {
-        return Ok(());
-    }
-    attributes.sched_runtime = SLICE_NANOS;
-    // SAFETY: `attributes` is readable and says itself how long it is.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) } as libc::c_int).map(drop)
-}
-
 /// Raises the number of files this process may open as far as it is allowed to: a bridge has three sockets, and the usual
 /// soft limit is 1,024. Answers the limit now in force.
 pub fn raise_open_files() -> u64 {
@@ -337,39 +317,6 @@ pub(super) mod tests {
         arena.slice(100, 100).fill(2);
         assert!(arena.slice(0, 100).iter().all(|&byte| byte == 1));
         assert!(arena.slice(200, 9_800).iter().all(|&byte| byte == 0));
-    }
-
-    #[test]
-    fn asking_for_short_slices_changes_neither_class_nor_niceness() {
-        let read = || {
-            // SAFETY: `sched_attr` is plain numbers, for which zero is valid.
-            let mut now: libc::sched_attr = unsafe { std::mem::zeroed() };
-            let (into, bytes) = (&raw mut now, size_of::<libc::sched_attr>());
-            // SAFETY: `now` is writable and as long as is said; 0 is this thread.
-            assert_eq!(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, into, bytes, 0) }, 0);
-            (now.sched_policy, now.sched_nice, now.sched_runtime)
-        };
-        let niced = move |nice| {
-            // SAFETY: no pointers; 0 is this thread.
-            assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }, 0);
-            ask_for_short_slices().unwrap();
-            read()
-        };
-        std::thread::spawn(move || {
-            let (policy, nice, runtime) = niced(5);
-            // Kernels before 6.12 know no slices of a thread's own.
-            assert!(
-                (policy, nice) == (libc::SCHED_OTHER as u32, 5) && [SLICE_NANOS, 0].contains(&runtime),
-                "{runtime}"
-            );
-            let batch = libc::sched_param { sched_priority: 0 };
-            // SAFETY: `batch` is readable; 0 is this thread.
-            assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &batch) }, 0);
-            let before = read();
-            assert_eq!(niced(5), before, "a class that somebody chose");
-        })
-        .join()
-        .unwrap();
     }
 
     #[test]

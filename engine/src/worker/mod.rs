@@ -307,9 +307,6 @@ fn begin<C: Core>(setup: Setup, shared: C::Shared, wake: Box<dyn Fn()>) -> io::R
     {
         tracing::warn!(worker = setup.index, core, %error, "a media worker is not pinned");
     }
-    if let Err(error) = system::ask_for_short_slices() {
-        tracing::debug!(worker = setup.index, %error, "a media worker waits for other programs as long as any");
-    }
     let family = socket::probe_family(setup.config.bind);
     if let Some(ip) = setup.config.bind
         && let Err(error) = MediaSocket::bind(family, Some(ip), 0)
