@@ -1,6 +1,7 @@
 """compare.py FIRST.wav SECOND.wav SAID.wav...: scores two recordings of the same time against the sentences that were said.
-Prints JSON: first and second (median P.862.1 MOS-LQO of all sentences, narrowband), similarity (the lowest median of a sentence),
-sentences (how often one stands in both).
+Prints JSON: first and second (median P.862.1 MOS-LQO of all sentences, narrowband), difference (the median of what the first scores above the
+second, sentence by sentence: some sentences score a tenth more than others whoever carries them), similarity (the lowest median of a
+sentence), sentences (how often one stands in both).
 
 The speaker repeats itself, so each sentence stands in both recordings several times, at the same times. Only those that are whole in
 both count: what stretches one sentence on a busy machine (a browser's own jitter buffer) then weighs as much on either side, and the
@@ -40,5 +41,6 @@ for path in sys.argv[3:]:
     for side, heard in enumerate(recordings):
         alike.append(statistics.median([similarity(said, heard, pair[side]) for pair in pairs] or [0.0]))
 medians = [statistics.median(kept or [0.0]) for kept in scores]
-print(json.dumps({"first": medians[0], "second": medians[1], "similarity": min(alike or [0.0]), "sentences": len(scores[0]),
-                  "all": [[round(value, 2) for value in kept] for kept in scores]}))
+difference = statistics.median([first - second for first, second in zip(*scores)] or [-4.0])
+print(json.dumps({"first": medians[0], "second": medians[1], "difference": difference, "similarity": min(alike or [0.0]),
+                  "sentences": len(scores[0]), "all": [[round(value, 2) for value in kept] for kept in scores]}))

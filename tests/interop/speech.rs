@@ -51,6 +51,8 @@ pub struct Pair {
     pub first: f64,
     /// The same of the second.
     pub second: f64,
+    /// Median of what a sentence scores in the first above what it scores in the second.
+    pub difference: f64,
     /// Lowest median similarity of a sentence in either.
     pub similarity: f64,
     /// Sentences that stand in both.
@@ -65,7 +67,8 @@ pub fn compare(said: &[PathBuf], first: &Path, second: &Path) -> Pair {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("compare.py said {text:?}: {error}"));
     let number = |key: &str| value[key].as_f64().unwrap_or_else(|| panic!("no {key} in {text}"));
     let sentences = value["sentences"].as_u64().unwrap_or(0);
-    Pair { first: number("first"), second: number("second"), similarity: number("similarity"), sentences }
+    let [first, second, difference, similarity] = ["first", "second", "difference", "similarity"].map(number);
+    Pair { first, second, difference, similarity, sentences }
 }
 
 /// Writes 16-bit mono PCM.
