@@ -19,9 +19,6 @@
 #define AVX2 __attribute__((target("avx2,bmi,bmi2")))
 #define AVX2_INLINE AVX2 static inline __attribute__((always_inline))
 
-/* What celt/x86/x86cpu.c calls a processor with AVX2. */
-#define ARCH_AVX2 4
-
 /* Samples whose pitch prediction is made at once: none of them may need another one, and the shortest lag is 2 ms at 8 kHz. */
 #define BLOCK 8
 #define SHORTEST_LAG 16
@@ -451,8 +448,8 @@ AVX2 static void quantize_wide(silk_nsq_state *nsq, const struct subframe *in) {
 }
 
 /* What libopus's encoder asks for: other orders have paths of more than one decision. */
-static int is_ours(const struct subframe *in, int predictLPCOrder, int arch) {
-    return arch >= ARCH_AVX2 && (predictLPCOrder == 10 || predictLPCOrder == 16) &&
+static int is_ours(const struct subframe *in, int predictLPCOrder) {
+    return (predictLPCOrder == 10 || predictLPCOrder == 16) &&
            (in->shapingLPCOrder == 12 || in->shapingLPCOrder == 14) &&
            (in->lag >= SHORTEST_LAG || (in->lag == 0 && !in->voiced)) && in->length >= NSQ_LPC_BUF_LENGTH &&
            in->length <= MAX_SUB_FRAME_LENGTH && in->length % 4 == 0 && in->Lambda_Q10 >= 0 &&
@@ -470,7 +467,7 @@ void silk_noise_shape_quantizer(silk_nsq_state *nsq, opus_int signal_type, const
         HarmShapeFIRPacked_Q14, (opus_int16)Tilt_Q14, LF_shp_Q14, Gain_Q16 >> 6, Lambda_Q10, offset_Q10, length,
         shapingLPCOrder,
     };
-    if (libopus_choice == LIBOPUS_PLAIN || !is_ours(&in, predictLPCOrder, arch)) {
+    if (libopus_choice == LIBOPUS_PLAIN || !is_ours(&in, predictLPCOrder)) {
         libopus_noise_shape_quantizer(nsq, signal_type, x_sc_Q10, pulses, xq, sLTP_Q15, a_Q12, b_Q14, AR_shp_Q13, lag,
                                       HarmShapeFIRPacked_Q14, Tilt_Q14, LF_shp_Q14, Gain_Q16, Lambda_Q10, offset_Q10,
                                       length, shapingLPCOrder, predictLPCOrder, arch);

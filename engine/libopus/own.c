@@ -31,7 +31,9 @@ static int is_set(const char *name) {
 
 __attribute__((constructor)) static void choose(void) {
     __builtin_cpu_init();
-    if (is_set("LIBOPUS_PLAIN") || !__builtin_cpu_supports("avx2")) {
+    /* libopus's own idea of the processor is not asked: built for AVX2 alone, it has none. */
+    int has_all = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+    if (is_set("LIBOPUS_PLAIN") || !has_all) {
         libopus_choice = LIBOPUS_PLAIN;
     } else if (is_set("LIBOPUS_COMPARED")) {
         libopus_choice = LIBOPUS_COMPARED;
