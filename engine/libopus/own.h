@@ -32,7 +32,4 @@ enum libopus_function {
 /* Both were called: the process ends where they were not alike, and tells at its end how often they were. */
 void libopus_compared(enum libopus_function function, int alike);
 
-/* Says which function differed, and ends the process. */
-_Noreturn void libopus_differs(const char *function);
-
 #endif

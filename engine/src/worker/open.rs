@@ -44,6 +44,22 @@ pub(super) struct Slot<C> {
 }
 
 impl<C> Slot<C> {
+    /// A place for a bridge whose sockets are yet to be opened.
+    fn new(id: BridgeId) -> Slot<C> {
+        Slot {
+            id,
+            core: None,
+            sockets: [None; 2 * LegName::COUNT],
+            sockets_open: 0,
+            leases: [None; LegName::COUNT],
+            leg_of: [None; LegName::COUNT],
+            ended: false,
+            carries: false,
+            has_keys: [false; LegName::COUNT],
+            held: 0,
+        }
+    }
+
     /// Whose a socket is, by its place.
     pub(super) fn port_of(&self, place: u8) -> Option<Port> {
         let leg = self.leg_of.get(usize::from(place / 2)).copied().flatten()?;
@@ -158,18 +174,7 @@ impl<C: Core> Worker<C> {
                 return Err(reason);
             }
         };
-        let slot = Slot {
-            id,
-            core: None,
-            sockets: [None; 2 * LegName::COUNT],
-            sockets_open: 0,
-            leases: [None; LegName::COUNT],
-            leg_of: [None; LegName::COUNT],
-            ended: false,
-            carries: false,
-            has_keys: [false; LegName::COUNT],
-            held: 0,
-        };
+        let slot = Slot::new(id);
         let leases = [a.lease, b.lease];
         let Some(key) = self.pool.insert_with(|_| slot) else {
             leases.into_iter().for_each(|lease| self.release(lease, now));
@@ -419,18 +424,7 @@ mod tests {
 
     #[test]
     fn media_wait_behind_dtls_of_a_leg_without_keys_only() {
-        let mut slot = Slot::<()> {
-            id: BridgeId(1),
-            core: None,
-            sockets: [None; 2 * LegName::COUNT],
-            sockets_open: 0,
-            leases: [None; LegName::COUNT],
-            leg_of: [None; LegName::COUNT],
-            ended: false,
-            carries: false,
-            has_keys: [false; LegName::COUNT],
-            held: 0,
-        };
+        let mut slot = Slot::<()>::new(BridgeId(1));
         let (webrtc, rtp) = (0, 2);
         assert_eq!(slot.waits_as(webrtc, Class::Dtls), Some(Kind::Keys));
         assert_eq!(slot.waits_as(rtp, Class::Rtp), None, "nothing waits");
