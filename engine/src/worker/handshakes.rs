@@ -68,7 +68,9 @@ impl Handshakes {
 
     /// Keeps one for later. False when too many wait: its sender will repeat it.
     pub(super) fn wait(&mut self, kind: Kind, key: SlotKey, place: u8, from: SocketAddr, datagram: &[u8]) -> bool {
-        let has_room = self.waiting.len() < HANDSHAKES_WAITING_MAX;
+        // Whoever sends media before there are keys takes no room from others' handshakes.
+        let room = if kind == Kind::Media { HANDSHAKES_WAITING_MAX / 2 } else { HANDSHAKES_WAITING_MAX };
+        let has_room = self.waiting.len() < room;
         if has_room {
             self.waiting.push_back(Waiting { kind, key, place, from, datagram: datagram.into() });
         }
@@ -101,6 +103,14 @@ mod tests {
 
     fn wait_as(handshakes: &mut Handshakes, kind: Kind, byte: u8) -> bool {
         handshakes.wait(kind, KEY, 0, "192.0.2.1:4000".parse().unwrap(), &[byte])
+    }
+
+    #[test]
+    fn media_that_wait_leave_half_of_the_room_to_handshakes() {
+        let mut handshakes = Handshakes::default();
+        let media = (0..HANDSHAKES_WAITING_MAX).filter(|_| wait_as(&mut handshakes, Kind::Media, 1)).count();
+        let keys = (0..HANDSHAKES_WAITING_MAX).filter(|_| wait(&mut handshakes, 2)).count();
+        assert_eq!((media, keys), (HANDSHAKES_WAITING_MAX / 2, HANDSHAKES_WAITING_MAX - HANDSHAKES_WAITING_MAX / 2));
     }
 
     #[test]
